@@ -1,0 +1,3 @@
+//! Trains a model; without an argument, the quickstart.
+
+fn main() {}
