@@ -12,15 +12,21 @@ import os
 import shutil
 from pathlib import Path
 
-# Before torch is imported: one thread, and no contact with a model hub.
+# Before torch is imported: one thread, no compiler, and no contact with a model hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
+from exact_nf4 import use_exact_nf4_decoding
 from fixtures.families import FAMILIES, write_model
+from fixtures.nf4 import write_nf4
+from fixtures.ops import write_ops
 from fixtures.references import write_reference
+from fixtures.rope import write_rope
+from fixtures.sampling import write_sampling
 from fixtures.trajectories import write_trajectories
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -40,7 +46,20 @@ def trajectories(root: Path) -> None:
             write_trajectories(family, ROOT / "models" / family.name, root / family.name)
 
 
-GROUPS = {f.__name__: f for f in (models, trajectories)}
+def nf4(root: Path) -> None:
+    """nf4: quantized vectors and bitsandbytes checkpoints. Needs `models`."""
+    write_nf4(ROOT / "models", root)
+
+
+# Each writes the folder of its name.
+GROUPS = {
+    "models": models,
+    "trajectories": trajectories,
+    "nf4": nf4,
+    "rope": write_rope,
+    "ops": write_ops,
+    "sampling": write_sampling,
+}
 
 
 def main() -> None:
@@ -52,6 +71,7 @@ def main() -> None:
         parser.error(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    use_exact_nf4_decoding()
     for name in args.groups or GROUPS:
         shutil.rmtree(ROOT / name, ignore_errors=True)
         GROUPS[name](ROOT / name)
