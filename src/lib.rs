@@ -1,6 +1,16 @@
 //! Tunesmith fine-tunes Llama-family language models with LoRA, QLoRA and full training,
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
+pub mod backend;
+pub mod dtype;
 pub mod error;
+pub mod kernels;
+pub mod ops;
+pub mod tape;
+pub mod tensor;
 
+pub use backend::Device;
+pub use dtype::DType;
 pub use error::{Error, Result};
+pub use tape::Tape;
+pub use tensor::Tensor;

@@ -1,0 +1,70 @@
+// Shared by every kernel: element types, conversions, block numbers.
+//
+// A buffer of floats is a `void*` whatever its dtype; element `i` of `x` is `load<DT_X>(x, i)` and is
+// written by `store<DT_X>(x, i, value)`. `DT_X` is a constant, so the branches vanish. No system
+// header is included: the compiler may come without any, so bf16 and f16 conversions are PTX here.
+// A thread owns as many elements as its WGSL twin, where two 16-bit elements share a word: both run on
+// the same grid.
+// Twin: kernels-wgsl/common.wgsl
+
+constexpr unsigned F32 = 0, BF16 = 1, F16 = 2;
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// Elements that a thread owns: those of a 32-bit word.
+__device__ constexpr u32 per_word(unsigned dtype) { return dtype == F32 ? 1 : 2; }
+
+// Exact.
+__device__ __forceinline__ float bf16_to_f32(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+
+// Round to nearest even; a NaN stays one. sm_80 has an instruction for it.
+__device__ __forceinline__ u16 f32_to_bf16(float value) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+// Exact.
+__device__ __forceinline__ float f16_to_f32(u16 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+// Round to nearest even.
+__device__ __forceinline__ u16 f32_to_f16(float value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+// Element `i` of a float buffer.
+template <unsigned DT>
+__device__ __forceinline__ float load(const void* x, u32 i) {
+    if (DT == F32) return static_cast<const float*>(x)[i];
+    u16 bits = static_cast<const u16*>(x)[i];
+    return DT == BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+// Writes element `i` of a float buffer.
+template <unsigned DT>
+__device__ __forceinline__ void store(void* x, u32 i, float value) {
+    if (DT == F32) {
+        static_cast<float*>(x)[i] = value;
+    } else {
+        static_cast<u16*>(x)[i] = DT == BF16 ? f32_to_bf16(value) : f32_to_f16(value);
+    }
+}
+
+// `value` as the dtype can hold it.
+template <unsigned DT>
+__device__ __forceinline__ float round_to(float value) {
+    if (DT == F32) return value;
+    return DT == BF16 ? bf16_to_f32(f32_to_bf16(value)) : f16_to_f32(f32_to_f16(value));
+}
+
+// The number of this block, in a grid that the host split over x and y.
+__device__ __forceinline__ u32 block_number() { return blockIdx.y * gridDim.x + blockIdx.x; }

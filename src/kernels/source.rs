@@ -1,0 +1,63 @@
+//! Kernel text, and how constants are put into it.
+//!
+//! WGSL: file, then `common.wgsl`, then the constants, so that the compiler's line numbers are the
+//! file's own. CUDA: constants and `common.cuh` first, each behind a `#line` of its own.
+
+/// The text of one kernel file in both languages.
+pub struct KernelText {
+    /// File name without extension, the same in `kernels-wgsl/` and `kernels-cuda/`.
+    pub stem: &'static str,
+    /// `kernels-wgsl/<stem>.wgsl`; none for a CUDA-only fast version.
+    pub wgsl: Option<&'static str>,
+    /// `kernels-cuda/<stem>.cu`.
+    pub cuda: &'static str,
+}
+
+/// The [`KernelText`] of a stem that both directories have.
+#[macro_export]
+macro_rules! kernel_text {
+    ($stem:literal) => {
+        $crate::kernels::KernelText {
+            stem: $stem,
+            wgsl: Some(include_str!(concat!("../../kernels-wgsl/", $stem, ".wgsl"))),
+            cuda: include_str!(concat!("../../kernels-cuda/", $stem, ".cu")),
+        }
+    };
+}
+
+const COMMON_WGSL: &str = include_str!("../../kernels-wgsl/common.wgsl");
+const COMMON_CUDA: &str = include_str!("../../kernels-cuda/common.cuh");
+
+/// The complete WGSL module, or `None` where the kernel has no WGSL text.
+pub fn wgsl_source(text: &KernelText, constants: &[(&str, u32)]) -> Option<String> {
+    let wgsl = text.wgsl?;
+    let mut source = format!("{wgsl}\n{COMMON_WGSL}\n");
+    for (name, value) in with_other_dtypes(wgsl, constants) {
+        source += &format!("const {name}: u32 = {value}u;\n");
+    }
+    Some(source)
+}
+
+/// The complete CUDA translation unit.
+pub fn cuda_source(text: &KernelText, constants: &[(&str, u32)]) -> String {
+    let mut source = String::from("#line 1 \"constants\"\n");
+    for (name, value) in with_other_dtypes(text.cuda, constants) {
+        source += &format!("constexpr unsigned {name} = {value};\n");
+    }
+    source += &format!("#line 1 \"kernels-cuda/common.cuh\"\n{COMMON_CUDA}\n");
+    source += &format!("#line 1 \"kernels-cuda/{}.cu\"\n{}", text.stem, text.cuda);
+    source
+}
+
+/// `constants`, and a `DT_*` of 0 for each that the text names besides: those of the file's other
+/// entry points, which are compiled along but not run.
+fn with_other_dtypes<'a>(text: &'a str, constants: &[(&'a str, u32)]) -> Vec<(&'a str, u32)> {
+    let mut all = constants.to_vec();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    for word in words.filter(|word| word.starts_with("DT_")) {
+        if !all.iter().any(|(name, _)| *name == word) {
+            all.push((word, 0));
+        }
+    }
+    all
+}

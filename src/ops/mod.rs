@@ -1,0 +1,22 @@
+//! The ops: one file each, with the contract, the reference, the CPU version, the launch and the
+//! backward. Their kernels are in `kernels-wgsl/` and `kernels-cuda/`, under the same name.
+//!
+//! Only this module sees both the tape and the backend.
+
+mod add;
+mod cases;
+mod host;
+mod rms_norm;
+mod verify;
+
+pub use add::{accumulate, add};
+pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
+pub use rms_norm::rms_norm;
+pub use verify::{Comparison, gradcheck_case, verify};
+
+use crate::kernels::KernelSpec;
+
+/// Every kernel of the crate.
+pub fn kernels() -> Vec<&'static KernelSpec> {
+    [add::KERNELS, rms_norm::KERNELS].concat()
+}

@@ -1,0 +1,158 @@
+//! Reverse-mode differentiation: a list of what was computed, walked backwards.
+//!
+//! An op computes its output and [`Tape::record`]s a closure that, given the gradient of the output,
+//! adds the gradients of those inputs that want one. Nodes are listed in the order of execution, so
+//! the reverse order visits every consumer of a tensor before its producer.
+
+mod gradcheck;
+
+pub use gradcheck::gradcheck;
+
+use crate::error::{Error, Result};
+use crate::tensor::{GradSlot, Tensor};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+type Backward = Box<dyn FnOnce(&Tensor) -> Result<()>>;
+
+struct Node {
+    op: &'static str,
+    output: Rc<GradSlot>,
+    backward: Backward,
+}
+
+/// The computation so far. Make a new one for each forward pass.
+pub struct Tape {
+    recording: bool,
+    nodes: RefCell<Vec<Node>>,
+}
+
+impl Tape {
+    /// A tape that records, for training.
+    pub fn recording() -> Self {
+        Self { recording: true, nodes: RefCell::default() }
+    }
+
+    /// A tape that records nothing, for evaluation and generation: outputs want no gradient.
+    pub fn inference() -> Self {
+        Self { recording: false, nodes: RefCell::default() }
+    }
+
+    /// Whether this tape records.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// Whether an op with these inputs will be recorded, so that it should save what its backward
+    /// needs.
+    pub fn wants(&self, inputs: &[&Tensor]) -> bool {
+        self.recording && inputs.iter().any(|input| input.needs_grad())
+    }
+
+    /// Puts an op on the tape and returns `output` with a gradient slot, if this tape records and
+    /// any of `inputs` wants a gradient; else returns `output` as it is.
+    ///
+    /// `backward` gets the gradient of the output. It must bring a gradient to every input that
+    /// [`Tensor::needs_grad`] and may skip the work for the others.
+    pub fn record(
+        &self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        output: Tensor,
+        backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
+    ) -> Tensor {
+        if !self.wants(inputs) {
+            return output;
+        }
+        let output = output.with_grad(op, output.dtype());
+        if let Some(slot) = output.slot() {
+            let node = Node { op, output: slot.clone(), backward: Box::new(backward) };
+            self.nodes.borrow_mut().push(node);
+        }
+        output
+    }
+
+    /// Refuses inputs that want a gradient, for ops that have no backward.
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`]: a silent cut here would train nothing.
+    pub fn no_backward(&self, op: &'static str, inputs: &[&Tensor]) -> Result<()> {
+        match inputs.iter().find_map(|input| input.slot()) {
+            Some(slot) if self.recording => Err(Error::MissingGradient {
+                tensor: slot.name().to_owned(),
+                why: format!("{op} has no backward"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `forward` keeping only `x`, and runs it again when its gradient is wanted (activation
+    /// recomputation). Kernels are deterministic, so the gradients have the same bits as without.
+    ///
+    /// `forward` must be a function of its argument and of parameters alone.
+    pub fn checkpoint(
+        &self,
+        x: &Tensor,
+        forward: impl Fn(&Tape, &Tensor) -> Result<Tensor> + 'static,
+    ) -> Result<Tensor> {
+        if !self.recording {
+            return forward(self, x);
+        }
+        let y = forward(&Tape::inference(), &x.detach())?;
+        // Parameters inside may want gradients even where `x` does not, so record always.
+        let y = y.with_grad("checkpoint", y.dtype());
+        let (x, slot) = (x.clone(), y.slot().cloned());
+        let backward = move |dy: &Tensor| {
+            let tape = Tape::recording();
+            let inner = x.detach().with_grad("checkpoint input", x.dtype());
+            let y = forward(&tape, &inner)?;
+            tape.backward(&y, dy.clone())?;
+            match inner.slot().and_then(|slot| slot.take()) {
+                Some(dx) if x.needs_grad() => crate::ops::accumulate(&x, dx),
+                None if x.needs_grad() => Err(Error::MissingGradient {
+                    tensor: "checkpoint input".into(),
+                    why: "the recomputed function does not depend on its input".into(),
+                }),
+                _ => Ok(()),
+            }
+        };
+        if let Some(output) = slot {
+            let node = Node { op: "checkpoint", output, backward: Box::new(backward) };
+            self.nodes.borrow_mut().push(node);
+        }
+        Ok(y)
+    }
+
+    /// Walks the tape backwards from `output`, whose gradient is `dout`. Every tensor that wants a
+    /// gradient and that `output` depends on has it afterwards; saved tensors are dropped as the
+    /// walk passes them.
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`] when `output` depends on nothing that wants a gradient.
+    pub fn backward(&self, output: &Tensor, dout: Tensor) -> Result<()> {
+        let Some(slot) = output.slot() else {
+            return Err(Error::MissingGradient {
+                tensor: "any parameter".into(),
+                why: "the loss depends on no tensor that wants a gradient".into(),
+            });
+        };
+        slot.set(dout);
+        while let Some(node) = self.pop() {
+            // An output that the loss does not depend on has no gradient to hand on.
+            if let Some(dout) = node.output.take() {
+                (node.backward)(&dout).map_err(|error| match error {
+                    Error::Internal { op, what } => {
+                        Error::internal(format!("{op}, in the backward of {}", node.op), what)
+                    }
+                    other => other,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    // A method of its own, so that the borrow ends before the node's closure runs.
+    fn pop(&self) -> Option<Node> {
+        self.nodes.borrow_mut().pop()
+    }
+}

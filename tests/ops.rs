@@ -1,0 +1,43 @@
+//! Every case of the table, on every backend that is here, against the f64 reference.
+
+use tunesmith::Device;
+use tunesmith::backend::cpu::Cpu;
+use tunesmith::ops;
+
+fn check_all(device: &Device) {
+    let mut failures = Vec::new();
+    for case in ops::cases() {
+        let label = format!("{} {}", case.op, case.variant);
+        match ops::verify(&case, device) {
+            Ok(comparisons) => {
+                for found in comparisons.iter().filter(|found| !found.passed()) {
+                    failures.push(format!("{label}: {found:?}"));
+                }
+            }
+            Err(error) => failures.push(format!("{label}: {error}")),
+        }
+    }
+    let device = &device.capabilities().description;
+    assert!(failures.is_empty(), "on {device}:\n{}", failures.join("\n"));
+}
+
+#[test]
+fn cpu_agrees_with_the_reference() {
+    check_all(&Device::new(Cpu::poisoned()));
+}
+
+#[test]
+fn backwards_are_the_derivatives() {
+    let small = |case: &ops::Case| {
+        let elements: usize =
+            case.inputs.iter().map(|input| input.shape.iter().product::<usize>()).sum();
+        elements > 0 && elements <= 200 && case.inputs.iter().any(|input| input.grad.is_some())
+    };
+    let mut failures = Vec::new();
+    for case in ops::cases().iter().filter(|case| small(case)) {
+        if let Err(error) = ops::gradcheck_case(case) {
+            failures.push(format!("{} {}: {error}", case.op, case.variant));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
