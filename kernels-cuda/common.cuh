@@ -68,3 +68,6 @@ __device__ __forceinline__ float round_to(float value) {
 
 // The number of this block, in a grid that the host split over x and y.
 __device__ __forceinline__ u32 block_number() { return blockIdx.y * gridDim.x + blockIdx.x; }
+
+// Slots of the step state: what changes between steps of equal shape (src/ops/step_state.rs).
+constexpr unsigned LEARNING_RATE = 0, BIAS_CORRECTION1 = 1, BIAS_CORRECTION2 = 2, CLIP = 3, INV_TOKENS = 4, LOSS_SCALE = 5, STEP = 6, SKIP = 7, GRAD_NORM = 8;

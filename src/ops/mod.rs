@@ -7,6 +7,7 @@ mod add;
 mod cases;
 mod host;
 mod rms_norm;
+pub mod step_state;
 mod verify;
 
 pub use add::{accumulate, add};
