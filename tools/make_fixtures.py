@@ -27,6 +27,7 @@ from fixtures.ops import write_ops
 from fixtures.references import write_reference
 from fixtures.rope import write_rope
 from fixtures.sampling import write_sampling
+from fixtures.text import write_tokenizers
 from fixtures.trajectories import write_trajectories
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -59,10 +60,12 @@ GROUPS = {
     "rope": write_rope,
     "ops": write_ops,
     "sampling": write_sampling,
+    "tokenizers": write_tokenizers,
 }
 
 
 def main() -> None:
+    """Write the groups named on the command line, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}")
     args = parser.parse_args()

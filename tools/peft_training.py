@@ -7,13 +7,18 @@ and a step whose loss is normalised over every token of the step.
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers import get_cosine_schedule_with_warmup
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    get_cosine_schedule_with_warmup,
+)
 
 IGNORE = -100
 # The names for which Transformers' Trainer switches weight decay off.
@@ -46,6 +51,16 @@ class StepLog:
     num_tokens: int
 
 
+def weight_dtype(mode: str, dtype: str) -> torch.dtype:
+    """The type of the base weights: full fine-tuning keeps float32 masters under autocast."""
+    return torch.float32 if mode == "full" else getattr(torch, dtype)
+
+
+def autocast(dtype: str) -> AbstractContextManager:
+    """What Transformers' `bf16=True` does around a step; nothing for float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 def quantization_config(double_quant: bool, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 in blocks of 64, as QLoRA uses it."""
     return BitsAndBytesConfig(
@@ -60,6 +75,7 @@ def load_base(
     directory: str | Path,
     dtype: torch.dtype = torch.float32,
     double_quant: bool | None = None,
+    attention: str = "eager",
 ) -> PreTrainedModel:
     """Load a model directory on the CPU; `double_quant` None leaves the weights unquantized."""
     options = {}
@@ -67,7 +83,7 @@ def load_base(
         options["quantization_config"] = quantization_config(double_quant, dtype)
         options["device_map"] = {"": "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation="eager", local_files_only=True, **options
+        directory, dtype=dtype, attn_implementation=attention, local_files_only=True, **options
     )
     if double_quant is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -78,7 +94,7 @@ def load_base(
 def attach_adapter(
     model: PreTrainedModel, config: LoraConfig | None = None, directory: str | Path | None = None
 ) -> PeftModel:
-    """Wrap `model` with a fresh LoRA adapter, or with the saved one in `directory`, for training."""
+    """Wrap `model` with a fresh LoRA adapter, or with the saved one in `directory`."""
     if directory is not None:
         return PeftModel.from_pretrained(model, str(directory), is_trainable=True).train()
     return get_peft_model(model, config).train()
@@ -134,7 +150,7 @@ def split(rows: list[Row], size: int) -> Iterator[list[Row]]:
 
 
 def backward(model: torch.nn.Module, rows: list[Row], micro_batch_size: int) -> tuple[float, int]:
-    """Accumulate gradients of `sum(CE) / targets` over all micro-batches; gives (loss, targets)."""
+    """Accumulate gradients of `sum(CE) / targets` over micro-batches; gives (loss, targets)."""
     targets = count_targets(rows)
     loss = 0.0
     for micro_batch in split(rows, micro_batch_size):

@@ -1,0 +1,136 @@
+"""Tokens per second and peak memory of PEFT training steps on the CPU.
+
+    python tools/bench_peft.py --shape 12M --mode lora --dtype float32 --steps 5
+
+Random weights and tokens, AdamW included, PyTorch's default attention (sdpa), no checkpointing.
+The same shapes are what this project's own benchmarks use. Prints one JSON line; the first step
+is not timed. Peak memory is the process's, loading included.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from peft_training import (
+    Hyperparameters,
+    attach_adapter,
+    autocast,
+    load_base,
+    make_optimizer,
+    train_step,
+    weight_dtype,
+)
+
+# name -> (config.json keys, rows per step, tokens per row)
+SHAPES = {
+    "12M": (
+        {
+            "hidden_size": 256,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "intermediate_size": 688,
+            "vocab_size": 8192,
+            "tie_word_embeddings": False,
+        },
+        4,
+        256,
+    ),
+    "135M": (
+        {
+            "hidden_size": 576,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "intermediate_size": 1536,
+            "vocab_size": 49152,
+            "tie_word_embeddings": True,
+        },
+        2,
+        256,
+    ),
+}
+
+
+def write_random_model(shape: str, directory: str, dtype: torch.dtype) -> None:
+    """Runs in a process of its own, so that its memory does not count."""
+    torch.manual_seed(0)
+    config = LlamaConfig(max_position_embeddings=2048, **SHAPES[shape][0])
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(directory)
+
+
+def load(args: argparse.Namespace) -> torch.nn.Module:
+    """A random model of the shape, loaded as a user would load a real one."""
+    dtype = weight_dtype(args.mode, args.dtype)
+    with tempfile.TemporaryDirectory() as directory:
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write_random_model, args=(args.shape, directory, dtype)
+        )
+        writer.start()
+        writer.join()
+        if writer.exitcode != 0:
+            raise SystemExit("could not write the random model")
+        double_quant = True if args.mode == "qlora" else None
+        model = load_base(directory, dtype, double_quant, attention="sdpa")
+    if args.mode == "full":
+        return model
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return attach_adapter(model, config)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="12M")
+    parser.add_argument("--mode", choices=("lora", "qlora", "full"), default="lora")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = load(args)
+    keys, rows, length = SHAPES[args.shape]
+    optimizer, schedule = make_optimizer(model, Hyperparameters(2e-4, args.steps + 1))
+    stream = torch.Generator().manual_seed(1)
+    seconds = []
+    for _ in range(args.steps + 1):
+        ids = torch.randint(0, keys["vocab_size"], (rows, length), generator=stream).tolist()
+        batch = [{"input_ids": row, "labels": row} for row in ids]
+        start = time.perf_counter()
+        with autocast(args.dtype):
+            train_step(model, optimizer, schedule, batch, rows, max_grad_norm=1.0)
+        seconds.append(time.perf_counter() - start)
+    step = statistics.median(seconds[1:])
+    print(
+        json.dumps(
+            {
+                "shape": args.shape,
+                "mode": args.mode,
+                "dtype": args.dtype,
+                "threads": args.threads,
+                "steps": args.steps,
+                "step_seconds": round(step, 4),
+                "fastest_step_seconds": round(min(seconds[1:]), 4),
+                "tokens_per_second": round(rows * length / step, 1),
+                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "trainable_parameters": sum(
+                    p.numel() for p in model.parameters() if p.requires_grad
+                ),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
