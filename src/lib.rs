@@ -5,7 +5,9 @@ pub mod backend;
 pub mod dtype;
 pub mod error;
 pub mod kernels;
+pub mod model;
 pub mod ops;
+pub mod quant;
 pub mod tape;
 pub mod tensor;
 

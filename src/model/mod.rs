@@ -1,0 +1,17 @@
+//! What is on disk for a model: its directory, `config.json`, weights, and the tables that follow
+//! from them.
+//!
+//! Nothing here knows of a device: weights are read as bytes, in Hugging Face's names and shapes.
+
+pub mod config;
+pub mod float;
+mod json;
+pub mod quantization;
+pub mod rope;
+mod tensor_file;
+pub mod weights;
+
+pub use config::{Family, ModelConfig};
+pub use quantization::BnbConfig;
+pub use rope::{RopeConfig, RopeScaling, RopeTables};
+pub use weights::{TensorSlice, Weights};

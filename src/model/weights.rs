@@ -1,0 +1,313 @@
+//! The weights of a model directory: one safetensors file or several with an index.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use safetensors::Dtype;
+use serde::de::DeserializeSeed;
+
+use super::float;
+use super::tensor_file::{TensorFile, UniqueMap};
+use crate::{DType, Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors by name, over one or several safetensors files.
+pub struct Weights {
+    files: Vec<TensorFile>,
+    /// Which file each tensor is in.
+    places: BTreeMap<String, usize>,
+}
+
+/// A tensor as it lies in its file.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorSlice<'a> {
+    /// How the elements are stored.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: &'a [usize],
+    /// The elements, row-major, little-endian. Not aligned.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> TensorSlice<'a> {
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The float type, if it is one of the three that weights may have.
+    pub fn float_dtype(&self) -> Option<DType> {
+        float::from_safetensors(self.dtype)
+    }
+
+    /// The elements of `range` as f32, exactly, so that a large tensor can be read in parts.
+    /// `None` where the dtype is not F32, BF16 or F16, or the range does not lie within.
+    pub fn to_f32(&self, range: Range<usize>) -> Option<impl Iterator<Item = f32> + 'a> {
+        let dtype = self.float_dtype()?;
+        let bytes = self.bytes.get(range.start * dtype.size()..range.end * dtype.size())?;
+        Some(float::widen(bytes, dtype))
+    }
+}
+
+impl Weights {
+    /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
+    ///
+    /// Errors: neither is there; a file is missing, truncated or malformed; an index that points
+    /// out of the directory, or names a tensor that its file does not have.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let single = dir.join(SINGLE);
+        if single.exists() {
+            return Self::open_file(&single);
+        }
+        let index = dir.join(INDEX);
+        if index.exists() {
+            return Self::open_index(dir, &index);
+        }
+        Err(no_weights(dir))
+    }
+
+    /// Opens one safetensors file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_files(vec![(TensorFile::open(path)?, path.display().to_string())])
+    }
+
+    /// Takes safetensors files that were read by other means, as (name, bytes).
+    pub fn from_bytes(files: Vec<(String, Vec<u8>)>) -> Result<Self> {
+        let open =
+            |(name, bytes): (String, Vec<u8>)| Ok((TensorFile::from_bytes(bytes, &name)?, name));
+        Self::from_files(files.into_iter().map(open).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn open_index(dir: &Path, index: &Path) -> Result<Self> {
+        let place = index.display();
+        let listed = read_index(index)?;
+        let mut names: Vec<&str> = listed.iter().map(|(_, file)| file.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut files = Vec::with_capacity(names.len());
+        for name in &names {
+            let path = shard_path(dir, name).map_err(|what| {
+                Error::input(format!("{place}: the file {name:?} of weight_map {what}"))
+            })?;
+            files.push((TensorFile::open(&path)?, path.display().to_string()));
+        }
+        let weights = Self::from_files(files)?;
+        for (tensor, file) in &listed {
+            let found = weights.places.get(tensor).map(|&i| names[i]);
+            if found != Some(file.as_str()) {
+                return Err(Error::input(format!(
+                    "{place}: tensor {tensor} should be in {file}, but {}",
+                    match found {
+                        Some(other) => format!("is in {other}"),
+                        None => "is not there; download the files again".into(),
+                    }
+                )));
+            }
+        }
+        Ok(weights)
+    }
+
+    fn from_files(files: Vec<(TensorFile, String)>) -> Result<Self> {
+        let mut places = BTreeMap::new();
+        for (i, (file, name)) in files.iter().enumerate() {
+            for tensor in file.tensors.keys() {
+                if let Some(first) = places.insert(tensor.clone(), i) {
+                    return Err(Error::input(format!(
+                        "{name}: tensor {tensor} is also in {}",
+                        files[first].1
+                    )));
+                }
+            }
+        }
+        Ok(Self { files: files.into_iter().map(|(file, _)| file).collect(), places })
+    }
+
+    /// The tensor `name`, if it is there.
+    pub fn get(&self, name: &str) -> Option<TensorSlice<'_>> {
+        let file = &self.files[*self.places.get(name)?];
+        let entry = &file.tensors[name];
+        Some(TensorSlice {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            bytes: &file.data()[entry.bytes.clone()],
+        })
+    }
+
+    /// The tensor `name`, or an error that it is missing.
+    pub fn expect(&self, name: &str) -> Result<TensorSlice<'_>> {
+        self.get(name).ok_or_else(|| Error::input(format!("the weights have no tensor {name}")))
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+}
+
+/// The pairs (tensor, file) of an index.
+fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        #[serde(deserialize_with = "unique")]
+        weight_map: Vec<(String, String)>,
+    }
+    fn unique<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D::Error> {
+        UniqueMap { what: "tensor", skip: None, value: std::marker::PhantomData }.deserialize(d)
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::input(format!("{}: not a valid index: {error}", path.display())))?;
+    Ok(index.weight_map)
+}
+
+/// Where a file named by an index is, which must be in the directory of the index: an index may
+/// come from anywhere, and must not make this program read other files.
+///
+/// The files of a Hugging Face cache are links from `snapshots/<revision>/` into `blobs/` beside
+/// it, so a link that leads there is followed too.
+fn shard_path(dir: &Path, name: &str) -> Result<PathBuf, String> {
+    let mut parts = Path::new(name).components();
+    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+        return Err("is not a plain file name; an index may only name files beside it".into());
+    }
+    let path = dir.join(name);
+    let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("is missing: {error}"));
+    let (target, dir) = (resolve(&path)?, resolve(dir)?);
+    let blobs = dir
+        .parent()
+        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+        .and_then(Path::parent)
+        .map(|model| model.join("blobs"));
+    if target.starts_with(&dir) || blobs.is_some_and(|blobs| target.starts_with(blobs)) {
+        return Ok(path);
+    }
+    Err(format!("is a link out of the directory, to {}", target.display()))
+}
+
+/// Why a directory has no weights that can be read.
+fn no_weights(dir: &Path) -> Error {
+    let place = dir.display();
+    if !dir.is_dir() {
+        return Error::input(format!("{place}: no such directory"));
+    }
+    for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"] {
+        if dir.join(pickle).exists() {
+            return Error::input(format!(
+                "{place}: the weights are in {pickle}, a Python pickle, which can run any code and \
+                 is not read; load the model with Transformers and save it again \
+                 (`model.save_pretrained(...)` writes {SINGLE}), or look for a revision that has it"
+            ));
+        }
+    }
+    Error::input(format!("{place}: no weights: neither {SINGLE} nor {INDEX} is there"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A safetensors file of F32 tensors that hold 0, 1, 2, ...
+    fn file(tensors: &[(&str, &[usize])]) -> Vec<u8> {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        for (name, shape) in tensors {
+            let from = data.len();
+            let count: usize = shape.iter().product();
+            data.extend((0..count).flat_map(|i| (i as f32).to_le_bytes()));
+            let entry = serde_json::json!(
+                {"dtype": "F32", "shape": shape, "data_offsets": [from, data.len()]}
+            );
+            header.insert(name.to_string(), entry);
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn message(result: Result<Weights>) -> String {
+        match result {
+            Ok(_) => panic!("was accepted"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_single_file_is_read_in_ranges() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(SINGLE), file(&[("w", &[2, 3]), ("b", &[3])])).unwrap();
+        let weights = Weights::open(dir.path()).unwrap();
+        assert_eq!(weights.names().collect::<Vec<_>>(), ["b", "w"]);
+        let w = weights.get("w").unwrap();
+        assert_eq!((w.dtype, w.shape, w.len()), (Dtype::F32, &[2, 3][..], 6));
+        assert!(w.to_f32(2..5).unwrap().eq([2.0, 3.0, 4.0]));
+        assert!(w.to_f32(4..7).is_none());
+        assert!(weights.get("x").is_none());
+    }
+
+    #[test]
+    fn shards_are_found_through_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("1.safetensors"), file(&[("a", &[1])])).unwrap();
+        fs::write(dir.path().join("2.safetensors"), file(&[("b", &[4])])).unwrap();
+        let index = |map: &str| {
+            fs::write(
+                dir.path().join(INDEX),
+                format!(r#"{{"metadata": {{}}, "weight_map": {map}}}"#),
+            )
+            .unwrap();
+            Weights::open(dir.path())
+        };
+        let weights = index(r#"{"a": "1.safetensors", "b": "2.safetensors"}"#).unwrap();
+        assert_eq!(weights.get("b").unwrap().len(), 4);
+        for (map, expected) in [
+            (r#"{"a": "2.safetensors", "b": "1.safetensors"}"#, "should be in"),
+            (r#"{"c": "1.safetensors"}"#, "tensor c should be in 1.safetensors, but is not there"),
+            (r#"{"a": "3.safetensors"}"#, "\"3.safetensors\" of weight_map is missing"),
+            (r#"{"a": "../1.safetensors"}"#, "not a plain file name"),
+            (r#"{"a": "/etc/passwd"}"#, "not a plain file name"),
+            (r#"{"a": "1.safetensors", "a": "2.safetensors"}"#, "tensor a occurs twice"),
+        ] {
+            let message = message(index(map));
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_may_lead_into_a_cache_but_not_elsewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let snapshot = root.path().join("snapshots/abc");
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir_all(root.path().join("blobs")).unwrap();
+        fs::write(root.path().join("blobs/1"), file(&[("a", &[1])])).unwrap();
+        fs::write(root.path().join("outside"), file(&[("a", &[1])])).unwrap();
+        fs::write(snapshot.join(INDEX), r#"{"weight_map": {"a": "x.safetensors"}}"#).unwrap();
+        let link = snapshot.join("x.safetensors");
+        std::os::unix::fs::symlink("../../blobs/1", &link).unwrap();
+        assert!(Weights::open(&snapshot).unwrap().get("a").is_some());
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("../../outside", &link).unwrap();
+        assert!(message(Weights::open(&snapshot)).contains("link out of the directory"));
+    }
+
+    #[test]
+    fn a_directory_without_safetensors_says_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(message(Weights::open(dir.path())).contains("no weights"));
+        fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
+        assert!(message(Weights::open(dir.path())).contains("a Python pickle"));
+        assert!(message(Weights::open(&dir.path().join("none"))).contains("no such directory"));
+    }
+}

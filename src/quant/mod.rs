@@ -1,0 +1,10 @@
+//! 4-bit NormalFloat (NF4), as bitsandbytes computes and stores it.
+//!
+//! Dettmers et al., 2023, QLoRA, <https://arxiv.org/abs/2305.14314>. A weight is flattened and cut
+//! into blocks of 64; each block is scaled by its largest magnitude and every element becomes the
+//! nearest of 16 codes. With double quantization the scales are themselves quantized to 8 bits.
+
+pub mod dynamic8;
+pub mod nf4;
+
+pub use nf4::{Absmax, Nf4Weight};

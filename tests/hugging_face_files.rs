@@ -1,0 +1,125 @@
+//! Files of the Hugging Face ecosystem against what Transformers and bitsandbytes make of them.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tunesmith::DType;
+use tunesmith::model::rope::inverse_frequencies;
+use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights};
+use tunesmith::quant::{Absmax, Nf4Weight, dynamic8, nf4};
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+fn json(path: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(fixture(path)).unwrap()).unwrap()
+}
+
+/// A whole tensor as f32.
+fn floats(weights: &Weights, name: &str) -> Vec<f32> {
+    let tensor = weights.get(name).unwrap_or_else(|| panic!("no {name}"));
+    tensor.to_f32(0..tensor.len()).unwrap().collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// At most `units` in the last place apart.
+fn assert_close(ours: &[f32], theirs: &[f32], units: i64, what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        let apart = (i64::from(a.to_bits()) - i64::from(b.to_bits())).abs();
+        assert!(a == b || apart <= units, "{what}[{i}]: {a:e} and {b:e}");
+    }
+}
+
+#[test]
+fn rope_tables_are_those_of_transformers() {
+    let expected = Weights::open_file(&fixture("rope/rope.safetensors")).unwrap();
+    let (mut types, mut off, mut all) = (HashSet::new(), 0, 0);
+    for case in json("rope/rope.json").as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let mut config = case["config"].clone();
+        config["model_type"] = "llama".into();
+        let config = ModelConfig::from_json(&config.to_string(), name).unwrap();
+        types.insert(std::mem::discriminant(&config.rope.scaling));
+
+        let length = case["sequence_length"].as_u64().unwrap() as usize;
+        let frequencies = inverse_frequencies(&config.rope, config.head_dim, length).unwrap();
+        let theirs = floats(&expected, &format!("{name}.inv_freq"));
+        // PyTorch's power is within one unit in the last place, of which every later step of a
+        // scaling makes at most one more.
+        assert_close(&frequencies, &theirs, 2, &format!("{name}.inv_freq"));
+        all += theirs.len();
+        off += bits(&frequencies).iter().zip(bits(&theirs)).filter(|(a, b)| **a != *b).count();
+
+        let positions = case["positions"].as_array().unwrap();
+        let positions = positions.iter().map(|p| p.as_u64().unwrap() as usize);
+        let tables = RopeTables::at(&config.rope, &theirs, positions);
+        // PyTorch's sines and cosines are within one unit in the last place; YaRN's scaling rounds
+        // once more.
+        let units = if matches!(config.rope.scaling, RopeScaling::Yarn { .. }) { 2 } else { 1 };
+        for (part, ours) in [("cos", &tables.cos), ("sin", &tables.sin)] {
+            let theirs = floats(&expected, &format!("{name}.{part}"));
+            assert_close(ours, &theirs, units, &format!("{name}.{part}"));
+        }
+    }
+    assert!(off * 50 < all, "{off} of {all} frequencies differ in their last bit");
+    assert_eq!(types.len(), 5, "every RoPE type has a case");
+}
+
+#[test]
+fn nf4_codes_and_scales_are_those_of_bitsandbytes() {
+    let expected = Weights::open_file(&fixture("nf4/vectors.safetensors")).unwrap();
+    let map: &[f32; 256] = &dynamic8::dynamic_map();
+    assert_eq!(bits(&nf4::CODEBOOK), bits(&floats(&expected, "quant_map")));
+    assert_eq!(bits(map), bits(&floats(&expected, "nested_quant_map")));
+    let cases: Vec<&str> = expected.names().filter_map(|name| name.strip_suffix(".x")).collect();
+    assert!(cases.len() >= 10);
+    for case in cases {
+        let theirs = |part: &str| floats(&expected, &format!("{case}.{part}"));
+        let shape = match *expected.get(&format!("{case}.x")).unwrap().shape {
+            [columns] => [1, columns],
+            [rows, columns] => [rows, columns],
+            ref other => panic!("{other:?}"),
+        };
+        let weight = Nf4Weight::quantize(&theirs("x"), shape).unwrap();
+        let packed = expected.get(&format!("{case}.packed")).unwrap();
+        assert_eq!(weight.codes, packed.bytes, "{case}");
+        let scales = weight.absmax.to_f32();
+        assert_eq!(bits(&scales), bits(&theirs("absmax")), "{case}");
+        for dtype in [DType::F32, DType::BF16] {
+            let decoded = theirs(&format!("dequantized.{}", dtype.name()));
+            assert_eq!(bits(&weight.dequantize(dtype)), bits(&decoded), "{case}");
+        }
+
+        // Double quantization, first from the mean that bitsandbytes found.
+        let offset = theirs("double.nested_offset")[0];
+        let centred: Vec<f32> = scales.iter().map(|x| x - offset).collect();
+        let (codes, absmax) = dynamic8::quantize(&centred, map, nf4::NESTED_BLOCKSIZE);
+        let nested_codes = expected.get(&format!("{case}.double.absmax")).unwrap();
+        assert_eq!(codes, nested_codes.bytes, "{case}");
+        assert_eq!(bits(&absmax), bits(&theirs("double.nested_absmax")), "{case}");
+        let absmax = Absmax::Nested {
+            codes,
+            map: Box::new(*map),
+            absmax,
+            offset,
+            blocksize: nf4::NESTED_BLOCKSIZE,
+        };
+        assert_eq!(bits(&absmax.to_f32()), bits(&theirs("double.decoded_absmax")), "{case}");
+        let nested = Nf4Weight { absmax, ..weight.clone() };
+        let decoded = theirs("double.dequantized.float32");
+        assert_eq!(bits(&nested.dequantize(DType::F32)), bits(&decoded), "{case}");
+
+        // Our own mean may differ in its last bits, nothing else.
+        let Absmax::Nested { offset: ours, .. } = weight.double_quantize().absmax else {
+            panic!("{case} is not nested")
+        };
+        assert!((ours - offset).abs() <= 4.0 * f32::EPSILON * offset.abs(), "{case}");
+    }
+}
