@@ -2,6 +2,7 @@
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
 pub mod backend;
+pub mod config;
 pub mod dtype;
 pub mod error;
 pub mod kernels;

@@ -1,0 +1,301 @@
+//! From a value tree to settings: which key each entry means, then the values, then what follows
+//! from them.
+
+use std::collections::BTreeMap;
+
+use super::foreign::{self, Foreign};
+use super::keys::{self, Key, SECTIONS};
+use super::paths::Bases;
+use super::settings::{EvalSource, Interval, LoraConfig, TrainConfig};
+use super::suggest::nearest;
+use super::tree::{Entry, Node, Place, Value};
+use crate::error::{Error, Result};
+
+/// One setting as it was written.
+struct Assignment {
+    /// The key as the user wrote it, an alias perhaps.
+    written: String,
+    node: Node,
+}
+
+/// The settings that were given, by the path of their key.
+#[derive(Default)]
+pub(super) struct Given {
+    assignments: BTreeMap<String, Assignment>,
+    /// The place of a `[lora]` section, which asks for LoRA even when it is empty.
+    lora_section: Option<Place>,
+}
+
+impl Given {
+    /// Takes the entries of a file. Two entries that mean one key are an error.
+    pub fn add_file(&mut self, entries: Vec<Entry>) -> Result<()> {
+        self.add_entries(entries, false)
+    }
+
+    /// Takes one value of the command line, which replaces the file's. `key` is `section.key`, or
+    /// a key alone.
+    pub fn replace(&mut self, key: &str, node: Node) -> Result<()> {
+        let place = node.place.clone();
+        let entry = |name: &str, node| Entry { name: name.to_owned(), place: place.clone(), node };
+        let entry = match key.split_once('.') {
+            Some((section, name)) => {
+                let table = node.with(Value::Table(vec![entry(name, node.clone())]));
+                entry(section, table)
+            }
+            None => entry(key, node),
+        };
+        self.add_entries(vec![entry], true)
+    }
+
+    fn add_entries(&mut self, entries: Vec<Entry>, replace: bool) -> Result<()> {
+        for entry in entries {
+            let section = SECTIONS.iter().find(|section| **section == entry.name);
+            match (section, &entry.node.value) {
+                (Some(section), Value::Table(_)) => {
+                    if *section == "lora" {
+                        self.lora_section = Some(entry.place);
+                    }
+                    let Value::Table(entries) = entry.node.value else { continue };
+                    for entry in entries {
+                        self.add_entry(section, entry, replace)?;
+                    }
+                }
+                (Some(&"lora"), Value::Null) => {
+                    return Err(Error::input(format!(
+                        "{}: lora: the section is empty; write `lora: {{}}` for LoRA with its \
+                         defaults, or remove the line for full fine-tuning",
+                        entry.place
+                    )));
+                }
+                _ => self.add_entry("", entry, replace)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an entry of `section`, or one outside sections: a key before the first section, one
+    /// of another tool, or any key that has its name alone.
+    fn add_entry(&mut self, section: &'static str, entry: Entry, replace: bool) -> Result<()> {
+        let Entry { name, place, node } = entry;
+        let written = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+        let named = |key: &&Key| key.names().any(|known| known == name);
+        let foreign = foreign::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
+        let settings = match keys::all().find(|key| key.section == section && named(key)) {
+            Some(key) => vec![(key, node)],
+            None => match (foreign, section) {
+                (Some(foreign), _) => translate(foreign, &written, node)?,
+                (None, "") => match keys::all().find(named) {
+                    Some(key) => vec![(key, node)],
+                    None => return Err(unknown(section, &name, &place)),
+                },
+                _ => return Err(unknown(section, &name, &place)),
+            },
+        };
+        for (key, node) in settings {
+            if node.value == Value::Null {
+                continue;
+            }
+            let assignment = Assignment { written: written.clone(), node };
+            let place = assignment.node.place.to_string();
+            let previous = self.assignments.insert(key.path(), assignment);
+            if let Some(previous) = previous.filter(|_| !replace) {
+                return Err(Error::input(format!(
+                    "{place}: {written}: already given as {} ({}); keep one of them",
+                    previous.written, previous.node.place
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The config that was given; `origin` names the file, or the command line, in messages about
+    /// what is missing.
+    pub fn resolve(&self, bases: &Bases, origin: &str) -> Result<TrainConfig> {
+        let mut config = TrainConfig::default();
+        for key in keys::all() {
+            if let Some(assignment) = self.assignments.get(&key.path()) {
+                (key.set)(&mut config, &assignment.node, bases)
+                    .map_err(|why| assignment.error(&why))?;
+            }
+        }
+        self.require("model", "a model directory or Org/Name", origin)?;
+        self.require("output_dir", "where the result goes", origin)?;
+        self.require("data.train", "a file of JSON Lines", origin)?;
+        self.resolve_lora(&mut config)?;
+        if !self.has("train.learning_rate") {
+            config.train.learning_rate = if config.lora.is_some() { 2e-4 } else { 2e-5 };
+        }
+        if !self.has("quantization.bnb_4bit_compute_dtype") {
+            config.quantization.bnb_4bit_compute_dtype = config.dtype;
+        }
+        self.resolve_best_model(&mut config)?;
+        Ok(config)
+    }
+
+    fn resolve_lora(&self, config: &mut TrainConfig) -> Result<()> {
+        let off = self.assignments.get("lora").filter(|lora| lora.node.value == Value::Bool(false));
+        if let Some(off) = off
+            && (config.lora.is_some() || self.lora_section.is_some())
+        {
+            return Err(off.error("contradicts the settings of LoRA: keep one of them"));
+        }
+        if self.lora_section.is_some() {
+            config.lora.get_or_insert_with(LoraConfig::default);
+        }
+        if config.lora.is_none() && config.quantization.load_in_4bit {
+            return Err(self.error(
+                "quantization.load_in_4bit",
+                "4-bit weights are frozen, so there is nothing to train: add a [lora] section \
+                 (or --set lora=true)",
+            ));
+        }
+        if config.lora.as_ref().is_some_and(|lora| lora.adapter.is_some()) {
+            for key in ["lora.r", "lora.lora_alpha", "lora.target_modules", "lora.use_rslora"] {
+                if self.has(key) {
+                    return Err(self.error(
+                        key,
+                        "contradicts lora.adapter, which brings its own: keep one of them",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Early stopping implies the best model, which needs evaluations and a checkpoint at each.
+    fn resolve_best_model(&self, config: &mut TrainConfig) -> Result<()> {
+        const BEST: &str = "train.load_best_model_at_end";
+        const PATIENCE: &str = "train.early_stopping_patience";
+        let train = &mut config.train;
+        let mut asked_by = BEST;
+        if train.early_stopping_patience > 0 {
+            if self.has(BEST) && !train.load_best_model_at_end {
+                return Err(self.error(BEST, &format!("false contradicts {PATIENCE}")));
+            }
+            train.load_best_model_at_end = true;
+            asked_by = PATIENCE;
+        }
+        if !train.load_best_model_at_end {
+            return Ok(());
+        }
+        if config.data.eval == EvalSource::None {
+            return Err(self.error(asked_by, "needs held-out examples: give data.eval_split = 0.1"));
+        }
+        if train.eval_steps == Interval::Never {
+            return Err(self.error(asked_by, "needs evaluations: remove eval_strategy = \"no\""));
+        }
+        if !self.has("train.save_steps") && !self.has("train.save_strategy") {
+            train.save_steps = train.eval_steps;
+        }
+        let saved_at_evaluations = match (train.save_steps, train.eval_steps) {
+            (Interval::Steps(save), Interval::Steps(eval)) => save.is_multiple_of(eval),
+            (save, eval) => save == eval,
+        };
+        if !saved_at_evaluations {
+            return Err(self.error(
+                asked_by,
+                "needs every checkpoint to be evaluated: make save_steps a multiple of eval_steps \
+                 (or leave save_steps out)",
+            ));
+        }
+        Ok(())
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.assignments.contains_key(path)
+    }
+
+    fn require(&self, path: &str, what: &str, origin: &str) -> Result<()> {
+        if self.has(path) {
+            return Ok(());
+        }
+        Err(Error::input(format!("{origin}: {path} is missing: give {what}")))
+    }
+
+    /// An error about a key that was given.
+    fn error(&self, path: &str, why: &str) -> Error {
+        match self.assignments.get(path) {
+            Some(assignment) => assignment.error(why),
+            None => Error::input(format!("{path}: {why}")),
+        }
+    }
+}
+
+impl Assignment {
+    fn error(&self, why: &str) -> Error {
+        Error::input(format!("{}: {}: {why}", self.node.place, self.written))
+    }
+}
+
+fn translate(foreign: &Foreign, written: &str, node: Node) -> Result<Vec<(&'static Key, Node)>> {
+    if node.value == Value::Null {
+        return Ok(Vec::new());
+    }
+    let settings = (foreign.translate)(&node)
+        .map_err(|why| Error::input(format!("{}: {written}: {why}", node.place)))?;
+    settings
+        .into_iter()
+        .map(|(path, node)| {
+            let key = keys::at(path).ok_or_else(|| {
+                Error::internal("config", format!("{written} stands for {path}, which is no key"))
+            })?;
+            Ok((key, node))
+        })
+        .collect()
+}
+
+fn unknown(section: &str, name: &str, place: &Place) -> Error {
+    let written = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+    let hint = match suggestion(section, name) {
+        Some(known) => format!("did you mean {known}?"),
+        None if section.is_empty() => {
+            let names = keys::all().filter(|key| key.section.is_empty()).map(|key| key.name);
+            let names: Vec<&str> = names.filter(|name| !SECTIONS.contains(name)).collect();
+            format!("the keys are {}, and the sections {}", names.join(", "), SECTIONS.join(", "))
+        }
+        None => {
+            let names = keys::all().filter(|key| key.section == section).map(|key| key.name);
+            format!("the keys of [{section}] are {}", names.collect::<Vec<_>>().join(", "))
+        }
+    };
+    Error::input(format!("{place}: unknown key {written}: {hint}"))
+}
+
+/// The known key that `name` resembles, its own section first.
+fn suggestion(section: &str, name: &str) -> Option<String> {
+    // A known name in the wrong section, or a known key of an unknown one.
+    if let Some(key) = keys::all().find(|key| key.names().any(|known| known == name)) {
+        return Some(key.path());
+    }
+    let own = keys::all().filter(|key| key.section == section).flat_map(Key::names);
+    let any = keys::all().flat_map(Key::names);
+    let foreign = foreign::KEYS.iter().flat_map(|key| key.names.iter().copied());
+    let near = nearest(name, own).or_else(|| nearest(name, any.chain(foreign).chain(SECTIONS)))?;
+    match keys::all().find(|key| key.names().any(|known| known == near)) {
+        Some(key) if key.name == near => Some(key.path()),
+        Some(key) => Some(format!("{near} (here {})", key.path())),
+        None => Some(near.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_means_one_thing() {
+        let mut seen: BTreeMap<&str, String> = BTreeMap::new();
+        let keys = keys::all().flat_map(|key| key.names().map(|name| (name, key.path())));
+        let foreign =
+            foreign::KEYS.iter().flat_map(|key| key.names).map(|name| (*name, "foreign".into()));
+        for (name, path) in keys.chain(foreign) {
+            // Outside sections axolotl's meaning holds, in `[lora]` PEFT's.
+            if name == "adapter" {
+                continue;
+            }
+            if let Some(other) = seen.insert(name, path.clone()) {
+                panic!("{name} is both {other} and {path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Settings that take one of a few names.
+
+use super::suggest::nearest;
+
+/// An enum whose values are written as names in configs and on the command line.
+pub trait Choice: Copy + PartialEq + 'static {
+    /// Every accepted name. The first name of a value is the one that is written; later ones are
+    /// synonyms that other tools use.
+    const NAMES: &'static [(&'static str, Self)];
+
+    /// The value's name.
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, value)| *value == self).map_or("", |(name, _)| name)
+    }
+
+    /// The value of that name; the message of the error lists the choices.
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Some((_, value)) = Self::NAMES.iter().find(|(name, _)| *name == text) {
+            return Ok(*value);
+        }
+        let hint = match nearest(text, Self::NAMES.iter().map(|(name, _)| *name)) {
+            Some(name) => format!(" (did you mean {name:?}?)"),
+            None => String::new(),
+        };
+        Err(format!("expected {}, found {text:?}{hint}", Self::expected()))
+    }
+
+    /// The choices in words, synonyms left out.
+    fn expected() -> String {
+        let names: Vec<String> = Self::NAMES
+            .iter()
+            .filter(|(name, value)| value.name() == *name)
+            .map(|(name, _)| format!("{name:?}"))
+            .collect();
+        match names.as_slice() {
+            [only] => only.clone(),
+            [first, second] => format!("{first} or {second}"),
+            names => format!("one of {}", names.join(", ")),
+        }
+    }
+}
+
+/// What the run optimizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// Supervised fine-tuning: next-token cross-entropy.
+    #[default]
+    Sft,
+}
+
+impl Choice for Objective {
+    const NAMES: &'static [(&'static str, Self)] = &[("sft", Self::Sft)];
+}
+
+/// Objectives of the field that are refused by name, because they are not there yet.
+pub(super) const FUTURE_OBJECTIVES: &[&str] = &[
+    "dpo",
+    "ipo",
+    "kto",
+    "orpo",
+    "simpo",
+    "cpo",
+    "grpo",
+    "rloo",
+    "ppo",
+    "rlhf",
+    "reward",
+    "rm",
+    "distill",
+    "distillation",
+    "gkd",
+    "pretrain",
+];
+
+/// The dtype of base weights and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DtypeChoice {
+    /// `bfloat16` where the device computes it fast, else `float32`.
+    #[default]
+    Auto,
+    /// 32-bit IEEE floats.
+    Float32,
+    /// The upper half of a 32-bit float: its range, 8 bits of precision.
+    Bfloat16,
+    /// 16-bit IEEE floats.
+    Float16,
+}
+
+impl Choice for DtypeChoice {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("float32", Self::Float32),
+        ("bfloat16", Self::Bfloat16),
+        ("float16", Self::Float16),
+    ];
+}
+
+/// Where the model's weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Init {
+    /// The model's weight files.
+    #[default]
+    Pretrained,
+    /// `config.json` alone; weights are drawn from the seed.
+    Random,
+}
+
+impl Choice for Init {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("pretrained", Self::Pretrained), ("random", Self::Random)];
+}
+
+/// How attention is computed; the results are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttnImplementation {
+    /// Tiled, with an online softmax: memory linear in the sequence length.
+    #[default]
+    Flash,
+    /// The plain form, which stores every score.
+    Eager,
+}
+
+impl Choice for AttnImplementation {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("flash", Self::Flash),
+        ("eager", Self::Eager),
+        ("flash_attention_2", Self::Flash),
+        ("flash_attention_3", Self::Flash),
+        ("sdpa", Self::Flash),
+    ];
+}
+
+/// The 4-bit data type of quantized weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuantType {
+    /// 4-bit NormalFloat (QLoRA, arXiv:2305.14314).
+    #[default]
+    Nf4,
+}
+
+impl Choice for QuantType {
+    const NAMES: &'static [(&'static str, Self)] = &[("nf4", Self::Nf4)];
+}
+
+/// The form of the examples in a data file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataFormat {
+    /// Recognized by the keys of the examples.
+    #[default]
+    Auto,
+    /// `text`: raw text, all of which carries loss.
+    Text,
+    /// `messages` of `role` and `content`.
+    Messages,
+    /// `prompt` and `completion`.
+    PromptCompletion,
+    /// `prompt`, `chosen` and `rejected`.
+    Preference,
+    /// `instruction`, `input` (optional) and `output`.
+    Alpaca,
+    /// `conversations` of `from` and `value`.
+    Sharegpt,
+}
+
+impl Choice for DataFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("text", Self::Text),
+        ("messages", Self::Messages),
+        ("prompt-completion", Self::PromptCompletion),
+        ("preference", Self::Preference),
+        ("alpaca", Self::Alpaca),
+        ("sharegpt", Self::Sharegpt),
+        ("prompt_completion", Self::PromptCompletion),
+    ];
+}
+
+/// What becomes of an example longer than `max_length`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExcessLengthStrategy {
+    /// It is cut at the end.
+    #[default]
+    Truncate,
+    /// It is left out.
+    Drop,
+    /// It is an error.
+    Raise,
+}
+
+impl Choice for ExcessLengthStrategy {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("truncate", Self::Truncate), ("drop", Self::Drop), ("raise", Self::Raise)];
+}
+
+/// The shape of the learning rate over the steps, by Transformers' names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LrSchedulerType {
+    /// Warm-up, then half a cosine to 0.
+    #[default]
+    Cosine,
+    /// Warm-up, then a straight line to 0.
+    Linear,
+    /// Constant from the first step; there is no warm-up.
+    Constant,
+    /// Warm-up, then constant.
+    ConstantWithWarmup,
+}
+
+impl Choice for LrSchedulerType {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("cosine", Self::Cosine),
+        ("linear", Self::Linear),
+        ("constant", Self::Constant),
+        ("constant_with_warmup", Self::ConstantWithWarmup),
+    ];
+}
+
+/// Whether activations are recomputed in the backward pass to save memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GradientCheckpointing {
+    /// As little recomputation as the memory allows.
+    #[default]
+    Auto,
+    /// Always, whole layers.
+    On,
+    /// Never.
+    Off,
+}
+
+/// A Transformers strategy: when something periodic happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strategy {
+    No,
+    Epoch,
+    Steps,
+}
+
+impl Choice for Strategy {
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("no", Self::No), ("epoch", Self::Epoch), ("steps", Self::Steps)];
+}

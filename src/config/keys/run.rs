@@ -1,0 +1,115 @@
+//! The keys before the first section: model, output, device.
+
+use super::{Key, named, quoted};
+use crate::config::choice::{Choice, FUTURE_OBJECTIVES, Objective};
+use crate::config::settings::{LoraConfig, Resume};
+use crate::config::size::{format_size, parse_size};
+use crate::config::tree::Value;
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        section: "",
+        name: "model",
+        aliases: &["base_model", "model_name_or_path"],
+        doc: "a model directory, or Org/Name[@revision] in the local Hugging Face cache",
+        set: |config, node, bases| bases.model(node).map(|model| config.model = model),
+        show: |config| Some(quoted(&config.model)),
+    },
+    Key {
+        section: "",
+        name: "output_dir",
+        aliases: &[],
+        doc: "where the result goes; must be empty or absent, except with --resume",
+        set: |config, node, bases| bases.path(node).map(|path| config.output_dir = path),
+        show: |config| Some(quoted(&config.output_dir.to_string_lossy())),
+    },
+    Key {
+        section: "",
+        name: "objective",
+        aliases: &["rl", "stage"],
+        doc: "what the run optimizes: sft",
+        set: |config, node, _| {
+            let name = node.text()?;
+            if FUTURE_OBJECTIVES.contains(&name) {
+                return Err(format!("{name:?} is not there yet; this version trains \"sft\" only"));
+            }
+            Objective::parse(name).map(|objective| config.objective = objective)
+        },
+        show: |config| named(config.objective),
+    },
+    Key {
+        section: "",
+        name: "device",
+        aliases: &[],
+        doc: "auto, cpu, wgpu[:i], cuda[:i] or cuda-emulated",
+        set: |config, node, _| node.text()?.parse().map(|device| config.device = device),
+        show: |config| Some(quoted(&config.device.to_string())),
+    },
+    Key {
+        section: "",
+        name: "max_memory",
+        aliases: &[],
+        doc: "the most device memory that may be used, such as \"20GiB\"",
+        set: |config, node, _| {
+            let bytes = match node.value {
+                Value::Integer(_) => node.whole(1)?,
+                _ => parse_size(node.text()?)?,
+            };
+            config.max_memory = Some(bytes);
+            Ok(())
+        },
+        show: |config| config.max_memory.map(|bytes| quoted(&format_size(bytes))),
+    },
+    Key {
+        section: "",
+        name: "dtype",
+        aliases: &["torch_dtype"],
+        doc: "base weights and activations: auto, float32, bfloat16 or float16",
+        set: |config, node, _| node.choice().map(|dtype| config.dtype = dtype),
+        show: |config| named(config.dtype),
+    },
+    Key {
+        section: "",
+        name: "init",
+        aliases: &[],
+        doc: "pretrained weights, or random ones from config.json alone",
+        set: |config, node, _| node.choice().map(|init| config.init = init),
+        show: |config| named(config.init),
+    },
+    Key {
+        section: "",
+        name: "attn_implementation",
+        aliases: &[],
+        doc: "flash, or eager: the plain fallback with the same results",
+        set: |config, node, _| node.choice().map(|attn| config.attn_implementation = attn),
+        show: |config| named(config.attn_implementation),
+    },
+    Key {
+        section: "",
+        name: "lora",
+        aliases: &["use_peft"],
+        doc: "LoRA with its defaults",
+        set: |config, node, _| {
+            config.lora = node.bool()?.then(LoraConfig::default);
+            Ok(())
+        },
+        // The section says it.
+        show: |_| None,
+    },
+    Key {
+        section: "",
+        name: "resume_from_checkpoint",
+        aliases: &["auto_resume_from_checkpoints"],
+        doc: "a checkpoint directory to go on from, or true for the newest",
+        set: |config, node, bases| {
+            config.resume = match &node.value {
+                Value::Bool(true) => Resume::Latest,
+                Value::Bool(false) => Resume::No,
+                _ => Resume::From(bases.path(node)?),
+            };
+            Ok(())
+        },
+        // A repetition of the run starts anew.
+        show: |_| None,
+    },
+];

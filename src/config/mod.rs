@@ -1,0 +1,174 @@
+//! What a run is told: config files in TOML or YAML, and the command line on top of them.
+//!
+//! [`tree`] reads both syntaxes to one tree of values with their lines; the table in [`keys`] says
+//! which keys there are and how each is read and written; [`foreign`] translates keys of other
+//! tools; [`apply`] puts them together and checks what one setting says about another. The result
+//! is a [`TrainConfig`], in which every default is resolved that needs no model or device.
+
+mod apply;
+mod choice;
+mod device;
+mod foreign;
+mod keys;
+mod paths;
+mod read;
+mod settings;
+mod size;
+mod suggest;
+mod tree;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf, absolute};
+
+pub use choice::{
+    AttnImplementation, Choice, DataFormat, DtypeChoice, ExcessLengthStrategy,
+    GradientCheckpointing, Init, LrSchedulerType, Objective, QuantType,
+};
+pub use device::DeviceSpec;
+pub use paths::is_hub_id;
+pub use settings::{
+    DataConfig, DataSource, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume,
+    TargetModules, TemplateSource, TrainArgs, TrainConfig,
+};
+pub use size::{format_size, parse_size};
+
+use crate::error::{Error, Result};
+use apply::Given;
+use paths::Bases;
+use tree::{Node, Place};
+
+/// The syntax of a config file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// TOML 1.
+    Toml,
+    /// YAML 1.2, with YAML 1.1's booleans (`yes`, `no`, `on`, `off`).
+    Yaml,
+}
+
+impl Syntax {
+    /// The syntax that a file's extension stands for.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for any other than `toml`, `yaml` and `yml`.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Ok(Self::Toml),
+            Some("yaml" | "yml") => Ok(Self::Yaml),
+            _ => Err(Error::input(format!(
+                "{}: expected a config file whose name ends in .toml, .yaml or .yml",
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// A setting of the command line, which replaces that of the config file. Relative paths in it
+/// start from the current directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    key: String,
+    node: Node,
+}
+
+impl Override {
+    /// `--set section.key=value`; the section may be left out where the key is unique. The value is
+    /// TOML, or else the text itself.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where there is no `=` or no key.
+    pub fn set(text: &str) -> Result<Self> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok(Self::new(key.trim(), value.trim(), &format!("--set {text}")))
+            }
+            _ => Err(Error::input(format!(
+                "--set {text}: expected section.key=value, as in --set train.max_steps=100"
+            ))),
+        }
+    }
+
+    /// An option of its own such as `--model DIR` for `model`: messages name it as `option`.
+    pub fn option(option: &str, key: &str, value: &str) -> Self {
+        Self::new(key, value, option)
+    }
+
+    fn new(key: &str, value: &str, place: &str) -> Self {
+        let node = Node::from_command_line(value, Place::CommandLine(place.into()));
+        Self { key: key.to_owned(), node }
+    }
+}
+
+impl TrainConfig {
+    /// Reads a config file, then applies `overrides` in order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the file and line for anything that is not understood, not valid or
+    /// contradictory.
+    pub fn load(path: &Path, overrides: &[Override]) -> Result<Self> {
+        let syntax = Syntax::of(path)?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::input(format!("cannot read the config {}: {error}", path.display()))
+        })?;
+        let file = path.display().to_string();
+        let base = absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        Self::parse(&text, syntax, &file, &base.unwrap_or_default(), overrides)
+    }
+
+    /// Reads the text of a config: `file` names it in messages, its relative paths start from
+    /// `base`.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`].
+    pub fn parse(
+        text: &str,
+        syntax: Syntax,
+        file: &str,
+        base: &Path,
+        overrides: &[Override],
+    ) -> Result<Self> {
+        let mut given = Given::default();
+        given.add_file(tree::parse(text, syntax, file)?)?;
+        given.resolve_with(overrides, base.to_owned(), file)
+    }
+
+    /// The defaults on a model and a data file: `train --model DIR --data FILE`. The result goes to
+    /// `runs/NAME` after the model's name, unless an override says where.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`].
+    pub fn for_model_and_data(model: &str, data: &Path, overrides: &[Override]) -> Result<Self> {
+        let data = data.to_str().ok_or_else(|| {
+            Error::input(format!("--data {}: the path is not valid UTF-8", data.display()))
+        })?;
+        let model_path = model.split_once('@').map_or(model, |(id, _)| id);
+        let name = Path::new(model_path).file_name().and_then(|name| name.to_str());
+        let output_dir = format!("runs/{}", name.unwrap_or("model"));
+        let mut all = vec![
+            Override::option("--model", "model", model),
+            Override::option("--data", "data.train", data),
+            Override::option("the default", "output_dir", &output_dir),
+        ];
+        all.extend_from_slice(overrides);
+        Given::default().resolve_with(&all, PathBuf::new(), "the command line")
+    }
+}
+
+impl Given {
+    fn resolve_with(
+        mut self,
+        overrides: &[Override],
+        base: PathBuf,
+        origin: &str,
+    ) -> Result<TrainConfig> {
+        for Override { key, node } in overrides {
+            self.replace(key, node.clone())?;
+        }
+        let current = std::env::current_dir()
+            .map_err(|error| Error::run(format!("cannot tell the current directory: {error}")))?;
+        self.resolve(&Bases { config: current.join(base), current }, origin)
+    }
+}

@@ -1,0 +1,88 @@
+//! Where relative paths of a config lead.
+
+use std::path::{Path, PathBuf, absolute};
+
+use super::read::Read;
+use super::settings::TemplateSource;
+use super::tree::{Node, Place};
+
+/// The directories that relative paths start from.
+pub(super) struct Bases {
+    /// The config file's directory, for what the file says.
+    pub config: PathBuf,
+    /// The current directory, for what the command line says, as the shell completes it.
+    pub current: PathBuf,
+}
+
+impl Bases {
+    /// The absolute path that `node` names. It need not exist.
+    pub fn path(&self, node: &Node) -> Read<PathBuf> {
+        self.resolve(node, node.text()?)
+    }
+
+    fn resolve(&self, node: &Node, text: &str) -> Read<PathBuf> {
+        let base = match node.place {
+            Place::Line(..) => &self.config,
+            Place::CommandLine(_) => &self.current,
+        };
+        let path = match text.strip_prefix("~/") {
+            Some(rest) => std::env::home_dir()
+                .ok_or_else(|| format!("{text:?}: there is no home directory to replace `~`"))?
+                .join(rest),
+            None => base.join(text),
+        };
+        let path = absolute(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        match path.to_str() {
+            // The resolved config is saved as text, so it must be able to say the path.
+            None => Err(format!("the path {} is not valid UTF-8", path.display())),
+            Some(_) => Ok(path),
+        }
+    }
+
+    /// A model: `Org/Name[@revision]` as it is, a directory as its absolute path. A name that is
+    /// both is the directory.
+    pub fn model(&self, node: &Node) -> Read<String> {
+        let text = node.text()?;
+        let path = self.resolve(node, text)?;
+        if is_hub_id(text) && !path.exists() {
+            return Ok(text.to_owned());
+        }
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// A chat template: a file where it has a path's or a Jinja file's form, else a name.
+    pub fn template(&self, node: &Node) -> Read<TemplateSource> {
+        let text = node.text()?;
+        let extension = Path::new(text).extension().and_then(|extension| extension.to_str());
+        let is_file = text.contains(['/', '\\'])
+            || matches!(extension, Some("jinja" | "jinja2" | "j2" | "txt"));
+        if is_file {
+            return self.resolve(node, text).map(TemplateSource::File);
+        }
+        Ok(TemplateSource::Named(text.to_owned()))
+    }
+}
+
+/// Whether `text` has the form `Org/Name` or `Org/Name@revision` of a model on a hub.
+pub fn is_hub_id(text: &str) -> bool {
+    let id = text.split_once('@').map_or(text, |(id, _)| id);
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+    };
+    matches!(id.split_once('/'), Some((org, name)) if is_name(org) && is_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids_have_two_plain_parts() {
+        assert!(is_hub_id("HuggingFaceTB/SmolLM2-135M-Instruct"));
+        assert!(is_hub_id("Qwen/Qwen3-0.6B@refs/pr/1"));
+        for path in ["model", "./a/b", "../m", "/abs/m", "a/b/c", "~/m", "a/"] {
+            assert!(!is_hub_id(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The settings of a training run, resolved and typed.
+
+use std::path::PathBuf;
+
+use super::choice::{
+    AttnImplementation, DataFormat, DtypeChoice, ExcessLengthStrategy, GradientCheckpointing, Init,
+    LrSchedulerType, Objective, QuantType,
+};
+use super::device::DeviceSpec;
+
+/// Everything a training run is told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainConfig {
+    /// A model directory (absolute), or `Org/Name[@revision]` in the local Hugging Face cache.
+    pub model: String,
+    /// Where the result goes (absolute).
+    pub output_dir: PathBuf,
+    /// What the run optimizes.
+    pub objective: Objective,
+    /// The device that computes.
+    pub device: DeviceSpec,
+    /// The most memory that may be used, in bytes.
+    pub max_memory: Option<u64>,
+    /// Base weights and activations.
+    pub dtype: DtypeChoice,
+    /// Where the weights come from.
+    pub init: Init,
+    /// How attention is computed.
+    pub attn_implementation: AttnImplementation,
+    /// The run to go on with. Part of this start, not of the run: it is not saved.
+    pub resume: Resume,
+    /// Quantization of the frozen base weights.
+    pub quantization: QuantizationConfig,
+    /// LoRA; without it, all weights are trained.
+    pub lora: Option<LoraConfig>,
+    /// The examples.
+    pub data: DataConfig,
+    /// The optimization.
+    pub train: TrainArgs,
+}
+
+/// Which checkpoint a run starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// None: a new run.
+    #[default]
+    No,
+    /// The newest complete one in `output_dir`.
+    Latest,
+    /// The one in this directory.
+    From(PathBuf),
+}
+
+/// Quantization of the frozen base weights, by bitsandbytes' names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizationConfig {
+    /// Whether the weights of linear layers are stored in 4 bits.
+    pub load_in_4bit: bool,
+    /// The 4-bit data type.
+    pub bnb_4bit_quant_type: QuantType,
+    /// Whether the scales are quantized too.
+    pub bnb_4bit_use_double_quant: bool,
+    /// What the weights are decoded to for products.
+    pub bnb_4bit_compute_dtype: DtypeChoice,
+}
+
+impl Default for QuantizationConfig {
+    fn default() -> Self {
+        Self {
+            load_in_4bit: false,
+            bnb_4bit_quant_type: QuantType::Nf4,
+            bnb_4bit_use_double_quant: true,
+            bnb_4bit_compute_dtype: DtypeChoice::Auto,
+        }
+    }
+}
+
+/// LoRA, by PEFT's names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// The rank of the update.
+    pub r: usize,
+    /// The update is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Dropout before `lora_A`.
+    pub lora_dropout: f64,
+    /// The linear layers that get an adapter.
+    pub target_modules: TargetModules,
+    /// Scale by `lora_alpha / sqrt(r)` instead (arXiv:2312.03732).
+    pub use_rslora: bool,
+    /// A PEFT adapter to start from (absolute): rank, alpha and targets come from it.
+    pub adapter: Option<PathBuf>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::AllLinear,
+            use_rslora: false,
+            adapter: None,
+        }
+    }
+}
+
+/// The linear layers that get an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetModules {
+    /// Every linear layer of the blocks, the output head left out.
+    AllLinear,
+    /// These, in the order of [`TargetModules::KNOWN`].
+    Named(Vec<&'static str>),
+}
+
+impl TargetModules {
+    /// The linear layers of a block, in the order of the forward pass.
+    pub const KNOWN: [&'static str; 7] =
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+    /// The names of the layers.
+    pub fn names(&self) -> &[&'static str] {
+        match self {
+            Self::AllLinear => &Self::KNOWN,
+            Self::Named(names) => names,
+        }
+    }
+}
+
+/// The examples a run sees.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataConfig {
+    /// The training files; at least one.
+    pub train: Vec<DataSource>,
+    /// The held-out examples.
+    pub eval: EvalSource,
+    /// The form of the examples.
+    pub format: DataFormat,
+    /// The chat template; without it, the model's.
+    pub chat_template: Option<TemplateSource>,
+    /// The longest example in tokens; without it, 1024 or the model's context if that is smaller.
+    pub max_length: Option<usize>,
+    /// What becomes of longer examples.
+    pub excess_length_strategy: ExcessLengthStrategy,
+    /// Several examples in a row, isolated from each other.
+    pub packing: bool,
+    /// Loss on completions and assistant turns only.
+    pub completion_only_loss: bool,
+    /// A new order every epoch.
+    pub shuffle: bool,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            train: Vec::new(),
+            eval: EvalSource::None,
+            format: DataFormat::Auto,
+            chat_template: None,
+            max_length: None,
+            excess_length_strategy: ExcessLengthStrategy::Truncate,
+            packing: false,
+            completion_only_loss: true,
+            shuffle: true,
+        }
+    }
+}
+
+/// A file of examples (absolute) and how often its examples are drawn relative to other files.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSource {
+    /// The file.
+    pub path: PathBuf,
+    /// Its weight, above 0; 1 is every example once per epoch.
+    pub weight: f64,
+}
+
+/// The held-out examples.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum EvalSource {
+    /// None: nothing is evaluated.
+    #[default]
+    None,
+    /// A file (absolute).
+    File(PathBuf),
+    /// A share of the training examples, above 0 and below 1, drawn by the seed.
+    Split(f64),
+}
+
+/// A chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// One that this crate carries (`chatml`, `alpaca` ...).
+    Named(String),
+    /// A Jinja file (absolute).
+    File(PathBuf),
+}
+
+/// When something periodic happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// Not during the run.
+    Never,
+    /// At the end of every epoch.
+    Epoch,
+    /// Every so many optimizer steps.
+    Steps(u64),
+}
+
+/// The optimization, by Transformers' names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainArgs {
+    /// Examples (packed rows when packing) per micro-batch.
+    pub per_device_train_batch_size: usize,
+    /// The same, in evaluation.
+    pub per_device_eval_batch_size: usize,
+    /// Micro-batches per optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the examples; may be a fraction.
+    pub num_train_epochs: f64,
+    /// Optimizer steps; takes precedence over the epochs.
+    pub max_steps: Option<u64>,
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// Its shape over the steps.
+    pub lr_scheduler_type: LrSchedulerType,
+    /// Steps of warm-up; below 1, a share of all steps, rounded up.
+    pub warmup_steps: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decay of the mean of gradients.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the mean of squared gradients.
+    pub adam_beta2: f64,
+    /// AdamW's term against division by zero.
+    pub adam_epsilon: f64,
+    /// The global norm above which gradients are scaled down; 0 is never.
+    pub max_grad_norm: f64,
+    /// Recomputation of activations.
+    pub gradient_checkpointing: GradientCheckpointing,
+    /// When metrics are logged.
+    pub logging_steps: Interval,
+    /// When the held-out examples are evaluated.
+    pub eval_steps: Interval,
+    /// When a checkpoint is saved.
+    pub save_steps: Interval,
+    /// How many checkpoints are kept; 0 is all.
+    pub save_total_limit: usize,
+    /// Whether the result is the checkpoint with the lowest evaluation loss.
+    pub load_best_model_at_end: bool,
+    /// Stop after so many evaluations without a lower loss; 0 is never.
+    pub early_stopping_patience: usize,
+    /// Noise on embeddings while training (NEFTune, arXiv:2310.05914); 0 is none.
+    pub neftune_noise_alpha: f64,
+    /// The seed of everything random.
+    pub seed: u64,
+}
+
+impl Default for TrainArgs {
+    fn default() -> Self {
+        Self {
+            per_device_train_batch_size: 4,
+            per_device_eval_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            num_train_epochs: 1.0,
+            max_steps: None,
+            learning_rate: 2e-5,
+            lr_scheduler_type: LrSchedulerType::Cosine,
+            warmup_steps: 0.03,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            gradient_checkpointing: GradientCheckpointing::Auto,
+            logging_steps: Interval::Steps(1),
+            eval_steps: Interval::Epoch,
+            save_steps: Interval::Epoch,
+            save_total_limit: 2,
+            load_best_model_at_end: false,
+            early_stopping_patience: 0,
+            neftune_noise_alpha: 0.0,
+            seed: 42,
+        }
+    }
+}

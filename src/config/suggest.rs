@@ -1,0 +1,68 @@
+//! "Did you mean": the nearest of a set of names.
+
+/// The candidate nearest to `name`, if it is near enough to be what was meant: the edits needed
+/// are at most a third of the name's length, or one name begins with the other.
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let related = name.len().min(candidate.len()) >= 4
+                && (candidate.starts_with(name.as_str()) || name.starts_with(candidate));
+            let edits = edit_distance(&name, &candidate.to_lowercase());
+            let near = edits <= (name.chars().count() / 3).max(1);
+            // A shared beginning alone counts, but never beats a misspelling.
+            (if near { edits } else { edits + 100 }, near || related, candidate)
+        })
+        .filter(|(_, near, _)| *near)
+        .min_by_key(|(score, _, _)| *score)
+        .map(|(_, _, candidate)| candidate)
+}
+
+/// Optimal string alignment distance: insertions, deletions, substitutions and swaps of
+/// neighbours, each counting 1.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let substitution = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let mut best = substitution.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    best = best.min(rows[i - 2][j - 2] + 1);
+                }
+                best
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_edits_and_swaps() {
+        assert_eq!(edit_distance("lora_r", "lora_r"), 0);
+        assert_eq!(edit_distance("learning_rat", "learning_rate"), 1);
+        assert_eq!(edit_distance("sede", "seed"), 1);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn nearest_ignores_what_is_far() {
+        let names = ["learning_rate", "logging_steps", "seed"];
+        assert_eq!(nearest("learnign_rate", names), Some("learning_rate"));
+        assert_eq!(nearest("learning", names), Some("learning_rate"));
+        assert_eq!(nearest("Seed", names), Some("seed"));
+        assert_eq!(nearest("wandb_project", names), None);
+    }
+}
