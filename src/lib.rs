@@ -5,12 +5,14 @@ pub mod backend;
 pub mod config;
 pub mod dtype;
 pub mod error;
+pub mod files;
 pub mod kernels;
 pub mod model;
 pub mod ops;
 pub mod quant;
 pub mod tape;
 pub mod tensor;
+pub mod train;
 
 pub use backend::Device;
 pub use dtype::DType;

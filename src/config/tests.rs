@@ -153,7 +153,7 @@ fn unknown_keys_name_their_line_and_the_nearest_key() {
     assert_error(with("wandb_project = 'x'"), &["unknown key wandb_project", "max_memory"]);
     assert_error(yaml("model: a/b\noutput_dir: o\ntrian:\n  seed: 1\n"), &["run.yaml:3", "trian"]);
     assert_error(
-        with("[data]\ntrain = [{ paht = 'x' }]"),
+        toml(&format!("{MINIMAL}[data]\ntrain = [{{ paht = 'x' }}]"), &[]),
         &["run.toml:4", "paht", "path and weight"],
     );
 }
