@@ -2,6 +2,8 @@
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod dtype;
 pub mod error;
@@ -9,6 +11,8 @@ pub mod files;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+#[cfg(feature = "cli")]
+pub mod programs;
 pub mod quant;
 pub mod tape;
 pub mod tensor;

@@ -1,3 +1,11 @@
-//! Trains a model; without an argument, the quickstart.
+//! `train`: parses the command line and runs the program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tunesmith::cli::{self, TrainOptions};
+use tunesmith::programs::train;
+
+fn main() -> ExitCode {
+    cli::report(train::run(TrainOptions::parse()))
+}

@@ -1,0 +1,11 @@
+//! `evaluate`: parses the command line and runs the program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tunesmith::cli::{self, EvaluateOptions};
+use tunesmith::programs::evaluate;
+
+fn main() -> ExitCode {
+    cli::report(evaluate::run(EvaluateOptions::parse()))
+}

@@ -1,0 +1,11 @@
+//! `generate`: parses the command line and runs the program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tunesmith::cli::{self, GenerateOptions};
+use tunesmith::programs::generate;
+
+fn main() -> ExitCode {
+    cli::report(generate::run(GenerateOptions::parse()))
+}

@@ -1,0 +1,275 @@
+//! The command lines of the programs that take a model as it is.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, ValueEnum};
+
+use super::{DeviceOptions, OutputOptions, choice, number};
+use crate::config::{DataFormat, DtypeChoice};
+use crate::error::{Error, Result};
+
+/// The model to load.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// A model directory, or Org/Name[@revision] in the local Hugging Face cache; with --adapter,
+    /// the adapter's base model is the default
+    #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
+    pub model: Option<String>,
+    /// A PEFT adapter; several as NAME=DIR where the program takes several
+    #[arg(long, value_name = "[NAME=]DIR")]
+    pub adapter: Vec<AdapterOption>,
+    /// Store the weights in 4 bits
+    #[arg(long)]
+    pub load_in_4bit: bool,
+    /// auto, float32, bfloat16, float16; with --adapter, what it was trained with is the default
+    #[arg(long, value_name = "DTYPE", value_parser = choice::<DtypeChoice>)]
+    pub dtype: Option<DtypeChoice>,
+}
+
+impl ModelOptions {
+    /// The one adapter of a program that takes no more.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where several are given.
+    pub fn single_adapter(&self) -> Result<Option<&AdapterOption>> {
+        match self.adapter.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            _ => Err(Error::input("--adapter: this program takes one adapter")),
+        }
+    }
+
+    /// Adapters that can be told apart: one, or several with different names.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where a name is missing or given twice.
+    pub fn named_adapters(&self) -> Result<&[AdapterOption]> {
+        for (index, adapter) in self.adapter.iter().enumerate() {
+            let shown = adapter.path.display();
+            match &adapter.name {
+                None if self.adapter.len() > 1 => {
+                    return Err(Error::input(format!(
+                        "--adapter {shown}: each of several adapters needs a name: --adapter \
+                         NAME={shown}"
+                    )));
+                }
+                Some(name) if self.adapter[..index].iter().any(|a| a.name == adapter.name) => {
+                    return Err(Error::input(format!(
+                        "--adapter {name}={shown}: the name {name} is given twice"
+                    )));
+                }
+                // `/adapter none` turns adapters off.
+                Some(name) if name == "none" => {
+                    return Err(Error::input("--adapter none=...: `none` means no adapter"));
+                }
+                _ => {}
+            }
+        }
+        Ok(&self.adapter)
+    }
+}
+
+/// `DIR` or `NAME=DIR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterOption {
+    /// The name to switch to it by.
+    pub name: Option<String>,
+    /// The adapter's directory.
+    pub path: PathBuf,
+}
+
+impl FromStr for AdapterOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let unnamed = || Self { name: None, path: PathBuf::from(text) };
+        match text.split_once('=') {
+            // A directory may have `=` in its name.
+            Some((name, _)) if name.contains(['/', '\\']) => Ok(unnamed()),
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: Some(name.to_owned()), path: PathBuf::from(path) })
+            }
+            None if !text.is_empty() => Ok(unnamed()),
+            _ => Err("expected DIR or NAME=DIR".to_owned()),
+        }
+    }
+}
+
+/// Complete a prompt with a model, or chat with it
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "generate", version)]
+pub struct GenerateOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelOptions,
+    /// The text to complete; with --chat, the message to answer
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Chat through the model's template
+    #[arg(long)]
+    pub chat: bool,
+    /// The system message of the chat
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system: Option<String>,
+    /// The most tokens to generate [default: generation_config.json, else 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_new_tokens: Option<u64>,
+    /// Divide logits by this; 0 takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = non_negative)]
+    pub temperature: Option<f64>,
+    /// Choose among the K likeliest tokens; 0 is all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub top_p: Option<f64>,
+    /// Choose among tokens at least this probable, relative to the likeliest
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub min_p: Option<f64>,
+    /// Divide the logits of tokens seen before by this; 1 is none
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub repetition_penalty: Option<f64>,
+    /// The seed of sampling
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputOptions,
+}
+
+/// What `generate` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GenerateMode<'a> {
+    /// Complete raw text.
+    Complete(&'a str),
+    /// Answer once.
+    Answer {
+        /// The system message.
+        system: Option<&'a str>,
+        /// The user's message.
+        prompt: &'a str,
+    },
+    /// Chat until the input ends.
+    Chat {
+        /// The system message.
+        system: Option<&'a str>,
+    },
+}
+
+impl GenerateOptions {
+    /// What the options ask for.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where there is nothing to complete, or a system message for no chat.
+    pub fn mode(&self) -> Result<GenerateMode<'_>> {
+        let (prompt, system) = (self.prompt.as_deref(), self.system.as_deref());
+        match (self.chat, prompt) {
+            (true, Some(prompt)) => Ok(GenerateMode::Answer { system, prompt }),
+            (true, None) if self.output.json => {
+                Err(Error::input("--json with --chat needs --prompt TEXT: a chat has no end"))
+            }
+            (true, None) => Ok(GenerateMode::Chat { system }),
+            (false, _) if system.is_some() => {
+                Err(Error::input("--system is the system message of a chat: give --chat too"))
+            }
+            (false, Some(prompt)) => Ok(GenerateMode::Complete(prompt)),
+            (false, None) => Err(Error::input("give --prompt TEXT to complete, or --chat")),
+        }
+    }
+}
+
+/// Measure the loss per token and the perplexity of a model on a file
+#[derive(Clone, Debug, Parser)]
+#[command(name = "evaluate", version)]
+pub struct EvaluateOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelOptions,
+    /// The examples: JSON Lines
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// auto, text, messages, prompt-completion, preference, alpaca, sharegpt
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = choice::<DataFormat>)]
+    pub format: DataFormat,
+    /// The longest example in tokens [default: 1024, or the model's context if that is smaller]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    pub max_length: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputOptions,
+}
+
+/// Write a model, merged with its adapter, in another form
+#[derive(Clone, Debug, Parser)]
+#[command(name = "export", version)]
+pub struct ExportOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelOptions,
+    /// The form to write
+    #[arg(long, value_name = "FORM")]
+    pub to: ExportTarget,
+    /// The directory (merged, nf4) or file (gguf) to write
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Which base weights the adapter of a 4-bit training is added to
+    #[arg(long, value_name = "BASE")]
+    pub merge_into: Option<MergeInto>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub messages: OutputOptions,
+}
+
+/// The forms of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportTarget {
+    /// A Hugging Face model directory with the adapter merged in
+    Merged,
+    /// The same, with linear layers in bitsandbytes' NF4
+    Nf4,
+    /// A GGUF file
+    Gguf,
+}
+
+/// The base weights that an adapter is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MergeInto {
+    /// The model's weights as they are
+    Original,
+    /// What the 4-bit weights of the training decode to
+    Dequantized,
+}
+
+/// Check every kernel, forward and backward, against the CPU reference
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "verify", version)]
+pub struct VerifyOptions {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceOptions,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputOptions,
+}
+
+fn non_negative(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number of at least 0", |value| value >= 0.0)
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number above 0", |value| value > 0.0)
+}
+
+fn share(text: &str) -> std::result::Result<f64, String> {
+    number(text, "a number from 0 to 1", |value| (0.0..=1.0).contains(&value))
+}

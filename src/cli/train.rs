@@ -1,0 +1,171 @@
+//! The command line of `train`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use super::{OutputOptions, choice};
+use crate::config::{Choice, DeviceSpec, DtypeChoice, Override, Resume, TrainConfig, parse_size};
+use crate::error::{Error, Result};
+
+/// Fine-tune a model: `train CONFIG.toml`, `train --model DIR --data FILE`, or, without arguments,
+/// the quickstart
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "train", version)]
+pub struct TrainOptions {
+    /// The config: TOML or YAML
+    pub config: Option<PathBuf>,
+    /// A model directory, or Org/Name[@revision] in the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// The training data: JSON Lines
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<String>,
+    /// Start from this PEFT adapter; its base model is the default of --model
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<String>,
+    /// Store the frozen base weights in 4 bits (needs LoRA)
+    #[arg(long)]
+    pub load_in_4bit: bool,
+    /// Base weights and activations: auto, float32, bfloat16, float16
+    #[arg(long, value_name = "DTYPE", value_parser = choice::<DtypeChoice>)]
+    pub dtype: Option<DtypeChoice>,
+    /// auto (CUDA, else a GPU through wgpu, else the CPU), cpu, wgpu[:i], cuda[:i], cuda-emulated
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceSpec>,
+    /// Replace a setting of the config: section.key=value (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on with the run in output_dir: from its newest checkpoint, or from --resume=DIR
+    #[arg(
+        long,
+        value_name = "CHECKPOINT_DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    pub resume: Option<PathBuf>,
+    /// Print parameters, memory and steps; train nothing
+    #[arg(long, conflicts_with = "preview")]
+    pub plan: bool,
+    /// Plan for this much device memory, such as 24GiB
+    #[arg(long, value_name = "SIZE", requires = "plan", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Print the first N rows as the loss sees them; train nothing
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub preview: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputOptions,
+}
+
+/// What `train` is to do.
+#[derive(Debug)]
+pub enum TrainSource {
+    /// The quickstart, with these settings on top of its config.
+    Quickstart {
+        /// The settings of the command line.
+        overrides: Vec<Override>,
+        /// What `--resume` says.
+        resume: Resume,
+    },
+    /// The run of this config.
+    Config(Box<TrainConfig>),
+}
+
+impl TrainOptions {
+    /// The run that the command line describes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for anything wrong in the config, or half a model and data.
+    pub fn source(&self) -> Result<TrainSource> {
+        let overrides = self.overrides()?;
+        let mut config = match (&self.config, self.base_model()?, &self.data) {
+            (Some(path), ..) => TrainConfig::load(path, &overrides)?,
+            (None, Some(model), Some(data)) => {
+                TrainConfig::for_model_and_data(&model, Path::new(data), &overrides)?
+            }
+            (None, None, None) => {
+                return Ok(TrainSource::Quickstart { overrides, resume: self.resume() });
+            }
+            (None, model, _) => {
+                let missing = if model.is_some() { "--data FILE" } else { "--model DIR" };
+                return Err(Error::input(format!(
+                    "{missing} is missing: give a config, or --model and --data, or nothing for \
+                     the quickstart"
+                )));
+            }
+        };
+        if self.resume.is_some() {
+            config.resume = self.resume();
+        }
+        Ok(TrainSource::Config(Box::new(config)))
+    }
+
+    /// What `--resume` says.
+    fn resume(&self) -> Resume {
+        match &self.resume {
+            None => Resume::No,
+            Some(dir) if dir.as_os_str().is_empty() => Resume::Latest,
+            Some(dir) => Resume::From(dir.clone()),
+        }
+    }
+
+    /// The options that stand for settings, then every `--set`.
+    fn overrides(&self) -> Result<Vec<Override>> {
+        let dtype = self.dtype.map(|dtype| dtype.name().to_owned());
+        let device = self.device.map(|device| device.to_string());
+        let load_in_4bit = self.load_in_4bit.then(|| "true".to_owned());
+        let options = [
+            ("--model", "model", self.model.clone()),
+            ("--data", "data.train", self.data.clone()),
+            ("--adapter", "lora.adapter", self.adapter.clone()),
+            ("--load-in-4bit", "quantization.load_in_4bit", load_in_4bit),
+            ("--dtype", "dtype", dtype),
+            ("--device", "device", device),
+        ];
+        let mut overrides: Vec<Override> = options
+            .into_iter()
+            .filter_map(|(option, key, value)| Some(Override::option(option, key, &value?)))
+            .collect();
+        for text in &self.set {
+            overrides.push(Override::set(text)?);
+        }
+        Ok(overrides)
+    }
+
+    /// `--model`, or the base model of `--adapter`.
+    fn base_model(&self) -> Result<Option<String>> {
+        match (&self.model, &self.adapter) {
+            (Some(model), _) => Ok(Some(model.clone())),
+            (None, Some(adapter)) => base_of_adapter(Path::new(adapter)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// The base model that an adapter's `adapter_config.json` names, with its revision.
+fn base_of_adapter(adapter: &Path) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Base {
+        base_model_name_or_path: Option<String>,
+        revision: Option<String>,
+    }
+    let path = adapter.join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Error::input(format!("--adapter: cannot read {}: {error}", path.display()))
+    })?;
+    let base: Base = serde_json::from_str(&text).map_err(|error| {
+        Error::input(format!("--adapter: {} is not valid: {error}", path.display()))
+    })?;
+    match (base.base_model_name_or_path, base.revision) {
+        (Some(name), Some(revision)) if crate::config::is_hub_id(&name) => {
+            Ok(format!("{name}@{revision}"))
+        }
+        (Some(name), _) => Ok(name),
+        (None, _) => Err(Error::input(format!(
+            "{} does not name its base model: give --model DIR",
+            path.display()
+        ))),
+    }
+}

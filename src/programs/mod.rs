@@ -1,0 +1,7 @@
+//! The programs: each takes its parsed command line and does the work.
+
+pub mod evaluate;
+pub mod export;
+pub mod generate;
+pub mod train;
+pub mod verify;
