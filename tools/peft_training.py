@@ -7,7 +7,6 @@ and a step whose loss is normalised over every token of the step.
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +53,6 @@ class StepLog:
 def weight_dtype(mode: str, dtype: str) -> torch.dtype:
     """The type of the base weights: full fine-tuning keeps float32 masters under autocast."""
     return torch.float32 if mode == "full" else getattr(torch, dtype)
-
-
-def autocast(dtype: str) -> AbstractContextManager:
-    """What Transformers' `bf16=True` does around a step; nothing for float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def quantization_config(double_quant: bool, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -149,12 +143,19 @@ def split(rows: list[Row], size: int) -> Iterator[list[Row]]:
         yield rows[start : start + size]
 
 
-def backward(model: torch.nn.Module, rows: list[Row], micro_batch_size: int) -> tuple[float, int]:
-    """Accumulate gradients of `sum(CE) / targets` over micro-batches; gives (loss, targets)."""
+def backward(
+    model: torch.nn.Module, rows: list[Row], micro_batch_size: int, dtype: str = "float32"
+) -> tuple[float, int]:
+    """Accumulate gradients of `sum(CE) / targets` over micro-batches; gives (loss, targets).
+
+    With `dtype` "bfloat16" the forward pass runs under autocast, as with Transformers' `bf16=True`.
+    """
     targets = count_targets(rows)
     loss = 0.0
     for micro_batch in split(rows, micro_batch_size):
-        part = model(**pad(micro_batch), num_items_in_batch=targets, use_cache=False).loss
+        # One context per forward pass: autocast keeps its bfloat16 copies of weights until it ends.
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            part = model(**pad(micro_batch), num_items_in_batch=targets, use_cache=False).loss
         part.backward()
         loss += part.item()
     return loss, targets
@@ -167,10 +168,11 @@ def train_step(
     rows: list[Row],
     micro_batch_size: int,
     max_grad_norm: float,
+    dtype: str = "float32",
 ) -> StepLog:
     """One optimizer step over `rows`, clipped to `max_grad_norm`."""
     learning_rate = schedule.get_last_lr()[0]
-    loss, targets = backward(model, rows, micro_batch_size)
+    loss, targets = backward(model, rows, micro_batch_size, dtype)
     trainable = [p for p in model.parameters() if p.requires_grad]
     norm = torch.nn.utils.clip_grad_norm_(trainable, max_grad_norm)
     optimizer.step()

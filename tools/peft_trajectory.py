@@ -26,7 +26,6 @@ from peft_training import (
     Hyperparameters,
     Row,
     attach_adapter,
-    autocast,
     load_base,
     make_optimizer,
     train_step,
@@ -114,10 +113,9 @@ def main() -> None:
     rows = itertools.cycle(read_rows(args.rows))
     for step in range(1, args.max_steps + 1):
         batch = list(itertools.islice(rows, micro_batch_size * args.gradient_accumulation_steps))
-        with autocast(args.dtype):
-            log = train_step(
-                model, optimizer, schedule, batch, micro_batch_size, hyper.max_grad_norm
-            )
+        log = train_step(
+            model, optimizer, schedule, batch, micro_batch_size, hyper.max_grad_norm, args.dtype
+        )
         print(json.dumps({"step": step, **asdict(log)}), flush=True)
     if args.save:
         model.save_pretrained(args.save)
