@@ -2,7 +2,6 @@
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
 pub mod backend;
-#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod dtype;
@@ -11,11 +10,12 @@ pub mod files;
 pub mod kernels;
 pub mod model;
 pub mod ops;
-#[cfg(feature = "cli")]
 pub mod programs;
 pub mod quant;
+pub mod random;
 pub mod tape;
 pub mod tensor;
+pub mod tokenizer;
 pub mod train;
 
 pub use backend::Device;

@@ -1,0 +1,242 @@
+//! `tokenizer.json` through the `tokenizers` crate.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+use super::{Encoding, Tokenizer, TokenizerFiles};
+use crate::{Error, Result};
+
+/// A Hugging Face tokenizer with the special tokens of its model directory.
+pub struct HfTokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    pad: Option<u32>,
+    special: Vec<u32>,
+    vocab_size: usize,
+}
+
+impl HfTokenizer {
+    /// Loads the tokenizer of a model directory.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::from_files(&TokenizerFiles::load(dir)?)
+    }
+
+    /// Loads `tokenizer.json` of the directory whose other files were read already.
+    pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
+        let path = files.dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|error| {
+            Error::input(format!(
+                "cannot read {}: {error}; a model directory needs a tokenizer.json (from a model \
+                 that has only another form, save one with Transformers' fast tokenizer)",
+                path.display()
+            ))
+        })?;
+        let inner =
+            guarded("load", || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|why| {
+                Error::input(format!(
+                    "{}: not a tokenizer this version reads: {why}",
+                    path.display()
+                ))
+            })?;
+        Self::new(inner, files)
+    }
+
+    /// Wraps a tokenizer that exists already. Its own truncation and padding are switched off.
+    pub fn new(mut inner: tokenizers::Tokenizer, files: &TokenizerFiles) -> Result<Self> {
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| Error::input(format!("tokenizer truncation: {error}")))?;
+        let id = |name: &str| -> Result<Option<u32>> {
+            let Some(token) = files.special_tokens.get(name) else { return Ok(None) };
+            inner.token_to_id(token).map(Some).ok_or_else(|| {
+                Error::input(format!(
+                    "{}: `{name}` is {token:?}, which tokenizer.json does not have; the files do \
+                     not belong together",
+                    files.dir.join("tokenizer_config.json").display()
+                ))
+            })
+        };
+        let (bos, pad) = (id("bos_token")?, id("pad_token")?);
+        let mut eos: Vec<u32> = id("eos_token")?.into_iter().collect();
+        for &extra in &files.eos_token_ids {
+            if !eos.contains(&extra) {
+                eos.push(extra);
+            }
+        }
+        let mut special: Vec<u32> = inner
+            .get_added_tokens_decoder()
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(&id, _)| id)
+            .chain(eos.iter().copied())
+            .collect();
+        special.sort_unstable();
+        special.dedup();
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Ok(Self { inner, bos, eos, pad, special, vocab_size })
+    }
+
+    fn run(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
+        guarded("encode", || self.inner.encode(text, add_special)).map_err(|why| {
+            Error::input(format!(
+                "the tokenizer cannot encode a text of {} bytes that begins {:?}: {why}",
+                text.len(),
+                text.chars().take(40).collect::<String>()
+            ))
+        })
+    }
+}
+
+impl Tokenizer for HfTokenizer {
+    fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        Ok(self.run(text, add_special)?.get_ids().to_vec())
+    }
+
+    fn encode_with_spans(&self, text: &str) -> Result<Encoding> {
+        let encoding = self.run(text, false)?;
+        Ok(Encoding {
+            ids: encoding.get_ids().to_vec(),
+            spans: cover(encoding.get_offsets(), text.len()),
+        })
+    }
+
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        guarded("decode", || self.inner.decode(ids, skip_special))
+            .map_err(|why| Error::run(format!("the tokenizer cannot decode {ids:?}: {why}")))
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        self.special.binary_search(&id).is_ok()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn bos_token_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    fn eos_token_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    fn pad_token_id(&self) -> Option<u32> {
+        self.pad
+    }
+}
+
+/// Widens each token's offsets back over what lies between it and the token before.
+///
+/// Byte-level post-processors trim leading spaces from offsets, and pre-tokenizers may drop
+/// characters; a mask by position must not lose either.
+fn cover(offsets: &[(usize, usize)], len: usize) -> Vec<(usize, usize)> {
+    let mut reached = 0;
+    offsets
+        .iter()
+        .map(|&(start, end)| {
+            let span = (start.min(reached), end.clamp(start, len).max(start.min(reached)));
+            reached = reached.max(span.1);
+            span
+        })
+        .collect()
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `call`, turning both its error and a panic into a message.
+///
+/// The `tokenizers` crate panics on some inputs (a regular expression that gives up, for one).
+/// The panic message is not printed: the error that is returned says it.
+fn guarded<T>(
+    what: &str,
+    call: impl FnOnce() -> Result<T, tokenizers::Error>,
+) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                previous(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    QUIET.set(false);
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(format!("the tokenizer library gave up while it tried to {what}: {text}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    #[test]
+    fn panics_of_the_library_become_errors() {
+        let message = guarded::<()>("encode", || panic!("retry-limit-in-match over")).unwrap_err();
+        assert!(message.contains("retry-limit-in-match over"), "{message}");
+        let tokenizer = testing::with_pre_tokenizer_regex("(a+)+$");
+        let error = tokenizer.encode(&format!("{}b", "a".repeat(40)), false).unwrap_err();
+        assert_eq!(error.exit_status(), 2);
+    }
+
+    #[test]
+    fn padding_and_truncation_of_the_file_are_ignored() {
+        let tokenizer = testing::with_truncation_and_padding(2, 9);
+        assert_eq!(tokenizer.encode("abcd", false).unwrap().len(), 4);
+        assert_eq!(tokenizer.encode("a", false).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn spans_cover_trimmed_offsets() {
+        assert_eq!(cover(&[(0, 2), (3, 5), (6, 6), (6, 9)], 9), [(0, 2), (2, 5), (5, 6), (6, 9)]);
+        // Several tokens of one character share its bytes.
+        assert_eq!(cover(&[(0, 4), (0, 4), (4, 5)], 5), [(0, 4), (0, 4), (4, 5)]);
+    }
+
+    #[test]
+    fn special_tokens_in_text_are_recognised_and_skipped_on_request() {
+        let tokenizer = testing::tokenizer();
+        let ids = tokenizer.encode("a<|im_end|>", true).unwrap();
+        let im_end = tokenizer.token_to_id("<|im_end|>").unwrap();
+        assert_eq!(ids[0], tokenizer.bos_token_id().unwrap());
+        assert_eq!(*ids.last().unwrap(), im_end);
+        assert!(tokenizer.is_special(im_end));
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "a");
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<s>a<|im_end|>");
+    }
+
+    #[test]
+    fn a_special_token_that_the_vocabulary_lacks_is_an_error() {
+        let mut files = testing::files();
+        files.special_tokens.insert("eos_token".into(), "<nowhere>".into());
+        let error = HfTokenizer::new(testing::inner(), &files).err().unwrap().to_string();
+        assert!(error.contains("`eos_token`") && error.contains("<nowhere>"), "{error}");
+    }
+}
