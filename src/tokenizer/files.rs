@@ -77,17 +77,15 @@ impl TokenizerFiles {
         let mut names: Vec<PathBuf> = CARRIED.iter().map(PathBuf::from).collect();
         let additional = jinja_files(&self.dir.join(ADDITIONAL_TEMPLATES))?;
         names.extend(
-            additional.iter().map(|(stem, _)| {
-                Path::new(ADDITIONAL_TEMPLATES).join(stem).with_extension("jinja")
-            }),
+            additional
+                .keys()
+                .map(|stem| Path::new(ADDITIONAL_TEMPLATES).join(format!("{stem}.jinja"))),
         );
         let mut files = Vec::new();
         for name in names {
-            if name == Path::new("chat_template.jinja") {
-                if let Some(source) = template {
-                    files.push((name, source.as_bytes().to_vec()));
-                    continue;
-                }
+            if let (Some("chat_template.jinja"), Some(source)) = (name.to_str(), template) {
+                files.push((name, source.as_bytes().to_vec()));
+                continue;
             }
             let path = self.dir.join(&name);
             if path.is_file() {
@@ -148,10 +146,9 @@ fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     }
     for entry in std::fs::read_dir(dir).map_err(|error| unreadable(dir, &error))? {
         let path = entry.map_err(|error| unreadable(dir, &error))?.path();
-        if path.extension().is_some_and(|extension| extension == "jinja") {
-            if let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) {
-                files.insert(stem.to_string(), path);
-            }
+        let is_jinja = path.extension().is_some_and(|extension| extension == "jinja");
+        if let (true, Some(stem)) = (is_jinja, path.file_stem().and_then(|stem| stem.to_str())) {
+            files.insert(stem.to_string(), path);
         }
     }
     Ok(files)

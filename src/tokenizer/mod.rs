@@ -9,6 +9,7 @@ pub mod end_of_turn;
 mod files;
 #[cfg(feature = "tokenizers")]
 mod hf;
+mod processor;
 mod python_json;
 mod stream;
 mod template;
@@ -17,8 +18,10 @@ pub(crate) mod testing;
 
 pub use end_of_turn::EndOfTurn;
 pub use files::TokenizerFiles;
+pub(crate) use files::kind as json_kind;
 #[cfg(feature = "tokenizers")]
 pub use hf::HfTokenizer;
+pub use processor::TextProcessor;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderInput};
 

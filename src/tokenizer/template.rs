@@ -208,13 +208,11 @@ fn python_methods(
     method: &str,
     args: &[Value],
 ) -> Result<Value, minijinja::Error> {
-    if let (Some(text), [affix]) = (value.as_str(), args) {
-        if let Some(affix) = affix.as_str() {
-            match method {
-                "removeprefix" => return Ok(Value::from(text.strip_prefix(affix).unwrap_or(text))),
-                "removesuffix" => return Ok(Value::from(text.strip_suffix(affix).unwrap_or(text))),
-                _ => {}
-            }
+    if let (Some(text), Some(affix)) = (value.as_str(), args.first().and_then(Value::as_str)) {
+        match method {
+            "removeprefix" => return Ok(Value::from(text.strip_prefix(affix).unwrap_or(text))),
+            "removesuffix" => return Ok(Value::from(text.strip_suffix(affix).unwrap_or(text))),
+            _ => {}
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)

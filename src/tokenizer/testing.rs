@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{HfTokenizer, TokenizerFiles};
+use super::{ChatTemplate, HfTokenizer, TextProcessor, TokenizerFiles};
 
 /// Special tokens, in the order of their ids from 0.
 pub const SPECIAL: [&str; 6] = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<pad>"];
@@ -71,6 +71,15 @@ pub fn files() -> TokenizerFiles {
 /// The tokenizer of most tests.
 pub fn tokenizer() -> HfTokenizer {
     HfTokenizer::new(inner(), &files()).unwrap()
+}
+
+/// The tokenizer with a chat template of that source, or without one.
+pub fn processor(template: Option<&str>) -> TextProcessor {
+    let files = files();
+    let date = jiff::civil::date(2024, 1, 1).at(0, 0, 0, 0);
+    let template = template
+        .map(|source| ChatTemplate::new("test", source, &files.special_tokens, date).unwrap());
+    TextProcessor { files, tokenizer: Box::new(tokenizer()), template }
 }
 
 /// One whose file asks for truncation and padding.

@@ -1,0 +1,514 @@
+//! The forms a row can have, told apart by their keys, and what each says.
+
+use serde_json::{Map, Value, json};
+
+use super::read::excerpt;
+use crate::tokenizer::json_kind as kind;
+use crate::{Error, Result};
+
+/// A form of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `text`: plain text, all of it trained.
+    Text,
+    /// `messages`: a conversation of `role` and `content`.
+    Messages,
+    /// `prompt` and `completion`: strings or message lists.
+    PromptCompletion,
+    /// `prompt`, `chosen` and `rejected`: for preference objectives.
+    Preference,
+    /// `instruction`, perhaps `input`, and `output`.
+    Alpaca,
+    /// `conversations` of `from` and `value`.
+    Sharegpt,
+}
+
+/// Every format with its name in the config and the keys that a row must have.
+const FORMATS: [(Format, &str, &[&str]); 6] = [
+    (Format::Text, "text", &["text"]),
+    (Format::Messages, "messages", &["messages"]),
+    (Format::PromptCompletion, "prompt-completion", &["prompt", "completion"]),
+    (Format::Preference, "preference", &["prompt", "chosen", "rejected"]),
+    (Format::Alpaca, "alpaca", &["instruction", "output"]),
+    (Format::Sharegpt, "sharegpt", &["conversations"]),
+];
+
+/// What a row says, whatever its form was.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sample {
+    /// Text that is trained from its second token on.
+    Text(String),
+    /// A text and its continuation.
+    PromptCompletion {
+        /// What is given.
+        prompt: String,
+        /// What is trained.
+        completion: String,
+    },
+    /// A conversation.
+    Chat(Chat),
+}
+
+/// A conversation for a chat template.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Chat {
+    /// Objects with `role` and `content`, as the template takes them.
+    pub messages: Vec<Value>,
+    /// Assistant turns before this message are context and carry no loss.
+    pub trained_from: usize,
+    /// The row's `tools`.
+    pub tools: Option<Value>,
+    /// The row's `chat_template_kwargs`.
+    pub variables: Option<Map<String, Value>>,
+}
+
+impl Format {
+    /// The format of that name; `auto` is `None`.
+    pub fn from_name(name: &str) -> Result<Option<Self>> {
+        if name == "auto" {
+            return Ok(None);
+        }
+        match FORMATS.iter().find(|(_, known, _)| *known == name) {
+            Some((format, ..)) => Ok(Some(*format)),
+            None => {
+                let known: Vec<&str> = FORMATS.iter().map(|(_, name, _)| *name).collect();
+                Err(Error::input(format!(
+                    "data.format = {name:?} is not known; expected auto, {}",
+                    known.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// The name the config uses.
+    pub fn name(self) -> &'static str {
+        self.entry().1
+    }
+
+    fn keys(self) -> &'static [&'static str] {
+        self.entry().2
+    }
+
+    fn entry(self) -> &'static (Self, &'static str, &'static [&'static str]) {
+        // Every variant is in the table, in the order of the enum.
+        &FORMATS[self as usize]
+    }
+
+    /// The format that a row's keys tell. A key whose value is null counts as absent.
+    pub fn detect(object: &Map<String, Value>) -> Result<Self> {
+        let fits: Vec<Format> = FORMATS
+            .iter()
+            .filter(|(_, _, keys)| keys.iter().all(|key| present(object, key)))
+            .map(|(format, ..)| *format)
+            .collect();
+        match fits.as_slice() {
+            [format] => Ok(*format),
+            [] => {
+                let known: Vec<String> = FORMATS
+                    .iter()
+                    .map(|(_, name, keys)| format!("{} ({name})", keys.join(" + ")))
+                    .collect();
+                Err(Error::input(format!(
+                    "the keys {} fit no format; expected {}",
+                    keys_of(object),
+                    known.join(", ")
+                )))
+            }
+            several => {
+                let names: Vec<&str> = several.iter().map(|format| format.name()).collect();
+                Err(Error::input(format!(
+                    "the keys {} fit more than one format: set data.format to {}",
+                    keys_of(object),
+                    names.join(" or ")
+                )))
+            }
+        }
+    }
+
+    /// What `object` says, read as this format.
+    ///
+    /// # Errors
+    /// A missing key, a value of the wrong type, an unknown role, or a row without an answer to
+    /// learn. The message does not say where: the caller knows file and line.
+    pub fn sample(self, object: &Map<String, Value>) -> Result<Sample> {
+        if let Some(missing) = self.keys().iter().find(|key| !present(object, key)) {
+            let hint = match Self::detect(object) {
+                Ok(other) if other != self => {
+                    format!(
+                        "; this row looks like {}: all rows of a run have one format",
+                        other.name()
+                    )
+                }
+                _ => String::new(),
+            };
+            return Err(Error::input(format!(
+                "the key `{missing}` of format {} is missing or null (keys found: {}){hint}",
+                self.name(),
+                keys_of(object)
+            )));
+        }
+        match self {
+            Self::Text => {
+                let text = string(object, "text")?;
+                answer(text, "`text`")?;
+                Ok(Sample::Text(text.to_string()))
+            }
+            Self::PromptCompletion => prompt_completion(object),
+            Self::Messages => {
+                chat(object, messages(&object["messages"], "messages")?, 0).map(Sample::Chat)
+            }
+            Self::Alpaca => alpaca(object).map(Sample::Chat),
+            Self::Sharegpt => sharegpt(object).map(Sample::Chat),
+            Self::Preference => Err(Error::input(
+                "rows of prompt, chosen and rejected are preference pairs, which objective = \
+                 \"sft\" cannot use; to imitate the chosen answers, write them as prompt and \
+                 completion",
+            )),
+        }
+    }
+}
+
+fn present(object: &Map<String, Value>, key: &str) -> bool {
+    object.get(key).is_some_and(|value| !value.is_null())
+}
+
+fn keys_of(object: &Map<String, Value>) -> String {
+    let keys: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
+    if keys.is_empty() { "(none)".into() } else { keys.join(", ") }
+}
+
+/// A string at `key`, which is there.
+fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+    let value = &object[key];
+    value.as_str().ok_or_else(|| {
+        Error::input(format!("`{key}` is {}, expected a string: {}", kind(value), shown(value)))
+    })
+}
+
+fn optional_string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+    if present(object, key) { string(object, key) } else { Ok("") }
+}
+
+fn shown(value: &Value) -> String {
+    excerpt(&value.to_string())
+}
+
+fn answer(text: &str, what: &str) -> Result<()> {
+    if text.trim().is_empty() {
+        return Err(Error::input(format!(
+            "{what} is empty: there is nothing to learn from this row"
+        )));
+    }
+    Ok(())
+}
+
+fn prompt_completion(object: &Map<String, Value>) -> Result<Sample> {
+    match (&object["prompt"], &object["completion"]) {
+        (Value::Array(_), Value::Array(_)) => {
+            let mut turns = messages(&object["prompt"], "prompt")?;
+            let trained_from = turns.len();
+            turns.extend(messages(&object["completion"], "completion")?);
+            chat(object, turns, trained_from).map(Sample::Chat)
+        }
+        (Value::Array(_), other) | (other, Value::Array(_)) => Err(Error::input(format!(
+            "`prompt` and `completion` must be both strings or both message lists; one is a list \
+             and the other {}",
+            kind(other)
+        ))),
+        _ => {
+            let (prompt, completion) = (string(object, "prompt")?, string(object, "completion")?);
+            answer(completion, "`completion`")?;
+            Ok(Sample::PromptCompletion { prompt: prompt.into(), completion: completion.into() })
+        }
+    }
+}
+
+fn alpaca(object: &Map<String, Value>) -> Result<Chat> {
+    let (instruction, output) = (string(object, "instruction")?, string(object, "output")?);
+    answer(output, "`output`")?;
+    if object.get("history").and_then(Value::as_array).is_some_and(|turns| !turns.is_empty()) {
+        return Err(Error::input(
+            "`history` is not part of the alpaca format here; write the conversation as `messages`",
+        ));
+    }
+    let user = match optional_string(object, "input")? {
+        "" => instruction.to_string(),
+        input => format!("{instruction}\n{input}"),
+    };
+    let mut messages = system(object)?;
+    messages.push(json!({"role": "user", "content": user}));
+    messages.push(json!({"role": "assistant", "content": output}));
+    chat(object, messages, 0)
+}
+
+/// The system message of a row that has a `system` key.
+fn system(object: &Map<String, Value>) -> Result<Vec<Value>> {
+    Ok(match optional_string(object, "system")? {
+        "" => Vec::new(),
+        text => vec![json!({"role": "system", "content": text})],
+    })
+}
+
+fn sharegpt(object: &Map<String, Value>) -> Result<Chat> {
+    let mut messages = system(object)?;
+    for (index, turn) in list(&object["conversations"], "conversations")?.iter().enumerate() {
+        let place = format!("conversations[{index}]");
+        let field = |key: &str| {
+            turn.get(key).and_then(Value::as_str).ok_or_else(|| {
+                let hint = if turn.get("role").is_some() {
+                    "; a list of `role` and `content` belongs under the key `messages`"
+                } else {
+                    ""
+                };
+                Error::input(format!(
+                    "{place} has no string `{key}`, expected {{\"from\": ..., \"value\": ...}}: {}{hint}",
+                    shown(turn)
+                ))
+            })
+        };
+        let role = match field("from")? {
+            "human" | "user" => "user",
+            "gpt" | "assistant" => "assistant",
+            "system" => "system",
+            "tool" => "tool",
+            other => {
+                return Err(Error::input(format!(
+                    "{place}: unknown `from` {other:?}; expected human, user, gpt, assistant, \
+                     system or tool"
+                )));
+            }
+        };
+        messages.push(json!({"role": role, "content": field("value")?}));
+    }
+    chat(object, messages, 0)
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    match value {
+        Value::Array(items) if !items.is_empty() => Ok(items),
+        Value::Array(_) => Err(Error::input(format!("`{key}` is an empty list"))),
+        other => Err(Error::input(format!(
+            "`{key}` is {}, expected a list: {}",
+            kind(other),
+            shown(other)
+        ))),
+    }
+}
+
+/// The messages at `key`, checked one by one.
+fn messages(value: &Value, key: &str) -> Result<Vec<Value>> {
+    let items = list(value, key)?;
+    for (index, message) in items.iter().enumerate() {
+        check_message(message).map_err(|error| Error::input(format!("{key}[{index}]: {error}")))?;
+    }
+    Ok(items.clone())
+}
+
+fn check_message(message: &Value) -> Result<()> {
+    let Some(object) = message.as_object() else {
+        return Err(Error::input(format!(
+            "is {}, expected an object with `role` and `content`: {}",
+            kind(message),
+            shown(message)
+        )));
+    };
+    match object.get("role") {
+        Some(Value::String(role)) => {
+            if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
+                return Err(Error::input(format!(
+                    "unknown role {role:?}; expected system, developer, user, assistant or tool"
+                )));
+            }
+        }
+        Some(other) => {
+            return Err(Error::input(format!("`role` is {}, expected a string", kind(other))));
+        }
+        None => {
+            let hint = if object.contains_key("from") {
+                "; a list of `from` and `value` belongs under the key `conversations`"
+            } else {
+                ""
+            };
+            return Err(Error::input(format!(
+                "the key `role` is missing (keys found: {}){hint}",
+                keys_of(object)
+            )));
+        }
+    }
+    match object.get("content") {
+        Some(Value::String(_)) => Ok(()),
+        Some(Value::Array(parts)) => parts.iter().try_for_each(|part| {
+            if part.get("type").and_then(Value::as_str) == Some("text")
+                && part.get("text").is_some_and(Value::is_string)
+            {
+                return Ok(());
+            }
+            Err(Error::input(format!(
+                "a part of `content` is not {{\"type\": \"text\", \"text\": ...}}, and only text \
+                 can be trained: {}",
+                shown(part)
+            )))
+        }),
+        None | Some(Value::Null) if present(object, "tool_calls") => Ok(()),
+        None | Some(Value::Null) => Err(Error::input(format!(
+            "`content` is missing or null (keys found: {}); only a message with `tool_calls` may \
+             leave it out",
+            keys_of(object)
+        ))),
+        Some(other) => {
+            Err(Error::input(format!("`content` is {}, expected a string", kind(other))))
+        }
+    }
+}
+
+/// A conversation with what the row says besides, if it has an answer to learn.
+fn chat(object: &Map<String, Value>, messages: Vec<Value>, trained_from: usize) -> Result<Chat> {
+    let mut answers =
+        messages[trained_from..].iter().filter(|message| message["role"] == "assistant").peekable();
+    if answers.peek().is_none() {
+        let roles: Vec<&str> =
+            messages.iter().filter_map(|message| message["role"].as_str()).collect();
+        return Err(Error::input(format!(
+            "there is no assistant turn to learn from (roles: {})",
+            roles.join(", ")
+        )));
+    }
+    let empty = |message: &&Value| {
+        texts(message).iter().all(|text| text.trim().is_empty())
+            && message.get("tool_calls").is_none_or(Value::is_null)
+    };
+    if answers.all(|message| empty(&message)) {
+        return Err(Error::input(
+            "every assistant turn is empty: there is nothing to learn from this row",
+        ));
+    }
+    let variables = match object.get("chat_template_kwargs") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(variables)) => Some(variables.clone()),
+        Some(other) => {
+            return Err(Error::input(format!(
+                "`chat_template_kwargs` is {}, expected an object",
+                kind(other)
+            )));
+        }
+    };
+    let tools = object.get("tools").filter(|tools| !tools.is_null()).cloned();
+    Ok(Chat { messages, trained_from, tools, variables })
+}
+
+/// The texts of a message's content: one string, or the text of each part.
+pub(super) fn texts(message: &Value) -> Vec<&str> {
+    match &message["content"] {
+        Value::String(text) => vec![text],
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(json: &str) -> Map<String, Value> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn auto(json: &str) -> Result<Sample> {
+        let row = object(json);
+        Format::detect(&row)?.sample(&row)
+    }
+
+    fn error(json: &str) -> String {
+        auto(json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn formats_are_told_apart_by_keys() {
+        for (json, expected) in [
+            (r#"{"text": "a", "messages": null}"#, Format::Text),
+            (r#"{"messages": []}"#, Format::Messages),
+            (r#"{"prompt": "a", "completion": "b", "id": 1}"#, Format::PromptCompletion),
+            (r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#, Format::Preference),
+            (r#"{"instruction": "a", "input": "", "output": "c"}"#, Format::Alpaca),
+            (r#"{"conversations": []}"#, Format::Sharegpt),
+        ] {
+            assert_eq!(Format::detect(&object(json)).unwrap(), expected);
+            assert_eq!(Format::from_name(expected.name()).unwrap(), Some(expected));
+        }
+        assert!(error(r#"{"txt": "a"}"#).contains("`txt` fit no format; expected text (text)"));
+        let both = error(r#"{"instruction": "a", "output": "b", "text": "c"}"#);
+        assert!(both.contains("set data.format to text or alpaca"), "{both}");
+        assert_eq!(Format::from_name("auto").unwrap(), None);
+        assert!(Format::from_name("csv").unwrap_err().to_string().contains("sharegpt"));
+    }
+
+    #[test]
+    fn alpaca_and_sharegpt_become_messages() {
+        let Sample::Chat(chat) =
+            auto(r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#).unwrap()
+        else {
+            panic!("not a chat")
+        };
+        assert_eq!(
+            Value::from(chat.messages),
+            json!([{"role": "user", "content": "Add\n1 2"}, {"role": "assistant", "content": "3"}])
+        );
+        let row = r#"{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"},
+                     {"from": "gpt", "value": "a"}], "tools": ["t"]}"#;
+        let Sample::Chat(chat) = auto(row).unwrap() else { panic!("not a chat") };
+        let roles: Vec<_> = chat.messages.iter().map(|m| m["role"].as_str().unwrap()).collect();
+        assert_eq!(roles, ["system", "user", "assistant"]);
+        assert_eq!(chat.tools, Some(json!(["t"])));
+    }
+
+    #[test]
+    fn message_lists_as_prompt_are_context() {
+        let row = r#"{"prompt": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"},
+                      {"role": "user", "content": "v"}],
+                      "completion": [{"role": "assistant", "content": "b"}]}"#;
+        let Sample::Chat(chat) = auto(row).unwrap() else { panic!("not a chat") };
+        assert_eq!((chat.messages.len(), chat.trained_from), (4, 3));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (json, expected) in [
+            (r#"{"text": 3}"#, "`text` is a number, expected a string: `3`"),
+            (r#"{"text": " "}"#, "`text` is empty"),
+            (r#"{"prompt": "p", "completion": ""}"#, "`completion` is empty"),
+            (r#"{"prompt": "p", "completion": []}"#, "both strings or both message lists"),
+            (r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#, "preference pairs"),
+            (r#"{"messages": "hi"}"#, "`messages` is a string, expected a list"),
+            (r#"{"messages": []}"#, "`messages` is an empty list"),
+            (r#"{"messages": ["hi"]}"#, "messages[0]: is a string, expected an object"),
+            (r#"{"messages": [{"from": "human", "value": "x"}]}"#, "under the key `conversations`"),
+            (
+                r#"{"messages": [{"role": "bot", "content": "x"}]}"#,
+                "messages[0]: unknown role \"bot\"",
+            ),
+            (r#"{"messages": [{"role": "user"}]}"#, "`content` is missing or null"),
+            (r#"{"messages": [{"role": "user", "content": [{"type": "image"}]}]}"#, "only text"),
+            (r#"{"messages": [{"role": "user", "content": "x"}]}"#, "no assistant turn"),
+            (
+                r#"{"messages": [{"role": "assistant", "content": " "}]}"#,
+                "every assistant turn is empty",
+            ),
+            (r#"{"conversations": [{"from": "x", "value": "y"}]}"#, "unknown `from` \"x\""),
+            (
+                r#"{"conversations": [{"role": "user", "content": "y"}]}"#,
+                "under the key `messages`",
+            ),
+            (r#"{"instruction": "i", "output": "o", "history": [["a", "b"]]}"#, "`history`"),
+        ] {
+            let message = error(json);
+            assert!(message.contains(expected), "{json}: {message}");
+        }
+        let message = Format::Text.sample(&object(r#"{"prompt": "a", "completion": "b"}"#));
+        let message = message.unwrap_err().to_string();
+        assert!(
+            message.contains("`text` of format text is missing")
+                && message.contains("looks like prompt-completion"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,419 @@
+//! Files to a [`Dataset`], with everything that can be wrong found before the first step.
+
+use rayon::prelude::*;
+
+use super::encode::{Encoder, NO_LOSS};
+use super::format::Sample;
+use super::read::{self, Row};
+use super::{DataFile, Dataset, Example, Format, Stats, place};
+use crate::tokenizer::TextProcessor;
+use crate::{Error, Result};
+
+/// Rows tokenized at a time: enough for every thread, few enough that an error shows soon.
+const CHUNK: usize = 4096;
+
+/// What happens to a row that is longer than `max_length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExcessLength {
+    /// Its end is cut off.
+    #[default]
+    Truncate,
+    /// It is left out.
+    Drop,
+    /// It is an error.
+    Raise,
+}
+
+impl ExcessLength {
+    /// The strategy of that name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "truncate" => Ok(Self::Truncate),
+            "drop" => Ok(Self::Drop),
+            "raise" => Ok(Self::Raise),
+            _ => Err(Error::input(format!(
+                "data.excess_length_strategy = {name:?} is not known; expected truncate, drop or \
+                 raise"
+            ))),
+        }
+    }
+}
+
+/// How rows become examples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The format of the rows; `None` tells it from the keys of the first.
+    pub format: Option<Format>,
+    /// The longest example, in tokens.
+    pub max_length: usize,
+    /// What happens to longer rows.
+    pub excess_length: ExcessLength,
+    /// Only completions and assistant turns carry loss.
+    pub completion_only_loss: bool,
+    /// Whether a set that never trains a stop token is an error. Training wants it, evaluating
+    /// does not.
+    pub require_stop_token: bool,
+}
+
+impl Dataset {
+    /// Reads, tokenizes and checks `files`.
+    ///
+    /// # Errors
+    /// Anything wrong with a file or row (named as `file:line`), rows of different formats, no
+    /// row with loss left, or no row that trains a stop token.
+    pub fn load(files: &[DataFile], text: &TextProcessor, options: &LoadOptions) -> Result<Self> {
+        check(files, options)?;
+        let encoder = Encoder::new(text, options.completion_only_loss);
+        let mut collector = Collector::default();
+        let mut format = options.format;
+        for (index, file) in files.iter().enumerate() {
+            let rows = read::read(&file.path)?;
+            let format = match format {
+                Some(format) => format,
+                None => *format.insert(at(file, &rows[0], Format::detect(&rows[0].object))?),
+            };
+            for chunk in rows.chunks(CHUNK) {
+                let tokenized: Vec<Result<Tokenized>> = chunk
+                    .par_iter()
+                    .map(|row| at(file, row, Tokenized::of(row, index, format, &encoder)))
+                    .collect();
+                // In order, so that the first bad row is the one that is named.
+                for (row, tokenized) in chunk.iter().zip(tokenized) {
+                    at(file, row, collector.take(tokenized?, options))?;
+                }
+            }
+        }
+        collector.finish(files, format.unwrap_or(Format::Text), text, options)
+    }
+}
+
+fn check(files: &[DataFile], options: &LoadOptions) -> Result<()> {
+    if files.is_empty() {
+        return Err(Error::input("no data file is given; set data.train to a file or a list"));
+    }
+    if let Some(file) = files.iter().find(|file| !(file.weight > 0.0 && file.weight <= 1000.0)) {
+        return Err(Error::input(format!(
+            "the weight {} of {} is not a multiple of its rows; expected a number above 0 and at \
+             most 1000 (1 is every row once per epoch)",
+            file.weight,
+            file.path.display()
+        )));
+    }
+    if options.max_length < 2 {
+        return Err(Error::input(format!(
+            "data.max_length = {} leaves nothing to predict; expected at least 2",
+            options.max_length
+        )));
+    }
+    Ok(())
+}
+
+/// Puts `file:line` before an error about a row.
+fn at<T>(file: &DataFile, row: &Row, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        Error::Input(why) => Error::Input(format!("{}: {why}", place(&file.path, row.line))),
+        other => other,
+    })
+}
+
+/// A row after tokenizing.
+struct Tokenized {
+    example: Example,
+    /// The ids of which the row should train one, and whether it is a conversation.
+    stops: Vec<u32>,
+}
+
+impl Tokenized {
+    fn of(row: &Row, file: usize, format: Format, encoder: &Encoder) -> Result<Self> {
+        let sample: Sample = format.sample(&row.object)?;
+        let labelled = encoder.encode(&sample)?;
+        let example = Example {
+            input_ids: labelled.ids,
+            labels: labelled.labels,
+            source: (file as u32, row.line),
+        };
+        Ok(Self { example, stops: encoder.stop_ids(&sample).to_vec() })
+    }
+}
+
+/// Gathers examples and what must be known of the whole set.
+#[derive(Default)]
+struct Collector {
+    examples: Vec<Example>,
+    stats: Stats,
+    trains_stop: bool,
+    /// The stop ids that the first row should have trained.
+    stops: Vec<u32>,
+    /// The first row that was cut or left out, and why.
+    first_cut: Option<(u32, u32)>,
+}
+
+impl Collector {
+    fn take(&mut self, row: Tokenized, options: &LoadOptions) -> Result<()> {
+        let Tokenized { mut example, stops } = row;
+        let length = example.input_ids.len();
+        self.stats.longest = self.stats.longest.max(length);
+        if length > options.max_length {
+            self.first_cut.get_or_insert(example.source);
+            match options.excess_length {
+                ExcessLength::Truncate => {
+                    self.stats.truncated += 1;
+                    example.input_ids.truncate(options.max_length);
+                    example.labels.truncate(options.max_length);
+                }
+                ExcessLength::Drop => {
+                    self.stats.dropped_too_long += 1;
+                    return Ok(());
+                }
+                ExcessLength::Raise => {
+                    return Err(Error::input(format!(
+                        "the row has {length} tokens and data.max_length is {} \
+                         (excess_length_strategy = \"raise\"); shorten it, raise max_length, or \
+                         set excess_length_strategy to \"truncate\" or \"drop\"",
+                        options.max_length
+                    )));
+                }
+            }
+        }
+        if example.labels.iter().all(|&label| label == NO_LOSS) {
+            self.first_cut.get_or_insert(example.source);
+            self.stats.dropped_without_loss += 1;
+            return Ok(());
+        }
+        self.trains_stop |=
+            example.labels.iter().any(|&label| label >= 0 && stops.contains(&(label as u32)));
+        if self.stops.is_empty() {
+            self.stops = stops;
+        }
+        self.examples.push(example);
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        files: &[DataFile],
+        format: Format,
+        text: &TextProcessor,
+        options: &LoadOptions,
+    ) -> Result<Dataset> {
+        let cut = match self.first_cut {
+            Some((file, line)) => place(&files[file as usize].path, line),
+            None => "(none)".to_string(),
+        };
+        let Stats { longest, truncated, dropped_too_long, dropped_without_loss, .. } = self.stats;
+        if self.examples.is_empty() {
+            return Err(Error::input(format!(
+                "no row is left to train on: of {} rows, {dropped_too_long} were longer than \
+                 data.max_length = {} and dropped, {dropped_without_loss} had no token with loss \
+                 within it (the first: {cut}; the longest row has {longest} tokens); raise \
+                 max_length",
+                dropped_too_long + dropped_without_loss,
+                options.max_length,
+            )));
+        }
+        if options.require_stop_token && !self.trains_stop {
+            let names: Vec<String> = self
+                .stops
+                .iter()
+                .filter_map(|&id| text.tokenizer.id_to_token(id))
+                .map(|name| format!("`{name}`"))
+                .collect();
+            return Err(Error::input(format!(
+                "no row trains a stop token ({}), so the model would never learn to stop: \
+                 {truncated} rows are cut at data.max_length = {} before their end (the first: \
+                 {cut}; the longest row has {longest} tokens); raise max_length, or split the rows",
+                names.join(", "),
+                options.max_length,
+            )));
+        }
+        let mut set =
+            Dataset { files: files.to_vec(), format, examples: self.examples, stats: self.stats };
+        set.count();
+        Ok(set)
+    }
+}
+
+#[cfg(all(test, feature = "tokenizers"))]
+mod tests {
+    use super::*;
+    use crate::tokenizer::builtin;
+    use crate::tokenizer::testing::processor;
+
+    fn options() -> LoadOptions {
+        LoadOptions {
+            format: None,
+            max_length: 64,
+            excess_length: ExcessLength::Truncate,
+            completion_only_loss: true,
+            require_stop_token: true,
+        }
+    }
+
+    fn load(contents: &[&str], options: &LoadOptions) -> Result<Dataset> {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<DataFile> = contents
+            .iter()
+            .enumerate()
+            .map(|(index, content)| {
+                let path = dir.path().join(format!("{index}.jsonl"));
+                std::fs::write(&path, content).unwrap();
+                DataFile::new(path)
+            })
+            .collect();
+        let text = processor(Some(builtin::find("chatml").unwrap().source));
+        Dataset::load(&files, &text, options)
+    }
+
+    fn error(contents: &[&str], options: &LoadOptions) -> String {
+        load(contents, options).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn files_become_examples_with_their_source() {
+        let set =
+            load(&["{\"text\": \"ab\"}\n\n{\"text\": \"c\"}\n", "[{\"text\": \"d\"}]"], &options())
+                .unwrap();
+        let sources: Vec<_> = set.examples.iter().map(|example| example.source).collect();
+        assert_eq!(sources, [(0, 1), (0, 3), (1, 1)]);
+        assert_eq!(set.format, Format::Text);
+        // <s> a b </s>, <s> c </s>, <s> d </s>.
+        assert_eq!((set.stats.examples, set.stats.tokens, set.stats.loss_tokens), (3, 10, 7));
+        assert!(set.place(&set.examples[1]).ends_with("0.jsonl:3"));
+    }
+
+    #[test]
+    fn all_rows_agree_on_the_format() {
+        let message =
+            error(&["{\"text\": \"a\"}\n{\"prompt\": \"p\", \"completion\": \"c\"}"], &options());
+        assert!(message.contains("0.jsonl:2: the key `text`"), "{message}");
+        assert!(message.contains("looks like prompt-completion"), "{message}");
+        let message = error(&["{\"text\": \"a\"}", "{\"output\": \"b\"}"], &options());
+        assert!(message.contains("1.jsonl:1: the key `text`"), "{message}");
+        let message = error(&["{\"foo\": 1}"], &options());
+        assert!(message.contains("0.jsonl:1: the keys `foo` fit no format"), "{message}");
+    }
+
+    #[test]
+    fn the_first_bad_row_is_the_one_named() {
+        let rows = "{\"text\": \"a\"}\n{\"text\": 1}\n{\"text\": 2}\n";
+        let message = error(&[rows], &options());
+        assert!(message.contains("0.jsonl:2: `text` is a number"), "{message}");
+        let preference = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}";
+        assert!(error(&[preference], &options()).contains("0.jsonl:1: rows of prompt, chosen"));
+    }
+
+    #[test]
+    fn long_rows_are_cut_dropped_or_refused() {
+        // <s> + 2 of prompt + completion + </s>.
+        let row = |completion: &str| {
+            format!("{{\"prompt\": \"pq\", \"completion\": \"{completion}\"}}\n")
+        };
+        let rows = row("x") + &row("yyyyyyyy");
+        let short = LoadOptions { max_length: 6, ..options() };
+        let set = load(&[&rows], &short).unwrap();
+        assert_eq!((set.stats.truncated, set.stats.longest), (1, 12));
+        assert_eq!(set.examples[1].input_ids.len(), 6);
+        let drop = LoadOptions { excess_length: ExcessLength::Drop, ..short.clone() };
+        let set = load(&[&rows], &drop).unwrap();
+        assert_eq!((set.examples.len(), set.stats.dropped_too_long), (1, 1));
+        let raise = LoadOptions { excess_length: ExcessLength::Raise, ..short };
+        let message = error(&[&rows], &raise);
+        assert!(
+            message.contains("0.jsonl:2: the row has 12 tokens and data.max_length is 6"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn rows_without_loss_are_dropped_and_all_of_them_is_an_error() {
+        let long = "{\"prompt\": \"pppppp\", \"completion\": \"x\"}\n";
+        let short = "{\"prompt\": \"p\", \"completion\": \"x\"}\n";
+        let options = LoadOptions { max_length: 6, ..options() };
+        let set = load(&[&(long.to_string() + short)], &options).unwrap();
+        assert_eq!((set.examples.len(), set.stats.dropped_without_loss), (1, 1));
+        let message = error(&[long], &options);
+        assert!(message.contains("no row is left") && message.contains("the first: "), "{message}");
+        assert!(message.contains("0.jsonl:1") && message.contains("has 9 tokens"), "{message}");
+        let tiny = LoadOptions { max_length: 1, ..options };
+        assert!(error(&[short], &tiny).contains("max_length = 1 leaves nothing to predict"));
+    }
+
+    #[test]
+    fn a_set_that_never_trains_a_stop_token_is_an_error() {
+        let row = r#"{"messages": [{"role": "user", "content": "u"},
+                     {"role": "assistant", "content": "aaaaaaaaaa"}]}"#
+            .replace('\n', " ");
+        let cut = LoadOptions { max_length: 24, ..options() };
+        let message = error(&[&row], &cut);
+        assert!(message.contains("no row trains a stop token (`<|im_end|>`"), "{message}");
+        assert!(message.contains("0.jsonl:1"), "{message}");
+        assert!(load(&[&row], &LoadOptions { require_stop_token: false, ..cut }).is_ok());
+        // Padding equals end of sequence here, and the end is learned all the same.
+        let text = processor(None);
+        assert_eq!(text.tokenizer.pad_token_id(), text.tokenizer.eos_token_id());
+        let set = load(&["{\"text\": \"a\"}"], &options()).unwrap();
+        let last = *set.examples[0].labels.last().unwrap();
+        assert_eq!(Some(last as u32), text.tokenizer.eos_token_id());
+    }
+
+    #[test]
+    fn a_template_that_refuses_a_row_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.jsonl");
+        std::fs::write(&path, r#"{"messages": [{"role": "assistant", "content": "a"}]}"#).unwrap();
+        let files = [DataFile::new(&path)];
+        let text = processor(Some("{{ raise_exception('user first') }}"));
+        let message = Dataset::load(&files, &text, &options()).unwrap_err().to_string();
+        assert!(
+            message.ends_with(
+                "d.jsonl:1: chat template test: it refuses the conversation: user first"
+            ),
+            "{message}"
+        );
+        let message = Dataset::load(&files, &processor(None), &options()).unwrap_err().to_string();
+        assert!(
+            message.contains("no chat template; set data.chat_template to one of"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn weights_are_checked() {
+        for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let files = [DataFile { path: "d.jsonl".into(), weight }];
+            let error = Dataset::load(&files, &processor(None), &options()).unwrap_err();
+            assert!(error.to_string().contains("the weight"), "{error}");
+        }
+    }
+
+    #[test]
+    fn held_out_examples_are_a_seeded_share() {
+        let rows: String = (0..20).map(|i| format!("{{\"text\": \"row {i}\"}}\n")).collect();
+        let set = load(&[&rows], &options()).unwrap();
+        let (train, eval) = set.clone().split(0.25, 1).unwrap();
+        assert_eq!((train.examples.len(), eval.examples.len()), (15, 5));
+        assert_eq!((train.stats.examples, eval.stats.examples), (15, 5));
+        let mut lines: Vec<u32> =
+            train.examples.iter().chain(&eval.examples).map(|example| example.source.1).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, (1..=20).collect::<Vec<u32>>());
+        assert_eq!(set.clone().split(0.25, 1).unwrap().1, eval);
+        assert_ne!(set.clone().split(0.25, 2).unwrap().1, eval);
+        assert_ne!(train.fingerprint(), eval.fingerprint());
+        assert_eq!(set.fingerprint(), set.clone().fingerprint());
+        for share in [0.0, 1.0, -0.5, f64::NAN] {
+            assert!(set.clone().split(share, 1).is_err());
+        }
+    }
+
+    #[test]
+    fn ids_outside_the_models_vocabulary_are_named() {
+        let text = processor(None);
+        let set = load(&["{\"text\": \"th\"}"], &options()).unwrap();
+        let size = text.tokenizer.vocab_size();
+        assert!(set.check_vocabulary(size, text.tokenizer.as_ref()).is_ok());
+        let message =
+            set.check_vocabulary(size - 1, text.tokenizer.as_ref()).unwrap_err().to_string();
+        assert!(message.contains("0.jsonl:1: token 262 (\"th\")"), "{message}");
+    }
+}

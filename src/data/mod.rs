@@ -1,0 +1,197 @@
+//! From data files to collated batches.
+//!
+//! Read in this order: [`read`] finds rows in files, [`format`] says what a row means, [`encode`]
+//! turns it into tokens and labels, [`Dataset`] checks the whole set before the first step,
+//! [`Plan`] decides which examples a step sees, [`Batch`] lays them end to end, and [`preview`]
+//! shows them as the loss sees them. Nothing here knows tensors or devices.
+
+mod batch;
+pub mod encode;
+pub mod format;
+mod load;
+mod plan;
+pub mod preview;
+pub mod read;
+
+pub use batch::Batch;
+pub use encode::NO_LOSS;
+pub use format::Format;
+pub use load::{ExcessLength, LoadOptions};
+pub use plan::{BatchOptions, Plan};
+
+use std::path::{Path, PathBuf};
+
+use crate::random::Rng;
+use crate::tokenizer::{Tokenizer, check_ids};
+use crate::{Error, Result};
+
+/// A data file and how often an epoch samples it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The multiple of its rows that an epoch sees: 0.5 is a (seeded, new every epoch) half of
+    /// them, 2 is all of them twice.
+    pub weight: f64,
+}
+
+impl DataFile {
+    /// A file of which every epoch sees every row once.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), weight: 1.0 }
+    }
+}
+
+/// One tokenized example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids.
+    pub input_ids: Vec<u32>,
+    /// Unshifted labels: the token's own id, or [`NO_LOSS`]. The first is always [`NO_LOSS`].
+    pub labels: Vec<i32>,
+    /// File (its index) and line (from 1) that the example comes from.
+    pub source: (u32, u32),
+}
+
+impl Example {
+    /// Tokens that carry loss.
+    pub fn num_loss_tokens(&self) -> usize {
+        self.labels.iter().filter(|&&label| label != NO_LOSS).count()
+    }
+}
+
+/// What loading a set did, for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Examples in the set.
+    pub examples: usize,
+    /// Tokens in the set.
+    pub tokens: usize,
+    /// Tokens that carry loss.
+    pub loss_tokens: usize,
+    /// Rows that were cut at `max_length`.
+    pub truncated: usize,
+    /// Rows longer than `max_length` that were left out (`excess_length_strategy = "drop"`).
+    pub dropped_too_long: usize,
+    /// Rows that had no token with loss left after cutting, and were left out.
+    pub dropped_without_loss: usize,
+    /// Tokens of the longest row before cutting.
+    pub longest: usize,
+}
+
+/// A tokenized set of examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Where the examples come from.
+    pub files: Vec<DataFile>,
+    /// The format all rows have.
+    pub format: Format,
+    /// The examples, file by file, in the order of the lines.
+    pub examples: Vec<Example>,
+    /// What loading did.
+    pub stats: Stats,
+}
+
+impl Dataset {
+    fn new(files: Vec<DataFile>, format: Format, examples: Vec<Example>) -> Self {
+        let mut set = Self { files, format, examples, stats: Stats::default() };
+        set.count();
+        set
+    }
+
+    /// Counts examples and tokens again.
+    fn count(&mut self) {
+        self.stats.examples = self.examples.len();
+        self.stats.tokens = self.examples.iter().map(|example| example.input_ids.len()).sum();
+        self.stats.loss_tokens = self.examples.iter().map(Example::num_loss_tokens).sum();
+    }
+
+    /// `file:line` of an example, for messages.
+    pub fn place(&self, example: &Example) -> String {
+        place(&self.files[example.source.0 as usize].path, example.source.1)
+    }
+
+    /// Refuses tokens that the model's embedding of `vocab_size` rows does not have.
+    pub fn check_vocabulary(&self, vocab_size: usize, tokenizer: &dyn Tokenizer) -> Result<()> {
+        self.examples.iter().try_for_each(|example| {
+            check_ids(&example.input_ids, vocab_size, tokenizer, &self.place(example))
+        })
+    }
+
+    /// Holds out `share` of the examples (above 0, below 1), chosen by `seed`: returns the set to
+    /// train on and the set to evaluate on, both in the order of the files.
+    pub fn split(mut self, share: f64, seed: u64) -> Result<(Self, Self)> {
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::input(format!(
+                "data.eval_split = {share} is not a share; expected a number above 0 and below 1"
+            )));
+        }
+        let total = self.examples.len();
+        if total < 2 {
+            return Err(Error::input(format!(
+                "data.eval_split = {share} needs at least 2 examples, one to train on and one to \
+                 evaluate on; there is {total}"
+            )));
+        }
+        let held = ((share * total as f64).round() as usize).clamp(1, total - 1);
+        let mut order: Vec<usize> = (0..total).collect();
+        Rng::new(seed, "data.eval_split", 0).shuffle(&mut order);
+        let mut is_held = vec![false; total];
+        order[..held].iter().for_each(|&index| is_held[index] = true);
+        let mut marks = is_held.iter();
+        let (evaluated, trained) = std::mem::take(&mut self.examples)
+            .into_iter()
+            .partition(|_| marks.next().is_some_and(|&held| held));
+        let eval = Self::new(self.files.clone(), self.format, evaluated);
+        self.examples = trained;
+        self.count();
+        Ok((self, eval))
+    }
+
+    /// Indices of the examples that an epoch sees, each as often as its file's weight says. A
+    /// fraction of a weight is that share of the file's examples (at least one in all), drawn anew
+    /// every epoch.
+    fn weighted(&self, seed: u64, epoch: u32) -> Vec<u32> {
+        let mut order = Vec::with_capacity(self.examples.len());
+        for (file, DataFile { weight, .. }) in self.files.iter().enumerate() {
+            let start = self.examples.partition_point(|example| (example.source.0 as usize) < file);
+            let end = self.examples.partition_point(|example| (example.source.0 as usize) <= file);
+            let all = start as u32..end as u32;
+            let whole = weight.floor() as usize;
+            for _ in 0..whole {
+                order.extend(all.clone());
+            }
+            let mut some: Vec<u32> = all.collect();
+            let share = ((weight - weight.floor()) * some.len() as f64).round() as usize;
+            let share = if whole == 0 { share.max(1).min(some.len()) } else { share };
+            if share > 0 {
+                Rng::new(seed, &format!("data.weight.{file}"), epoch).shuffle(&mut some);
+                some.truncate(share);
+                some.sort_unstable();
+                order.extend(some);
+            }
+        }
+        order
+    }
+
+    /// A number that differs when the examples do: a checkpoint keeps it, so that a run is not
+    /// resumed on other data (FNV-1a, 64 bits, over ids and labels).
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        let mut mix = |word: u32| {
+            for byte in word.to_le_bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+            }
+        };
+        for example in &self.examples {
+            mix(example.input_ids.len() as u32);
+            example.input_ids.iter().for_each(|&id| mix(id));
+            example.labels.iter().for_each(|&label| mix(label as u32));
+        }
+        hash
+    }
+}
+
+fn place(path: &Path, line: u32) -> String {
+    format!("{}:{line}", path.display())
+}
