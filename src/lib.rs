@@ -2,6 +2,7 @@
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
 pub mod backend;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -11,6 +12,7 @@ pub mod files;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+#[cfg(feature = "cli")]
 pub mod programs;
 pub mod quant;
 pub mod random;
