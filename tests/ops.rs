@@ -26,6 +26,14 @@ fn cpu_agrees_with_the_reference() {
     check_all(&Device::new(Cpu::poisoned()));
 }
 
+#[cfg(feature = "wgpu")]
+#[test]
+fn wgpu_agrees_with_the_reference() -> tunesmith::Result<()> {
+    use tunesmith::backend::wgpu::{Options, Wgpu};
+    check_all(&Device::new(Wgpu::open(0, Options { strict: true })?));
+    Ok(())
+}
+
 #[test]
 fn backwards_are_the_derivatives() {
     let small = |case: &ops::Case| {

@@ -8,6 +8,8 @@ mod buffer;
 mod call;
 pub mod cpu;
 pub mod reference;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 pub use buffer::{Buffer, View};
 pub use call::KernelCall;
