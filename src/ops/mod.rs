@@ -6,12 +6,14 @@
 mod add;
 mod cases;
 mod host;
+mod matmul;
 mod rms_norm;
 pub mod step_state;
 mod verify;
 
 pub use add::{accumulate, add};
 pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
+pub use matmul::matmul;
 pub use rms_norm::rms_norm;
 pub use verify::{Comparison, gradcheck_case, verify};
 
@@ -19,5 +21,5 @@ use crate::kernels::KernelSpec;
 
 /// Every kernel of the crate.
 pub fn kernels() -> Vec<&'static KernelSpec> {
-    [add::KERNELS, rms_norm::KERNELS].concat()
+    [add::KERNELS, matmul::KERNELS, rms_norm::KERNELS].concat()
 }

@@ -3,6 +3,7 @@
 //! another.
 
 mod basic;
+mod linear;
 
 use crate::dtype::DType;
 use crate::error::Result;
@@ -98,10 +99,10 @@ pub struct Case {
 
 /// Every case that is checked.
 pub fn cases() -> Vec<Case> {
-    basic::cases()
+    [basic::cases(), linear::cases()].into_iter().flatten().collect()
 }
 
 /// The cases at training shapes that are timed.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
-    basic::bench_cases(dtype)
+    [basic::bench_cases(dtype), linear::bench_cases(dtype)].into_iter().flatten().collect()
 }

@@ -1,0 +1,237 @@
+//! Matrix products: the linear layer, forward and backward, and every other product of the crate.
+//!
+//! Three rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
+//! [`Rung::Blocked`]. Training uses the last one; all are tested and benched.
+
+mod cpu;
+mod operand;
+mod scratch;
+
+use super::add::accumulate;
+use super::host::words;
+use crate::backend::KernelCall;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::kernel_text;
+use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use bytemuck::{Pod, Zeroable};
+
+/// y = x wᵀ: `x` [.., K] times the transpose of `w` [N, K] gives [.., N] in `x`'s dtype; sums are f32.
+/// A linear layer without bias. The two dtypes may differ.
+///
+/// # Errors
+/// `Error::Unsupported` when a 16-bit result would have rows of odd width.
+pub fn matmul(tape: &Tape, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if w.shape().len() != 2 || x.columns() != w.columns() {
+        return Err(Error::internal("matmul", format!("{x:?} times the transpose of {w:?}")));
+    }
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = w.dim(0);
+    }
+    let y = Tensor::empty(x.device(), &shape, x.dtype())?;
+    matmul_into(Layout::NT, x, w, 1.0, false, &y)?;
+    let (x_in, w_in) = (x.clone(), w.clone());
+    Ok(tape.record("matmul", &[x, w], y, move |dy| {
+        if x_in.needs_grad() {
+            accumulate_product(&x_in, Layout::NN, dy, &w_in, 1.0)?;
+        }
+        if w_in.needs_grad() {
+            accumulate_product(&w_in, Layout::TN, dy, &x_in, 1.0)?;
+        }
+        Ok(())
+    }))
+}
+
+/// How the operands of out [M, N] = A [M, K] · B [K, N] lie in memory: N as written here, T transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// a [M, K], b [N, K]: the forward product.
+    NT,
+    /// a [M, K], b [K, N]: the gradient of x.
+    NN,
+    /// a [K, M], b [K, N]: the gradient of w.
+    TN,
+}
+
+/// The versions of the kernel, slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// One thread per output word, no staging.
+    Naive,
+    /// 16 x 16 tiles in shared memory.
+    Tiled,
+    /// 64 x 64 tiles in shared memory, 4 x 4 sums in registers.
+    Blocked,
+}
+
+/// out = alpha · A · B, plus what `out` held before if `accumulate`. The leading dimensions of each
+/// tensor count as one; every tensor has its own float dtype.
+///
+/// # Errors
+/// `Error::Unsupported` for a 16-bit `out` of odd width.
+pub(crate) fn matmul_into(
+    layout: Layout,
+    a: &Tensor,
+    b: &Tensor,
+    alpha: f32,
+    accumulate: bool,
+    out: &Tensor,
+) -> Result<()> {
+    matmul_rung(Rung::Blocked, layout, a, b, alpha, accumulate, out)
+}
+
+/// [`matmul_into`] with a version of choice.
+pub(crate) fn matmul_rung(
+    rung: Rung,
+    layout: Layout,
+    a: &Tensor,
+    b: &Tensor,
+    alpha: f32,
+    accumulate: bool,
+    out: &Tensor,
+) -> Result<()> {
+    let (m, k) = match layout {
+        Layout::NT | Layout::NN => (a.rows(), a.columns()),
+        Layout::TN => (a.columns(), a.rows()),
+    };
+    let (n, b_k) = match layout {
+        Layout::NT => (b.rows(), b.columns()),
+        Layout::NN | Layout::TN => (b.columns(), b.rows()),
+    };
+    let too_large = [a, b, out].iter().any(|tensor| tensor.len() > i32::MAX as usize);
+    if k != b_k || out.rows() != m || out.columns() != n || too_large {
+        let what = format!("{layout:?} product of {a:?} and {b:?} into {out:?}");
+        return Err(Error::internal("matmul", what));
+    }
+    check_width("matmul", out)?;
+    let (spec, grid) = match rung {
+        Rung::Naive => (&MATMUL_NAIVE, grid_1d(words(out), BLOCK)),
+        Rung::Tiled => {
+            let columns = if out.dtype() == DType::F32 { 16 } else { 32 };
+            (&MATMUL_TILED, [n.div_ceil(columns) as u32, m.div_ceil(16) as u32, 1])
+        }
+        Rung::Blocked => (&MATMUL, [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1]),
+    };
+    KernelCall::new(spec, &[a.view(), b.view(), out.view()])
+        .constant("LAYOUT", layout as u32)
+        .constant("ACCUMULATE", u32::from(accumulate))
+        .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha })
+        .launch(out.device(), grid)
+}
+
+/// Brings the gradient alpha · A · B to `x`'s slot: added in place where a gradient is there that
+/// nobody else holds, so that it costs no second pass.
+pub(crate) fn accumulate_product(
+    x: &Tensor,
+    layout: Layout,
+    a: &Tensor,
+    b: &Tensor,
+    alpha: f32,
+) -> Result<()> {
+    accumulate_with(x, |adds, dx| matmul_into(layout, a, b, alpha, adds, dx))
+}
+
+/// Brings to `x`'s slot a gradient that `write(adds, dx)` writes into `dx`, or adds to it when `adds`.
+pub(crate) fn accumulate_with(
+    x: &Tensor,
+    write: impl FnOnce(bool, &Tensor) -> Result<()>,
+) -> Result<()> {
+    let Some(slot) = x.slot() else {
+        return Err(Error::internal("accumulate", "a gradient that nobody wants"));
+    };
+    match slot.take() {
+        Some(sum) if sum.view().buffer.is_unique() => {
+            write(true, &sum.reshape(x.shape())?)?;
+            slot.set(sum);
+            Ok(())
+        }
+        earlier => {
+            if let Some(sum) = earlier {
+                slot.set(sum);
+            }
+            let dx = Tensor::empty(x.device(), x.shape(), slot.dtype())?;
+            write(false, &dx)?;
+            accumulate(x, dx)
+        }
+    }
+}
+
+/// Refuses 16-bit rows of odd width: two elements share a word, and a thread owns whole words.
+pub(crate) fn check_width(op: &'static str, out: &Tensor) -> Result<()> {
+    if out.dtype() != DType::F32 && !out.columns().is_multiple_of(2) {
+        return Err(Error::Unsupported {
+            op,
+            backend: out.device().capabilities().description.clone(),
+            why: format!(
+                "rows of {} {} elements; an odd width needs float32",
+                out.columns(),
+                out.dtype().name()
+            ),
+        });
+    }
+    Ok(())
+}
+
+const BLOCK: usize = 256;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    alpha: f32,
+}
+
+static NAIVE_TEXT: KernelText = kernel_text!("matmul_naive");
+static TILED_TEXT: KernelText = kernel_text!("matmul_tiled");
+static TEXT: KernelText = kernel_text!("matmul");
+
+pub(super) const KERNELS: &[&KernelSpec] = &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL];
+
+static MATMUL_NAIVE: KernelSpec = rung("matmul_naive", &NAIVE_TEXT);
+static MATMUL_TILED: KernelSpec = rung("matmul_tiled", &TILED_TEXT);
+static MATMUL: KernelSpec = rung("matmul", &TEXT);
+
+const BINDINGS: &[Binding] = &[
+    Binding::read("a", Kind::Float),
+    Binding::read("b", Kind::Float),
+    Binding::update("out", Kind::Float),
+];
+
+const fn rung(name: &'static str, text: &'static KernelText) -> KernelSpec {
+    KernelSpec {
+        name,
+        text,
+        bindings: BINDINGS,
+        constants: &["LAYOUT", "ACCUMULATE"],
+        block: [BLOCK as u32, 1, 1],
+        requires: Requires::Portable,
+        reference_f32: reference,
+        reference_f64: reference,
+        cpu: cpu::matmul,
+    }
+}
+
+fn reference<F: Real>(call: &mut RefCall<F>) {
+    let Params { m, n, k, alpha } = call.params();
+    let (m, n, k) = (m as usize, n as usize, k as usize);
+    let layout = call.constant("LAYOUT");
+    let accumulate = call.constant("ACCUMULATE") == 1;
+    let (a, b, out) = (call.input(0), call.input(1), call.output(2));
+    for i in 0..m {
+        for j in 0..n {
+            let mut sum = F::ZERO;
+            for l in 0..k {
+                let a = if layout == Layout::TN as u32 { a[l * m + i] } else { a[i * k + l] };
+                let b = if layout == Layout::NT as u32 { b[j * k + l] } else { b[l * n + j] };
+                sum += a * b;
+            }
+            let value = F::from_f64(f64::from(alpha)) * sum;
+            out[i * n + j] = if accumulate { out[i * n + j] + value } else { value };
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The product on the CPU.
+//!
+//! f32 goes through the `gemm` crate as it lies. 16-bit operands are widened to f32 block by block,
+//! so that scratch stays small whatever the size of the weights. For up to four rows of `x`
+//! (generation) the product is bound by reading `w`, and goes row by row through it instead.
+//!
+//! Work is cut by sizes alone, and `gemm` cuts only M and N among threads: same bits at any number.
+
+use super::operand::{Block, Elements, Operand};
+use super::scratch::with_scratch;
+use super::{Layout, Params};
+use crate::dtype::{DType, Element};
+use crate::kernels::HostCall;
+use crate::ops::host::rows_per_task;
+use crate::with_element;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// Largest block of a widened operand, in elements: 4 MiB of f32.
+const WIDENED: usize = 1 << 20;
+/// Up to so many rows of `x`, reading `w` once is all that counts.
+const FEW_ROWS: usize = 4;
+
+/// The `cpu` function of all rungs.
+pub fn matmul(call: &mut HostCall) {
+    let Params { m, n, k, alpha } = call.params();
+    let (m, n, k) = (m as usize, n as usize, k as usize);
+    let layout = call.constant("LAYOUT");
+    let (a, b) = (Elements::of(call, 0), Elements::of(call, 1));
+    let (a_strides, b_strides) = match layout {
+        _ if layout == Layout::NT as u32 => ((k, 1), (1, k)),
+        _ if layout == Layout::NN as u32 => ((k, 1), (n, 1)),
+        _ => ((1, m), (n, 1)),
+    };
+    let a = Operand { elements: a, row_stride: a_strides.0, column_stride: a_strides.1 };
+    let b = Operand { elements: b, row_stride: b_strides.0, column_stride: b_strides.1 };
+    let scale = Scale { alpha, accumulate: call.constant("ACCUMULATE") == 1 };
+    with_element!(call.dtype(2), Out => {
+        let out = call.output::<Out>(2);
+        if layout == Layout::NT as u32 && m <= FEW_ROWS {
+            few_rows([m, n, k], &a, &b, scale, out);
+        } else {
+            product([m, n, k], &a, &b, scale, out);
+        }
+    });
+}
+
+/// What happens to a finished sum: out = alpha · sum, plus what was there if `accumulate`.
+#[derive(Clone, Copy)]
+pub struct Scale {
+    /// Factor of the sum.
+    pub alpha: f32,
+    /// Whether to add.
+    pub accumulate: bool,
+}
+
+impl Scale {
+    fn apply<T: Element>(self, out: &mut T, sum: f32) {
+        let earlier = if self.accumulate { out.to_f32() } else { 0.0 };
+        *out = T::from_f32(earlier + self.alpha * sum);
+    }
+}
+
+/// Blocks of M and N, so small that a widened block stays within [`WIDENED`] elements.
+fn product<Out: Element>(
+    [m, n, k]: [usize; 3],
+    a: &Operand,
+    b: &Operand,
+    scale: Scale,
+    out: &mut [Out],
+) {
+    let fit = |limit: usize, other: usize| (limit / other.max(1)).next_multiple_of(64).max(64);
+    let direct = Out::DTYPE == DType::F32;
+    let m_block = if a.is_f32() && direct { m } else { fit(4 * WIDENED, k).min(m) };
+    let mut n_block = if b.is_f32() { n } else { fit(WIDENED, k).min(n) };
+    if !direct {
+        n_block = n_block.min(fit(WIDENED, m_block));
+    }
+    let a_scratch = if a.is_f32() { 0 } else { m_block * k };
+    let b_scratch = if b.is_f32() { 0 } else { n_block * k };
+    let out_scratch = if direct { 0 } else { m_block * n_block };
+    with_scratch(a_scratch, |a_scratch| {
+        with_scratch(b_scratch, |b_scratch| {
+            with_scratch(out_scratch, |sums| {
+                for i in (0..m).step_by(m_block.max(1)) {
+                    let rows = i..(i + m_block).min(m);
+                    let a = a.block(rows.clone(), 0..k, a_scratch);
+                    for j in (0..n).step_by(n_block.max(1)) {
+                        let columns = j..(j + n_block).min(n);
+                        let b = b.block(0..k, columns.clone(), b_scratch);
+                        let sizes = [rows.len(), columns.len(), k];
+                        if direct {
+                            let out = bytemuck::cast_slice_mut(&mut out[rows.start * n + j..]);
+                            gemm_f32(sizes, a, b, scale, out, n);
+                        } else {
+                            let plain = Scale { alpha: 1.0, accumulate: false };
+                            gemm_f32(sizes, a, b, plain, sums, columns.len());
+                            store(sums, columns.len(), scale, &mut out[rows.start * n + j..], n);
+                        }
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// Writes a block of f32 sums, `width` wide, into rows `stride` apart.
+fn store<Out: Element>(sums: &[f32], width: usize, scale: Scale, out: &mut [Out], stride: usize) {
+    out.par_chunks_mut(stride)
+        .with_min_len(rows_per_task(width))
+        .zip(sums.par_chunks(width))
+        .for_each(|(out, sums)| {
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                scale.apply(out, sum);
+            }
+        });
+}
+
+/// out [M, N] (rows `out_stride` apart) = alpha · a [M, K] · b [K, N], plus what it held.
+pub fn gemm_f32(
+    [m, n, k]: [usize; 3],
+    a: Block,
+    b: Block,
+    scale: Scale,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    let end = |rows: usize, columns: usize, row_stride: usize, column_stride: usize| match rows
+        .min(columns)
+    {
+        0 => 0,
+        _ => (rows - 1) * row_stride + (columns - 1) * column_stride + 1,
+    };
+    assert!(end(m, k, a.row_stride, a.column_stride) <= a.elements.len());
+    assert!(end(k, n, b.row_stride, b.column_stride) <= b.elements.len());
+    assert!(end(m, n, out_stride, 1) <= out.len());
+    // SAFETY: the three assertions hold every element that sizes and strides reach inside its slice,
+    // and `out` is borrowed exclusively.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_stride as isize,
+            scale.accumulate,
+            a.elements.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.elements.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale.alpha,
+            false,
+            false,
+            false,
+            Parallelism::Rayon(rayon::current_num_threads()),
+        );
+    }
+}
+
+/// Dot products of each row of `w` (b's columns) with the rows of `x`.
+fn few_rows<Out: Element>(
+    [m, n, k]: [usize; 3],
+    x: &Operand,
+    w: &Operand,
+    scale: Scale,
+    out: &mut [Out],
+) {
+    with_scratch(m * k, |x_scratch| {
+        with_scratch(n * m, |sums| {
+            let x = x.block(0..m, 0..k, x_scratch).elements;
+            match w.elements {
+                Elements::F32(w) => dot_rows(m, k, x, w, sums),
+                Elements::BF16(w) => dot_rows(m, k, x, w, sums),
+                Elements::F16(w) => dot_rows(m, k, x, w, sums),
+            }
+            for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
+                for (out, sums) in out.iter_mut().zip(sums.chunks_exact(m)) {
+                    scale.apply(out, sums[i]);
+                }
+            }
+        });
+    });
+}
+
+/// sums [N, M]: every row of `w` [N, K] with every row of `x` [M, K].
+fn dot_rows<W: Element>(m: usize, k: usize, x: &[f32], w: &[W], sums: &mut [f32]) {
+    if m == 0 || k == 0 {
+        return sums.fill(0.0);
+    }
+    let task = rows_per_task(k);
+    sums.par_chunks_mut(task * m).zip(w.par_chunks(task * k)).for_each(|(sums, w)| {
+        for (sums, w) in sums.chunks_exact_mut(m).zip(w.chunks_exact(k)) {
+            for (sum, x) in sums.iter_mut().zip(x.chunks_exact(k)) {
+                *sum = dot(x, w);
+            }
+        }
+    });
+}
+
+/// Dot product in 32 partial sums, which the compiler keeps in vector registers.
+fn dot<W: Element>(x: &[f32], w: &[W]) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0.0f32; LANES];
+    let (x_blocks, x_tail) = x.as_chunks::<LANES>();
+    let (w_blocks, w_tail) = w.as_chunks::<LANES>();
+    for (x, w) in x_blocks.iter().zip(w_blocks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * w[lane].to_f32();
+        }
+    }
+    let tail: f32 = x_tail.iter().zip(w_tail).map(|(x, w)| x * w.to_f32()).sum();
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0] + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919) as f32 * 0.37).sin()).collect()
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        for [m, n, k] in [[37, 65, 300], [512, 576, 1536], [3, 1000, 64], [130, 16, 2000]] {
+            let (a, b) = (values(m * k), values(n * k));
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let mut out = vec![0.0f32; m * n];
+                let a = Operand { elements: Elements::F32(&a), row_stride: k, column_stride: 1 };
+                let b = Operand { elements: Elements::F32(&b), row_stride: 1, column_stride: k };
+                let scale = Scale { alpha: 0.5, accumulate: false };
+                pool.expect("threads").install(|| product([m, n, k], &a, &b, scale, &mut out));
+                out
+            };
+            let one = run(1);
+            assert!(run(2) == one && run(3) == one, "{m} x {n} x {k}");
+        }
+    }
+}
