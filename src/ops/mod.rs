@@ -3,23 +3,45 @@
 //!
 //! Only this module sees both the tape and the backend.
 
+mod adamw;
 mod add;
 mod cases;
+mod cast;
+mod embedding;
+mod fill;
+mod grad_norm;
 mod host;
 mod matmul;
 mod rms_norm;
 pub mod step_state;
 mod verify;
 
+pub use adamw::{AdamW, adamw};
 pub use add::{accumulate, add};
 pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
+pub use cast::cast;
+pub(crate) use cast::cast_into;
+pub use embedding::embedding;
+pub use fill::{fill, zeros};
+pub use grad_norm::grad_norm;
 pub use matmul::matmul;
 pub use rms_norm::rms_norm;
+pub use step_state::{StepState, StepValues};
 pub use verify::{Comparison, gradcheck_case, verify};
 
 use crate::kernels::KernelSpec;
 
 /// Every kernel of the crate.
 pub fn kernels() -> Vec<&'static KernelSpec> {
-    [add::KERNELS, matmul::KERNELS, rms_norm::KERNELS].concat()
+    [
+        adamw::KERNELS,
+        add::KERNELS,
+        cast::KERNELS,
+        embedding::KERNELS,
+        fill::KERNELS,
+        grad_norm::KERNELS,
+        matmul::KERNELS,
+        rms_norm::KERNELS,
+    ]
+    .concat()
 }

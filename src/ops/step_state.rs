@@ -48,6 +48,11 @@ impl StepState {
         Ok(state)
     }
 
+    /// A state over given slots, for tests: f32 [16].
+    pub fn from_tensor(tensor: &Tensor) -> Self {
+        Self { tensor: tensor.clone() }
+    }
+
     /// Sets the values of the next step.
     pub fn set(&self, values: &StepValues) -> Result<()> {
         let mut slots = [0.0f32; index::LEN];

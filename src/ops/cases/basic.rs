@@ -3,6 +3,7 @@
 use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
+use crate::tensor::Tensor;
 
 /// The checked cases.
 pub fn cases() -> Vec<Case> {
@@ -10,6 +11,19 @@ pub fn cases() -> Vec<Case> {
     for (rows, columns) in [(1, 1), (3, 31), (5, 33), (2, 65), (0, 8), (300, 7)] {
         cases.push(add(rows, columns, DType::F32));
         cases.push(rms_norm(rows, columns, DType::F32));
+    }
+    for ids in [vec![0], vec![4, 0, 4, 2, 2, 4], vec![]] {
+        cases.push(embedding(5, 7, ids, DType::F32));
+    }
+    cases.push(embedding(6, 34, vec![5, 5, 1], DType::BF16));
+    cases.push(embedding(900, 64, (0..600).map(|t| t * t % 900).collect(), DType::F32));
+    for (from, to) in
+        [(DType::F32, DType::BF16), (DType::BF16, DType::F32), (DType::F32, DType::F16)]
+    {
+        cases.push(cast(3, 34, from, to));
+    }
+    for dtype in [DType::F32, DType::BF16] {
+        cases.push(fill(5, 34, dtype));
     }
     for dtype in [DType::BF16, DType::F16] {
         for (rows, columns) in [(1, 2), (3, 32), (5, 66)] {
@@ -48,5 +62,46 @@ fn rms_norm(rows: usize, columns: usize, dtype: DType) -> Case {
         rule: Rule::Naive,
         cost: (2.0 * count * dtype.size() as f64, 4.0 * count),
         run: Box::new(|tape, inputs| Ok(vec![ops::rms_norm(tape, &inputs[0], &inputs[1], 1e-5)?])),
+    }
+}
+
+fn embedding(vocab: usize, columns: usize, ids: Vec<u32>, dtype: DType) -> Case {
+    let count = (ids.len() * columns) as f64;
+    let inputs = vec![Input::new("weight", &[vocab, columns], dtype).grad_f32()];
+    Case {
+        op: "embedding",
+        variant: format!("{vocab}x{columns}, {} tokens, {}", ids.len(), dtype.name()),
+        inputs,
+        rule: Rule::Elementwise,
+        cost: (2.0 * count * dtype.size() as f64, 0.0),
+        run: Box::new(move |tape, inputs| Ok(vec![ops::embedding(tape, &inputs[0], &ids)?])),
+    }
+}
+
+fn cast(rows: usize, columns: usize, from: DType, to: DType) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "cast",
+        variant: format!("{rows}x{columns} {} to {}", from.name(), to.name()),
+        inputs: vec![Input::new("x", &[rows, columns], from).grad()],
+        rule: Rule::Naive,
+        cost: (count * (from.size() + to.size()) as f64, 0.0),
+        run: Box::new(move |tape, inputs| Ok(vec![ops::cast(tape, &inputs[0], to)?])),
+    }
+}
+
+fn fill(rows: usize, columns: usize, dtype: DType) -> Case {
+    Case {
+        op: "fill",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        // The input only brings the device.
+        inputs: vec![Input::new("like", &[1], DType::F32)],
+        rule: Rule::Exact,
+        cost: ((rows * columns * dtype.size()) as f64, 0.0),
+        run: Box::new(move |_, inputs| {
+            let out = Tensor::empty(inputs[0].device(), &[rows, columns], dtype)?;
+            ops::fill(&out, -1.5)?;
+            Ok(vec![out])
+        }),
     }
 }

@@ -4,6 +4,7 @@
 
 mod basic;
 mod linear;
+mod optimizer;
 
 use crate::dtype::DType;
 use crate::error::Result;
@@ -99,10 +100,13 @@ pub struct Case {
 
 /// Every case that is checked.
 pub fn cases() -> Vec<Case> {
-    [basic::cases(), linear::cases()].into_iter().flatten().collect()
+    [basic::cases(), linear::cases(), optimizer::cases()].into_iter().flatten().collect()
 }
 
 /// The cases at training shapes that are timed.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
-    [basic::bench_cases(dtype), linear::bench_cases(dtype)].into_iter().flatten().collect()
+    [basic::bench_cases(dtype), linear::bench_cases(dtype), optimizer::bench_cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
