@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tunesmith::DType;
 use tunesmith::model::rope::inverse_frequencies;
-use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights};
-use tunesmith::quant::{Absmax, Nf4Weight, dynamic8, nf4};
+use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights, check, expected_tensors};
+use tunesmith::quant::{Absmax, Nf4Weight, bnb, dynamic8, nf4};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
@@ -121,5 +121,52 @@ fn nf4_codes_and_scales_are_those_of_bitsandbytes() {
             panic!("{case} is not nested")
         };
         assert!((ours - offset).abs() <= 4.0 * f32::EPSILON * offset.abs(), "{case}");
+    }
+}
+
+#[test]
+fn every_reference_model_is_read_and_complete() {
+    let families = fs::read_dir(fixture("models")).unwrap();
+    let mut count = 0;
+    for dir in families.map(|entry| entry.unwrap().path()) {
+        let config = ModelConfig::open(&dir).unwrap();
+        let weights = Weights::open(&dir).unwrap();
+        assert_eq!(check(&weights, &config).unwrap(), [""; 0], "{}", dir.display());
+        count += 1;
+    }
+    assert!(count >= 9);
+}
+
+#[test]
+fn quantized_checkpoints_are_read_and_written_as_they_are() {
+    for (quantized, plain) in [
+        ("nf4/qwen2-single", "models/qwen2"),
+        ("nf4/qwen2-double", "models/qwen2"),
+        ("nf4/smollm2-double-bfloat16", "models/smollm2"),
+    ] {
+        let config = ModelConfig::open(&fixture(quantized)).unwrap();
+        let weights = Weights::open(&fixture(quantized)).unwrap();
+        assert_eq!(check(&weights, &config).unwrap(), [""; 0], "{quantized}");
+        let quantization = config.quantization.as_ref().unwrap();
+        let plain = Weights::open(&fixture(plain)).unwrap();
+        let mut read = 0;
+        for (name, shape) in expected_tensors(&config) {
+            let Some((weight, dtype)) = bnb::read(&weights, &name).unwrap() else { continue };
+            read += 1;
+            assert_eq!(Some(dtype), config.dtype, "{name}");
+            for tensor in bnb::stored(&name, &weight, dtype) {
+                let found = weights.get(&tensor.name).unwrap();
+                assert_eq!((tensor.dtype, &tensor.shape[..]), (found.dtype, found.shape));
+                assert_eq!(tensor.bytes, found.bytes, "{}", tensor.name);
+            }
+
+            let ours = Nf4Weight::quantize(&floats(&plain, &name), [shape[0], shape[1]]).unwrap();
+            assert_eq!(ours.codes, weight.codes, "{name}");
+            assert_eq!(matches!(weight.absmax, Absmax::Nested { .. }), quantization.double_quant);
+            if !quantization.double_quant {
+                assert_eq!(ours.absmax, weight.absmax, "{name}");
+            }
+        }
+        assert_eq!(read, 7 * config.num_hidden_layers, "{quantized}");
     }
 }

@@ -86,6 +86,19 @@ impl<'a> Object<'a> {
         self.get(key).map(read).transpose()
     }
 
+    /// A list of whole numbers, each of at most 2^31 - 1.
+    pub fn counts(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        let read = |value: &Value| {
+            let count =
+                |item: &Value| item.as_u64().filter(|&n| n <= i32::MAX as u64).map(|n| n as usize);
+            let items = value.as_array().map(|items| items.iter().map(count));
+            items
+                .and_then(|items| items.collect::<Option<Vec<_>>>())
+                .ok_or_else(|| self.expected(key, "a list of whole numbers", value))
+        };
+        self.get(key).map(read).transpose()
+    }
+
     /// A nested object.
     pub fn object(&self, key: &str) -> Result<Option<Object<'a>>> {
         let read = |value: &'a Value| match value.as_object() {

@@ -4,6 +4,7 @@
 //! Nothing here knows of a device: weights are read as bytes, in Hugging Face's names and shapes.
 
 pub mod config;
+mod expected;
 pub mod float;
 mod json;
 pub mod quantization;
@@ -12,6 +13,10 @@ mod tensor_file;
 pub mod weights;
 
 pub use config::{Family, ModelConfig};
+pub use expected::{check, expected_tensors};
 pub use quantization::BnbConfig;
 pub use rope::{RopeConfig, RopeScaling, RopeTables};
 pub use weights::{TensorSlice, Weights};
+
+pub(crate) use float::{from_torch_name, widen};
+pub(crate) use json::{Object, parse_object};
