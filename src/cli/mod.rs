@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Choice, DeviceSpec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How every program speaks.
 #[derive(Args, Clone, Debug, Default)]
@@ -66,7 +66,11 @@ pub fn report(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            match error {
+                // Nothing went wrong: the user asked for it.
+                Error::Interrupted(_) => eprintln!("{error}"),
+                _ => eprintln!("error: {error}"),
+            }
             ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(1))
         }
     }

@@ -1,6 +1,7 @@
 //! Settings that take one of a few names.
 
 use super::suggest::nearest;
+use crate::dtype::DType;
 
 /// An enum whose values are written as names in configs and on the command line.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -93,6 +94,18 @@ impl Choice for DtypeChoice {
         ("bfloat16", Self::Bfloat16),
         ("float16", Self::Float16),
     ];
+}
+
+impl DtypeChoice {
+    /// The element type; `None` leaves it to the device.
+    pub fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Auto => None,
+            Self::Float32 => Some(DType::F32),
+            Self::Bfloat16 => Some(DType::BF16),
+            Self::Float16 => Some(DType::F16),
+        }
+    }
 }
 
 /// Where the model's weights come from.

@@ -80,6 +80,7 @@ pub(super) const KEYS: &[Foreign] = &[
             Ok(if node.bool()? { vec![("device", cpu)] } else { Vec::new() })
         },
     },
+    Foreign { names: &["device_map"], translate: |node| Ok(vec![("device", node.clone())]) },
     Foreign {
         names: &["optim", "optimizer"],
         translate: |node| match node.text()? {

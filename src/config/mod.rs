@@ -1,8 +1,8 @@
 //! What a run is told: config files in TOML or YAML, and the command line on top of them.
 //!
-//! [`tree`] reads both syntaxes to one tree of values with their lines; the table in [`keys`] says
-//! which keys there are and how each is read and written; [`foreign`] translates keys of other
-//! tools; [`apply`] puts them together and checks what one setting says about another. The result
+//! `tree` reads both syntaxes to one tree of values with their lines; the table in `keys` says
+//! which keys there are and how each is read and written; `foreign` translates keys of other
+//! tools; `apply` puts them together and checks what one setting says about another. The result
 //! is a [`TrainConfig`], in which every default is resolved that needs no model or device.
 
 mod apply;

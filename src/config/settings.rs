@@ -208,6 +208,16 @@ pub enum Interval {
     Steps(u64),
 }
 
+impl Interval {
+    /// The number as it is written in files: 0 where the interval is not counted in steps.
+    pub fn steps(self) -> u64 {
+        match self {
+            Self::Steps(steps) => steps,
+            Self::Never | Self::Epoch => 0,
+        }
+    }
+}
+
 /// The optimization, by Transformers' names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainArgs {

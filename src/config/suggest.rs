@@ -1,25 +1,31 @@
 //! "Did you mean": the nearest of a set of names.
 
 /// The candidate nearest to `name`, if it is near enough to be what was meant: the edits needed
-/// are at most a third of the name's length, or one name begins with the other.
+/// are at most a third of the name's length, or `name` is about how the candidate begins.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let name = name.to_lowercase();
+    let length = name.chars().count();
     candidates
         .into_iter()
-        .map(|candidate| {
-            let related = name.len().min(candidate.len()) >= 4
-                && (candidate.starts_with(name.as_str()) || name.starts_with(candidate));
+        .filter_map(|candidate| {
             let edits = edit_distance(&name, &candidate.to_lowercase());
-            let near = edits <= (name.chars().count() / 3).max(1);
-            // A shared beginning alone counts, but never beats a misspelling.
-            (if near { edits } else { edits + 100 }, near || related, candidate)
+            let begins_alike = length >= 4
+                && (length - 1..=length + 1).any(|length| {
+                    let beginning: String = candidate.chars().take(length).collect();
+                    edit_distance(&name, &beginning) <= 1
+                });
+            match (edits <= (length / 3).max(1), begins_alike) {
+                (true, _) => Some((edits, candidate)),
+                // It never beats a misspelling.
+                (false, true) => Some((edits + length, candidate)),
+                (false, false) => None,
+            }
         })
-        .filter(|(_, near, _)| *near)
-        .min_by_key(|(score, _, _)| *score)
-        .map(|(_, _, candidate)| candidate)
+        .min_by_key(|(score, _)| *score)
+        .map(|(_, candidate)| candidate)
 }
 
 /// Optimal string alignment distance: insertions, deletions, substitutions and swaps of
@@ -62,6 +68,7 @@ mod tests {
         let names = ["learning_rate", "logging_steps", "seed"];
         assert_eq!(nearest("learnign_rate", names), Some("learning_rate"));
         assert_eq!(nearest("learning", names), Some("learning_rate"));
+        assert_eq!(nearest("loging", names), Some("logging_steps"));
         assert_eq!(nearest("Seed", names), Some("seed"));
         assert_eq!(nearest("wandb_project", names), None);
     }

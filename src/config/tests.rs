@@ -143,7 +143,7 @@ fn unknown_keys_name_their_line_and_the_nearest_key() {
         &["run.toml:4: unknown key train.learning_rat", "did you mean train.learning_rate?"],
     );
     assert_error(with("[train]\npacking = true"), &["run.toml:4", "did you mean data.packing?"]);
-    assert_error(with("output = 1"), &["run.toml:3", "did you mean output_dir?"]);
+    assert_error(with("ouput = 1"), &["run.toml:3", "did you mean output_dir?"]);
     assert_error(with("micro_batch_sice = 1"), &["per_device_train_batch_size"]);
     assert_error(
         with("[lorra]\nr = 1"),
@@ -208,6 +208,8 @@ fn wrong_values_say_what_is_expected_and_what_was_found() {
         let line = if lines.starts_with('[') { "run.toml:4" } else { "run.toml:3" };
         assert_error(with(lines), &[line, part]);
     }
+    assert_error(yaml(""), &["run.yaml: model is missing"]);
+    assert_error(yaml("just text"), &["run.yaml:1", "key: value"]);
     assert_error(yaml("model: [a\n"), &["run.yaml:", "not valid YAML"]);
     assert_error(yaml("model: a\nmodel: b\n"), &["run.yaml:2", "duplicate"]);
     assert_error(yaml("model: a/b\noutput_dir: o\nlora:\n"), &["run.yaml:3", "lora: {}"]);
@@ -256,6 +258,10 @@ fn the_command_line_replaces_what_the_file_says() {
     assert_eq!(config.data.chat_template, Some(TemplateSource::Named("chatml".into())));
 
     let here = std::env::current_dir().unwrap();
+    let config = toml(&file, &["target_modules=v_proj,q_proj"]).unwrap();
+    let targets = config.lora.unwrap().target_modules;
+    assert_eq!(targets, TargetModules::Named(vec!["q_proj", "v_proj"]));
+
     let config = toml(&file, &["output_dir=2026", "data.train=b.jsonl", "lora=true"]).unwrap();
     assert_eq!(config.output_dir, here.join("2026"));
     assert_eq!(config.data.train[0].path, here.join("b.jsonl"));

@@ -124,16 +124,17 @@ fn own(config: &TrainConfig) -> Option<&LoraConfig> {
 }
 
 fn target_modules(node: &Node) -> Read<TargetModules> {
-    const EXPECTED: &str = "\"all-linear\" or a list of layers, as in [\"q_proj\", \"v_proj\"]";
-    if let Value::Text(text) = &node.value {
-        return match text.as_str() {
-            "all-linear" | "all" => Ok(TargetModules::AllLinear),
-            _ => Err(format!("expected {EXPECTED}, found {text:?}")),
-        };
-    }
+    // Text may name several too: a list is awkward to quote in a shell.
+    let names: Vec<&str> = match &node.value {
+        Value::Text(text) if text == "all-linear" => return Ok(TargetModules::AllLinear),
+        Value::Text(text) => text.split([',', ' ']).filter(|name| !name.is_empty()).collect(),
+        _ => {
+            let items = node.list("\"all-linear\" or a list such as [\"q_proj\", \"v_proj\"]")?;
+            items.iter().map(Node::text).collect::<Read<_>>()?
+        }
+    };
     let mut named = [false; TargetModules::KNOWN.len()];
-    for item in node.list(EXPECTED)? {
-        let name = item.text()?;
+    for name in names {
         match TargetModules::KNOWN.iter().position(|known| *known == name) {
             Some(index) => named[index] = true,
             None => {
@@ -142,12 +143,17 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
                     None => String::new(),
                 };
                 let known = TargetModules::KNOWN.join(", ");
-                return Err(format!("there is no layer {name:?}{hint}; expected some of {known}"));
+                return Err(format!(
+                    "expected \"all-linear\" or some of {known}, found {name:?}{hint}"
+                ));
             }
         }
     }
+    if !named.contains(&true) {
+        return Err("expected \"all-linear\" or the names of layers, found none".to_owned());
+    }
     let known = TargetModules::KNOWN.into_iter().zip(named);
-    Ok(TargetModules::Named(known.filter_map(|(name, used)| used.then_some(name)).collect()))
+    Ok(TargetModules::Named(known.filter(|(_, used)| *used).map(|(name, _)| name).collect()))
 }
 
 fn show_targets(targets: &TargetModules) -> String {

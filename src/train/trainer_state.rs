@@ -1,0 +1,250 @@
+//! `trainer_state.json`, with Transformers' keys: what was logged, and which evaluation is the best.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::metrics::EvalMetrics;
+use crate::config::TrainArgs;
+use crate::error::{Error, Result};
+use crate::files;
+
+/// `trainer_state.json`, with Transformers' keys in its order (sorted).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// The step of the lowest evaluation loss.
+    pub best_global_step: Option<u64>,
+    /// The lowest evaluation loss.
+    pub best_metric: Option<f64>,
+    /// The checkpoint of that step.
+    pub best_model_checkpoint: Option<String>,
+    /// Passes over the examples so far.
+    pub epoch: f64,
+    /// Evaluate every so many steps; 0 is at the end of every epoch.
+    pub eval_steps: u64,
+    /// Optimizer steps so far.
+    pub global_step: u64,
+    /// Always false.
+    pub is_hyper_param_search: bool,
+    /// Always true: there is one process.
+    pub is_local_process_zero: bool,
+    /// Always true.
+    pub is_world_process_zero: bool,
+    /// What was logged: the objects of `metrics.jsonl`.
+    pub log_history: Vec<Map<String, Value>>,
+    /// Log every so many steps; 0 is at the end of every epoch.
+    pub logging_steps: u64,
+    /// Optimizer steps of the whole run.
+    pub max_steps: u64,
+    /// Tokens without padding so far.
+    pub num_input_tokens_seen: u64,
+    /// Passes over the examples of the whole run, rounded up.
+    pub num_train_epochs: u64,
+    /// Save every so many steps; 0 is at the end of every epoch.
+    pub save_steps: u64,
+    /// State of what acts between steps.
+    pub stateful_callbacks: StatefulCallbacks,
+    /// Floating-point operations so far.
+    pub total_flos: f64,
+    /// Examples per micro-batch.
+    pub train_batch_size: usize,
+    /// Always null.
+    pub trial_name: Option<String>,
+    /// Always null.
+    pub trial_params: Option<Map<String, Value>>,
+}
+
+/// State of what acts between steps, in Transformers' form.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatefulCallbacks {
+    /// Early stopping, where it is on.
+    #[serde(rename = "EarlyStoppingCallback", default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+/// Early stopping: its settings and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStopping {
+    /// The settings.
+    pub args: EarlyStoppingArgs,
+    /// What changes.
+    pub attributes: EarlyStoppingAttributes,
+}
+
+/// The settings of early stopping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStoppingArgs {
+    /// Stop after so many evaluations without a lower loss.
+    pub early_stopping_patience: usize,
+    /// The least difference that counts as lower; always 0.
+    pub early_stopping_threshold: f64,
+}
+
+/// What changes in early stopping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStoppingAttributes {
+    /// Evaluations since the last lower loss.
+    pub early_stopping_patience_counter: usize,
+}
+
+/// What an evaluation means for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The loss is the lowest so far.
+    pub is_best: bool,
+    /// Early stopping ends the run.
+    pub stop: bool,
+}
+
+impl TrainerState {
+    /// The state before the first of `max_steps` steps, which are `epochs` passes over the
+    /// examples.
+    pub fn new(train: &TrainArgs, max_steps: u64, epochs: f64) -> Self {
+        let patience = train.early_stopping_patience;
+        let early_stopping = (patience > 0).then_some(EarlyStopping {
+            args: EarlyStoppingArgs {
+                early_stopping_patience: patience,
+                early_stopping_threshold: 0.0,
+            },
+            attributes: EarlyStoppingAttributes { early_stopping_patience_counter: 0 },
+        });
+        Self {
+            best_global_step: None,
+            best_metric: None,
+            best_model_checkpoint: None,
+            epoch: 0.0,
+            eval_steps: train.eval_steps.steps(),
+            global_step: 0,
+            is_hyper_param_search: false,
+            is_local_process_zero: true,
+            is_world_process_zero: true,
+            log_history: Vec::new(),
+            logging_steps: train.logging_steps.steps(),
+            max_steps,
+            num_input_tokens_seen: 0,
+            num_train_epochs: epochs.ceil() as u64,
+            save_steps: train.save_steps.steps(),
+            stateful_callbacks: StatefulCallbacks { early_stopping },
+            total_flos: 0.0,
+            train_batch_size: train.per_device_train_batch_size,
+            trial_name: None,
+            trial_params: None,
+        }
+    }
+
+    /// Adds an object to `log_history`: [`StepMetrics`](super::metrics::StepMetrics) or
+    /// [`EvalMetrics`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it is no object.
+    pub fn log(&mut self, metrics: &impl Serialize) -> Result<()> {
+        match serde_json::to_value(metrics) {
+            Ok(Value::Object(object)) => {
+                self.log_history.push(object);
+                Ok(())
+            }
+            _ => Err(Error::internal("trainer state", "metrics are no JSON object")),
+        }
+    }
+
+    /// Takes an evaluation into account whose step is saved as `checkpoint`. A loss is best only
+    /// when it is strictly lower, and never when it is not a number. The evaluation before the
+    /// first step is no candidate: nothing is saved there.
+    pub fn judge(&mut self, metrics: &EvalMetrics, checkpoint: &str) -> Verdict {
+        if metrics.step == 0 {
+            return Verdict { is_best: false, stop: false };
+        }
+        let loss = metrics.eval_loss;
+        let is_best = !loss.is_nan() && self.best_metric.is_none_or(|best| loss < best);
+        if is_best {
+            self.best_metric = Some(loss);
+            self.best_global_step = Some(metrics.step);
+            self.best_model_checkpoint = Some(checkpoint.to_owned());
+        }
+        let Some(EarlyStopping { args, attributes }) = &mut self.stateful_callbacks.early_stopping
+        else {
+            return Verdict { is_best, stop: false };
+        };
+        let counter = &mut attributes.early_stopping_patience_counter;
+        *counter = if is_best { 0 } else { *counter + 1 };
+        Verdict { is_best, stop: *counter >= args.early_stopping_patience }
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Run`] where it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::internal("trainer state", error.to_string()))?;
+        text.push('\n');
+        files::write(path, text)
+    }
+
+    /// Reads the file of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where it cannot be read or is no such file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::input(format!("cannot read {}: {error}", path.display())))?;
+        serde_json::from_str(&text).map_err(|error| {
+            Error::input(format!("{} is no trainer state: {error}", path.display()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(early_stopping_patience: usize) -> TrainerState {
+        TrainerState::new(&TrainArgs { early_stopping_patience, ..Default::default() }, 10, 1.0)
+    }
+
+    fn eval(step: u64, eval_loss: f64) -> EvalMetrics {
+        EvalMetrics { step, epoch: 0.5, eval_loss, eval_perplexity: 8.2 }
+    }
+
+    #[test]
+    fn the_best_loss_is_the_first_lowest() {
+        let mut state = state(2);
+        let mut judge = |step, loss| {
+            let verdict = state.judge(&eval(step, loss), &format!("checkpoint-{step}"));
+            (verdict.is_best, verdict.stop)
+        };
+        assert_eq!(judge(0, 0.1), (false, false));
+        assert_eq!(judge(1, f64::NAN), (false, false));
+        assert_eq!(judge(2, 3.0), (true, false));
+        assert_eq!(judge(3, 2.0), (true, false));
+        assert_eq!(judge(4, 2.0), (false, false));
+        assert_eq!(judge(5, 1.0), (true, false));
+        assert_eq!(judge(6, 1.5), (false, false));
+        assert_eq!(judge(7, f64::NAN), (false, true));
+        assert_eq!(state.best_global_step, Some(5));
+        assert_eq!(state.best_metric, Some(1.0));
+        assert_eq!(state.best_model_checkpoint.as_deref(), Some("checkpoint-5"));
+    }
+
+    #[test]
+    fn the_state_reads_back_and_has_transformers_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trainer_state.json");
+        let mut state = TrainerState { global_step: 3, epoch: 0.1 + 0.2, ..state(3) };
+        state.log(&eval(3, 2.5)).unwrap();
+        state.judge(&eval(3, 2.5), "out/checkpoint-3");
+        state.save(&path).unwrap();
+        assert_eq!(TrainerState::load(&path).unwrap(), state);
+        let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut sorted = keys.clone();
+        sorted.sort_unstable();
+        assert_eq!(keys, sorted);
+        assert_eq!(keys.len(), 20);
+        assert!(json["trial_name"].is_null() && json["log_history"][0]["eval_loss"] == 2.5);
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(TrainerState::load(&path).unwrap_err().exit_status(), 2);
+    }
+}
