@@ -1,0 +1,207 @@
+//! The transformer of the Llama family: Llama, Mistral, Qwen2 and Qwen3 differ only in biases,
+//! windows and the norms of q and k, which [`ModelConfig`] tells.
+//!
+//! ```text
+//! x = embed(ids)
+//! for each layer:   x += o(attention(rope(norm(q(h))), rope(norm(k(h))), v(h))),  h = rms_norm(x)
+//!                   x += down(swiglu(gate(h), up(h))),                            h = rms_norm(x)
+//! logits = rms_norm(x) · headᵀ
+//! ```
+
+use super::ModelConfig;
+use super::cache::LayerCache;
+use crate::error::Result;
+use crate::nn::{Context, Linear};
+use crate::ops::{self, AttentionLayout};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use std::rc::Rc;
+
+/// What the backward pass computes again instead of keeping: a ladder, each rung slower and smaller
+/// than the one before. All rungs give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// Keep everything.
+    #[default]
+    Nothing,
+    /// Recompute the MLP's intermediates, the widest tensors of a layer.
+    Mlp,
+    /// Keep only each layer's input.
+    Layer,
+}
+
+/// A model on a device.
+pub struct Model {
+    /// What config.json says.
+    pub config: ModelConfig,
+    /// [V, C].
+    pub embed_tokens: Tensor,
+    /// The blocks.
+    pub layers: Vec<Rc<Layer>>,
+    /// [C]: the final norm.
+    pub norm: Tensor,
+    /// [V, C]; the embedding itself where the two are tied.
+    pub lm_head: Tensor,
+    /// f32 [P, HD / 2] each.
+    pub rope: Rope,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
+}
+
+/// Cosines and sines of all positions, f32 [P, HD / 2].
+#[derive(Clone)]
+pub struct Rope {
+    /// Cosines.
+    pub cos: Tensor,
+    /// Sines.
+    pub sin: Tensor,
+}
+
+/// The norms of each head of q and k (Qwen3), [HD] each.
+pub struct HeadNorms {
+    /// For queries.
+    pub q_norm: Tensor,
+    /// For keys.
+    pub k_norm: Tensor,
+}
+
+/// One block.
+pub struct Layer {
+    /// [C].
+    pub input_layernorm: Tensor,
+    /// [NH * HD, C].
+    pub q_proj: Linear,
+    /// [NKV * HD, C].
+    pub k_proj: Linear,
+    /// [NKV * HD, C].
+    pub v_proj: Linear,
+    /// Qwen3's norms of q and k.
+    pub head_norms: Option<HeadNorms>,
+    /// [C, NH * HD].
+    pub o_proj: Linear,
+    /// [C].
+    pub post_attention_layernorm: Tensor,
+    /// [F, C].
+    pub gate_proj: Linear,
+    /// [F, C].
+    pub up_proj: Linear,
+    /// [C, F].
+    pub down_proj: Linear,
+    /// The sliding window, if this layer has one.
+    pub window: Option<u32>,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Added under the root of every norm.
+    pub eps: f32,
+}
+
+impl Model {
+    /// The final hidden states [T, C] of the tokens `ids`, after the last norm.
+    pub fn hidden(&self, tape: &Tape, ids: &[u32], context: &Rc<Context>) -> Result<Tensor> {
+        let mut x = ops::embedding(tape, &self.embed_tokens, ids)?;
+        for layer in &self.layers {
+            x = match self.recompute {
+                Recompute::Layer => {
+                    let (layer, rope, context) = (layer.clone(), self.rope.clone(), context.clone());
+                    tape.checkpoint(&x, move |tape, x| {
+                        let x = layer.attend(tape, x, &rope, &context, None)?;
+                        layer.mlp(tape, &x, &context)
+                    })?
+                }
+                Recompute::Mlp => {
+                    let x = layer.attend(tape, &x, &self.rope, context, None)?;
+                    let (layer, context) = (layer.clone(), context.clone());
+                    tape.checkpoint(&x, move |tape, x| layer.mlp(tape, x, &context))?
+                }
+                Recompute::Nothing => {
+                    let x = layer.attend(tape, &x, &self.rope, context, None)?;
+                    layer.mlp(tape, &x, context)?
+                }
+            };
+        }
+        ops::rms_norm(tape, &x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// The logits [1, V] after the last of the new tokens `ids`, which follow what `cache` holds and
+    /// are added to it.
+    pub fn next_logits(
+        &self,
+        ids: &[u32],
+        context: &Context,
+        cache: &mut [LayerCache],
+    ) -> Result<Tensor> {
+        let tape = Tape::inference();
+        let mut x = ops::embedding(&tape, &self.embed_tokens, ids)?;
+        for (layer, cache) in self.layers.iter().zip(cache) {
+            x = layer.attend(&tape, &x, &self.rope, context, Some(cache))?;
+            x = layer.mlp(&tape, &x, context)?;
+        }
+        let last = ops::take_row(&x, ids.len() - 1)?;
+        let last = ops::rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
+        ops::matmul(&tape, &last, &self.lm_head)
+    }
+
+    /// Every linear layer of the blocks, in the order of the forward pass.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| layer.linears())
+    }
+}
+
+impl Layer {
+    /// x + attention(norm(x)).
+    fn attend(
+        &self,
+        tape: &Tape,
+        x: &Tensor,
+        rope: &Rope,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Result<Tensor> {
+        let h = ops::rms_norm(tape, x, &self.input_layernorm, self.eps)?;
+        let heads = |projected: Tensor| {
+            projected.reshape(&[x.dim(0), projected.columns() / self.head_dim, self.head_dim])
+        };
+        let mut q = heads(self.q_proj.forward(tape, &h, context)?)?;
+        let mut k = heads(self.k_proj.forward(tape, &h, context)?)?;
+        let mut v = heads(self.v_proj.forward(tape, &h, context)?)?;
+        if let Some(norms) = &self.head_norms {
+            q = ops::rms_norm(tape, &q, &norms.q_norm, self.eps)?;
+            k = ops::rms_norm(tape, &k, &norms.k_norm, self.eps)?;
+        }
+        q = ops::rope(tape, &q, &context.positions, &rope.cos, &rope.sin)?;
+        k = ops::rope(tape, &k, &context.positions, &rope.cos, &rope.sin)?;
+        if let Some(cache) = cache {
+            (k, v) = cache.append(&k, &v)?;
+        }
+        let layout = AttentionLayout {
+            bounds: context.bounds.clone(),
+            q_offset: context.q_offset,
+            window: self.window,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+        };
+        let y = ops::attention(tape, &q, &k, &v, &layout, context.attention)?;
+        let y = y.reshape(&[x.dim(0), y.len() / x.dim(0)])?;
+        ops::add(tape, x, &self.o_proj.forward(tape, &y, context)?)
+    }
+
+    /// x + mlp(norm(x)).
+    fn mlp(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let h = ops::rms_norm(tape, x, &self.post_attention_layernorm, self.eps)?;
+        let gate = self.gate_proj.forward(tape, &h, context)?;
+        let up = self.up_proj.forward(tape, &h, context)?;
+        let h = ops::swiglu(tape, &gate, &up)?;
+        ops::add(tape, x, &self.down_proj.forward(tape, &h, context)?)
+    }
+
+    /// The seven linear layers.
+    pub fn linears(&self) -> [&Linear; 7] {
+        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
+        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    }
+
+    /// The same, to attach adapters to.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
+        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
+        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    }
+}

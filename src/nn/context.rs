@@ -1,0 +1,52 @@
+//! What all layers of one forward pass share.
+
+use crate::backend::Device;
+use crate::error::Result;
+use crate::ops::{Implementation, StepState};
+use crate::tensor::Tensor;
+
+/// Where the tokens of a batch stand. Batches are padding-free: all sequences one after another,
+/// T tokens in total.
+#[derive(Clone)]
+pub struct Context {
+    /// u32 [T]: each token's position in its sequence, for RoPE.
+    pub positions: Tensor,
+    /// u32 [S, 2]: first and one-past-last key token of each key's sequence.
+    pub bounds: Tensor,
+    /// Key index of the first query: what a KV cache holds already.
+    pub q_offset: usize,
+    /// Flash or eager attention.
+    pub attention: Implementation,
+    /// What random draws depend on, while training.
+    pub noise: Option<Noise>,
+}
+
+/// The coordinates of random draws: with a site and a column, they name every random bit of a run.
+#[derive(Clone)]
+pub struct Noise {
+    /// The run's seed.
+    pub seed: u64,
+    /// u32 [T]: each token's example, counted within the optimizer step.
+    pub ordinals: Tensor,
+    /// The step's number.
+    pub step_state: StepState,
+}
+
+impl Context {
+    /// The context of whole sequences, as in training and evaluation.
+    pub fn of_sequences(
+        device: &Device,
+        positions: &[u32],
+        bounds: &[[u32; 2]],
+        attention: Implementation,
+        noise: Option<Noise>,
+    ) -> Result<Self> {
+        Ok(Self {
+            positions: Tensor::from_u32(device, &[positions.len()], positions)?,
+            bounds: Tensor::from_u32(device, &[bounds.len(), 2], bounds.as_flattened())?,
+            q_offset: 0,
+            attention,
+            noise,
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! A linear layer y = x Wᵀ + b, dense or NF4, with or without a low-rank update.
+
+use super::Context;
+use crate::error::Result;
+use crate::ops::{self, Dropout, Nf4Tensor};
+use crate::random::site;
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// The matrix of a linear layer, [N, K] (out, in).
+pub enum Weight {
+    /// Floats of the model's dtype.
+    Dense(Tensor),
+    /// 4-bit codes, frozen.
+    Nf4(Nf4Tensor),
+}
+
+/// A low-rank update: y += scale * drop(x) lora_aᵀ lora_bᵀ (Hu et al., 2021, arXiv:2106.09685).
+#[derive(Clone)]
+pub struct Lora {
+    /// f32 [rank, K].
+    pub lora_a: Tensor,
+    /// f32 [N, rank].
+    pub lora_b: Tensor,
+    /// alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    pub scale: f32,
+    /// Probability that an element of x is dropped while training.
+    pub dropout: f32,
+}
+
+/// A linear layer.
+pub struct Linear {
+    /// The module's path, as in Hugging Face's names without `.weight`.
+    pub path: String,
+    /// The matrix.
+    pub weight: Weight,
+    /// [N], if the layer has one.
+    pub bias: Option<Tensor>,
+    /// The low-rank update, if one is attached.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// [N, K].
+    pub fn shape(&self) -> [usize; 2] {
+        match &self.weight {
+            Weight::Dense(weight) => [weight.dim(0), weight.dim(1)],
+            Weight::Nf4(weight) => weight.shape(),
+        }
+    }
+
+    /// `x` [T, K] to [T, N].
+    pub fn forward(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let mut y = match &self.weight {
+            Weight::Dense(weight) => ops::matmul(tape, x, weight)?,
+            Weight::Nf4(weight) => ops::nf4_matmul(tape, x, weight)?,
+        };
+        if let Some(bias) = &self.bias {
+            y = ops::add_bias(tape, &y, bias)?;
+        }
+        let Some(lora) = &self.lora else { return Ok(y) };
+        let dropout = match &context.noise {
+            Some(noise) if lora.dropout > 0.0 => Some(Dropout {
+                p: lora.dropout,
+                seed: noise.seed,
+                site: site(&self.path),
+                ordinals: noise.ordinals.clone(),
+                positions: context.positions.clone(),
+                step_state: noise.step_state.clone(),
+            }),
+            _ => None,
+        };
+        ops::lora(tape, y, x, &lora.lora_a, &lora.lora_b, lora.scale, dropout.as_ref())
+    }
+}
