@@ -1,0 +1,373 @@
+//! Shared memory of a block, with poison and a race detector.
+//!
+//! The shadow is kept per granule, the smallest access that the kernel makes (1, 2 or 4 bytes), so that neighbouring
+//! halves written by different threads do not look like a conflict. Each granule remembers its last write and who
+//! read it since; an access is a race when one of them is not ordered before it by a barrier (see [`Clock`]). Between
+//! lanes of one warp `bar.warp.sync` orders too.
+
+use super::clock::Clock;
+use crate::fault::{FaultKind, RawFault, Step};
+use crate::isa::{Kernel, SharedVariable};
+
+/// Write stamps that are not times.
+const POISON: u32 = u32::MAX;
+const OUTSIDE: u32 = u32::MAX - 1;
+const IN_FLIGHT: u32 = u32::MAX - 2;
+
+/// Lane number of a read by several lanes.
+const MANY: u64 = 32;
+
+/// Who accesses: warp, lane, instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accessor<'c> {
+    pub clock: &'c Clock,
+    pub warp: u32,
+    pub pc: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    bytes: Vec<u8>,
+    shift: u32,
+    /// Per granule: stamp, thread (warp * 32 + lane) and instruction of the last write.
+    written: Vec<u32>,
+    writer: Vec<u16>,
+    written_at: Vec<u32>,
+    /// Per granule: the newest reader as `stamp << 16 | warp << 8 | lane`, 0 for none, and its instruction.
+    read: Vec<u64>,
+    read_at: Vec<u32>,
+    /// Per granule and warp: stamp of the warp's last read since the last write, 0 for none. Meaningless while the
+    /// granule has no newest reader.
+    readers: Vec<u32>,
+    warps: usize,
+    variables: Vec<SharedVariable>,
+    dynamic: std::ops::Range<u32>,
+}
+
+impl Shared {
+    pub fn new(kernel: &Kernel, dynamic_bytes: u32, warps: usize) -> Self {
+        let end = kernel.dynamic_start + dynamic_bytes;
+        let shift = kernel.shared_granule.trailing_zeros();
+        let granules = (end as usize).div_ceil(1 << shift);
+        Self {
+            bytes: vec![0; end as usize + 16],
+            shift,
+            written: vec![OUTSIDE; granules],
+            writer: vec![0; granules],
+            written_at: vec![0; granules],
+            read: vec![0; granules],
+            read_at: vec![0; granules],
+            readers: vec![0; granules * warps],
+            warps,
+            variables: kernel.shared.clone(),
+            dynamic: kernel.dynamic_start..end,
+        }
+    }
+
+    /// A new block: everything is poison.
+    pub fn reset(&mut self) {
+        let own = self.variables.iter().map(|v| v.start..v.start + v.bytes);
+        for range in own.chain([self.dynamic.clone()]) {
+            let range =
+                range.start as usize >> self.shift..(range.end as usize).div_ceil(1 << self.shift);
+            self.written[range].fill(POISON);
+        }
+        self.read.fill(0);
+    }
+
+    /// `tile+12`: the variable that an address belongs to.
+    pub fn describe(&self, address: u64) -> String {
+        let inside = |v: &&SharedVariable| {
+            (u64::from(v.start)..u64::from(v.start + v.bytes)).contains(&address)
+        };
+        let before = |v: &&SharedVariable| u64::from(v.start) <= address;
+        if let Some(v) = self.variables.iter().find(inside) {
+            return format!("`{}`+{}", v.name, address - u64::from(v.start));
+        }
+        if (u64::from(self.dynamic.start)..u64::from(self.dynamic.end)).contains(&address) {
+            return format!("dynamic shared memory+{}", address - u64::from(self.dynamic.start));
+        }
+        if address >= u64::from(self.dynamic.start) && address < 1 << 32 {
+            let (at, size) = (address - u64::from(self.dynamic.start), self.dynamic.len());
+            return format!("byte {at} of {size} bytes of dynamic shared memory");
+        }
+        match self.variables.iter().filter(before).max_by_key(|v| v.start) {
+            Some(v) if address < 1 << 32 => {
+                format!(
+                    "byte {} of `{}`, which has {}",
+                    address - u64::from(v.start),
+                    v.name,
+                    v.bytes
+                )
+            }
+            _ => format!("shared address {address:#x}"),
+        }
+    }
+
+    /// Checks bounds and alignment of `bytes` bytes.
+    #[inline(always)]
+    fn check(&self, lane: u32, address: u64, bytes: u32) -> Step<usize> {
+        if address > u64::from(u32::MAX)
+            || address as usize + bytes as usize + 16 > self.bytes.len()
+        {
+            return Err(self.outside(lane, address, bytes));
+        }
+        if address as u32 & (bytes - 1) != 0 {
+            let detail =
+                format!("the address of {} is not a multiple of {bytes}", self.describe(address));
+            return Err(RawFault::new(FaultKind::Misaligned, lane, detail));
+        }
+        Ok(address as usize)
+    }
+
+    #[cold]
+    fn outside(&self, lane: u32, address: u64, bytes: u32) -> Box<RawFault> {
+        let detail =
+            format!("access of {bytes} bytes outside shared memory: {}", self.describe(address));
+        RawFault::new(FaultKind::OutOfBounds, lane, detail)
+    }
+
+    /// Reads up to 8 bytes, zero-extended.
+    #[inline(always)]
+    pub fn load(&mut self, who: Accessor<'_>, lane: u32, address: u64, bytes: u32) -> Step<u64> {
+        let at = self.check(lane, address, bytes)?;
+        let mut granule = at >> self.shift;
+        let end = (at + bytes as usize) >> self.shift;
+        while granule < end {
+            self.note_read(who, lane, granule)?;
+            granule += 1;
+        }
+        let word = u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap_or_default());
+        Ok(if bytes == 8 { word } else { word & ((1 << (8 * bytes)) - 1) })
+    }
+
+    /// Reads 16 bytes for `ldmatrix`, on behalf of all lanes.
+    pub fn load_row(&mut self, who: Accessor<'_>, lane: u32, address: u64) -> Step<[u16; 8]> {
+        let at = self.check(lane, address, 16)?;
+        for granule in at >> self.shift..(at + 16) >> self.shift {
+            self.note_read(who, lane, granule)?;
+            self.read[granule] = self.read[granule] & !0xff | MANY;
+        }
+        Ok(std::array::from_fn(|i| {
+            u16::from_le_bytes([self.bytes[at + 2 * i], self.bytes[at + 2 * i + 1]])
+        }))
+    }
+
+    /// Writes up to 8 bytes.
+    #[inline(always)]
+    pub fn store(
+        &mut self,
+        who: Accessor<'_>,
+        lane: u32,
+        address: u64,
+        bytes: u32,
+        value: u64,
+    ) -> Step {
+        let at = self.check(lane, address, bytes)?;
+        let value = &value.to_le_bytes()[..bytes as usize];
+        let same = self.bytes[at..at + bytes as usize] == *value;
+        for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
+            self.note_write(who, lane, granule, same)?;
+        }
+        self.bytes[at..at + bytes as usize].copy_from_slice(value);
+        Ok(())
+    }
+
+    /// An asynchronous copy begins: its target is poison until [`Shared::finish_copy`].
+    pub fn begin_copy(&mut self, who: Accessor<'_>, lane: u32, address: u64, bytes: u32) -> Step {
+        let at = self.check(lane, address, bytes)?;
+        for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
+            self.note_write(who, lane, granule, false)?;
+            self.written[granule] = IN_FLIGHT;
+        }
+        Ok(())
+    }
+
+    /// The copy has arrived, as far as the thread that waited for it knows.
+    pub fn finish_copy(&mut self, who: Accessor<'_>, lane: u32, address: u32, data: &[u8]) {
+        let at = address as usize;
+        self.bytes[at..at + data.len()].copy_from_slice(data);
+        for granule in at >> self.shift..(at + data.len()) >> self.shift {
+            self.written[granule] = who.clock.stamp;
+            self.writer[granule] = (who.warp * 32 + lane) as u16;
+        }
+    }
+
+    /// Reads and writes one word in one step, for atomics: ordered with one another, so only poison is checked.
+    pub fn exchange(
+        &mut self,
+        lane: u32,
+        address: u64,
+        bytes: u32,
+        update: impl FnOnce(u64) -> u64,
+    ) -> Step<u64> {
+        let at = self.check(lane, address, bytes)?;
+        for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
+            if self.written[granule] >= IN_FLIGHT {
+                return Err(self.bad_read(lane, granule));
+            }
+        }
+        let mut old = [0; 8];
+        old[..bytes as usize].copy_from_slice(&self.bytes[at..at + bytes as usize]);
+        let old = u64::from_le_bytes(old);
+        let new = update(old).to_le_bytes();
+        self.bytes[at..at + bytes as usize].copy_from_slice(&new[..bytes as usize]);
+        Ok(old)
+    }
+
+    #[inline(always)]
+    fn note_read(&mut self, who: Accessor<'_>, lane: u32, granule: usize) -> Step {
+        let newest = self.read[granule];
+        // This warp has read it in this interval, and nobody has written since: nothing is new.
+        let known = newest >> 16 == u64::from(who.clock.stamp)
+            && (newest & 0xff == u64::from(lane) || newest & 0xff == MANY);
+        if known { Ok(()) } else { self.note_new_read(who, lane, granule) }
+    }
+
+    fn note_new_read(&mut self, who: Accessor<'_>, lane: u32, granule: usize) -> Step {
+        let stamp = self.written[granule];
+        if stamp > who.clock.floor {
+            let writer = u32::from(self.writer[granule]);
+            let own = writer == who.warp * 32 + lane;
+            if stamp >= IN_FLIGHT || (!own && !who.clock.is_after(writer / 32, stamp)) {
+                return Err(self.bad_read(lane, granule));
+            }
+        }
+        let newest = self.read[granule];
+        let readers = &mut self.readers[granule * self.warps..][..self.warps];
+        if newest == 0 {
+            readers.fill(0);
+        }
+        readers[who.warp as usize] = who.clock.stamp;
+        let again = newest >> 16 == u64::from(who.clock.stamp);
+        let lane = if again { MANY } else { u64::from(lane) };
+        self.read[granule] = u64::from(who.clock.stamp) << 16 | u64::from(who.warp) << 8 | lane;
+        self.read_at[granule] = who.pc;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn note_write(&mut self, who: Accessor<'_>, lane: u32, granule: usize, same: bool) -> Step {
+        let stamp = self.written[granule];
+        let thread = (who.warp * 32 + lane) as u16;
+        if stamp > who.clock.floor || self.read[granule] != 0 {
+            self.note_write_slowly(who, lane, granule, same)?;
+        }
+        self.written[granule] = who.clock.stamp;
+        self.writer[granule] = thread;
+        self.written_at[granule] = who.pc;
+        self.read[granule] = 0;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn note_write_slowly(
+        &mut self,
+        who: Accessor<'_>,
+        lane: u32,
+        granule: usize,
+        same: bool,
+    ) -> Step {
+        let (stamp, writer) = (self.written[granule], u32::from(self.writer[granule]));
+        let own = writer == who.warp * 32 + lane;
+        // Lanes of one warp that store the same value in one place do no harm.
+        let benign = own || (same && writer / 32 == who.warp);
+        match stamp {
+            POISON => {}
+            OUTSIDE => {
+                return Err(self.outside(lane, (granule as u64) << self.shift, 1 << self.shift));
+            }
+            IN_FLIGHT => {
+                let text =
+                    "writes {}, which an asynchronous copy that was not waited for also writes";
+                return Err(self.conflict(
+                    FaultKind::AsyncInFlight,
+                    text,
+                    lane,
+                    granule,
+                    self.last_write(granule),
+                ));
+            }
+            _ if !benign && !who.clock.is_after(writer / 32, stamp) => {
+                let text = "race in shared memory: writes {}, which another thread has written with no barrier between";
+                return Err(self.conflict(
+                    FaultKind::Race,
+                    text,
+                    lane,
+                    granule,
+                    self.last_write(granule),
+                ));
+            }
+            _ => {}
+        }
+        let newest = self.read[granule];
+        if newest == 0 {
+            return Ok(());
+        }
+        let text = "race in shared memory: writes {}, which another thread has read with no barrier between";
+        let (newest_warp, newest_lane) = ((newest >> 8 & 0xff) as u32, newest & 0xff);
+        let readers = &self.readers[granule * self.warps..][..self.warps];
+        for (warp, stamp) in (0..).zip(readers) {
+            if *stamp == 0 || who.clock.is_after(warp, *stamp) {
+                continue;
+            }
+            let is_newest = warp == newest_warp;
+            // Lanes are known of the newest reader only. A lane may overwrite what it alone has read, and storing
+            // the value that is there changes nothing for the other lanes.
+            if warp == who.warp && (!is_newest || newest_lane == u64::from(lane) || same) {
+                continue;
+            }
+            let reader = (is_newest && newest_lane != MANY).then_some(newest_lane as u32);
+            let other = (warp, reader, self.read_at[granule]);
+            return Err(self.conflict(FaultKind::Race, text, lane, granule, other));
+        }
+        Ok(())
+    }
+
+    fn last_write(&self, granule: usize) -> (u32, Option<u32>, u32) {
+        let thread = u32::from(self.writer[granule]);
+        (thread / 32, Some(thread % 32), self.written_at[granule])
+    }
+
+    #[cold]
+    fn bad_read(&self, lane: u32, granule: usize) -> Box<RawFault> {
+        let address = (granule as u64) << self.shift;
+        match self.written[granule] {
+            POISON => {
+                let detail =
+                    format!("read of uninitialised memory: shared {}", self.describe(address));
+                RawFault::new(FaultKind::Uninitialised, lane, detail)
+            }
+            OUTSIDE => self.outside(lane, address, 1 << self.shift),
+            IN_FLIGHT => {
+                let text = "reads {}, which an asynchronous copy that was not waited for writes";
+                self.conflict(
+                    FaultKind::AsyncInFlight,
+                    text,
+                    lane,
+                    granule,
+                    self.last_write(granule),
+                )
+            }
+            _ => {
+                let text = "race in shared memory: reads {}, which another thread has written with no barrier between";
+                self.conflict(FaultKind::Race, text, lane, granule, self.last_write(granule))
+            }
+        }
+    }
+
+    #[cold]
+    fn conflict(
+        &self,
+        kind: FaultKind,
+        text: &str,
+        lane: u32,
+        granule: usize,
+        other: (u32, Option<u32>, u32),
+    ) -> Box<RawFault> {
+        let detail = text.replace("{}", &self.describe((granule as u64) << self.shift));
+        let mut fault = RawFault::new(kind, lane, detail);
+        fault.other = Some(other);
+        fault
+    }
+}
