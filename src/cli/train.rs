@@ -42,9 +42,10 @@ pub struct TrainOptions {
         value_name = "CHECKPOINT_DIR",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = ""
+        default_missing_value = "",
+        value_parser = resume
     )]
-    pub resume: Option<PathBuf>,
+    pub resume: Option<Resume>,
     /// Print parameters, memory and steps; train nothing
     #[arg(long, conflicts_with = "preview")]
     pub plan: bool,
@@ -86,7 +87,8 @@ impl TrainOptions {
                 TrainConfig::for_model_and_data(&model, Path::new(data), &overrides)?
             }
             (None, None, None) => {
-                return Ok(TrainSource::Quickstart { overrides, resume: self.resume() });
+                let resume = self.resume.clone().unwrap_or_default();
+                return Ok(TrainSource::Quickstart { overrides, resume });
             }
             (None, model, _) => {
                 let missing = if model.is_some() { "--data FILE" } else { "--model DIR" };
@@ -96,19 +98,10 @@ impl TrainOptions {
                 )));
             }
         };
-        if self.resume.is_some() {
-            config.resume = self.resume();
+        if let Some(resume) = &self.resume {
+            config.resume = resume.clone();
         }
         Ok(TrainSource::Config(Box::new(config)))
-    }
-
-    /// What `--resume` says.
-    fn resume(&self) -> Resume {
-        match &self.resume {
-            None => Resume::No,
-            Some(dir) if dir.as_os_str().is_empty() => Resume::Latest,
-            Some(dir) => Resume::From(dir.clone()),
-        }
     }
 
     /// The options that stand for settings, then every `--set`.
@@ -141,6 +134,14 @@ impl TrainOptions {
             (None, Some(adapter)) => base_of_adapter(Path::new(adapter)).map(Some),
             (None, None) => Ok(None),
         }
+    }
+}
+
+/// `--resume` alone is the newest checkpoint.
+fn resume(directory: &str) -> std::result::Result<Resume, String> {
+    match directory {
+        "" => Ok(Resume::Latest),
+        _ => Ok(Resume::From(PathBuf::from(directory))),
     }
 }
 
