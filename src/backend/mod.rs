@@ -7,6 +7,7 @@
 mod buffer;
 mod call;
 pub mod cpu;
+pub mod dry;
 pub mod reference;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;

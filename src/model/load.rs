@@ -22,6 +22,8 @@ pub enum Source<'a> {
     Weights(&'a Weights),
     /// Normal numbers from this seed; norms are ones, biases zeros.
     Random(u64),
+    /// Nowhere: the device only counts memory, and contents do not matter.
+    Shapes,
 }
 
 /// What the weights become on the device.
@@ -153,6 +155,9 @@ impl Loader<'_> {
             false => self.options.dtype,
         };
         let bytes = match self.source {
+            Source::Shapes => {
+                return self.register(name, Tensor::empty(self.device, shape, dtype)?);
+            }
             Source::Random(seed) => f32_to_bytes(&random_values(*seed, name, shape), dtype),
             Source::Weights(weights) => {
                 let stored = weights.expect(name)?;
@@ -172,7 +177,11 @@ impl Loader<'_> {
                 }
             }
         };
-        let tensor = Tensor::from_bytes(self.device, shape, dtype, &bytes)?;
+        self.register(name, Tensor::from_bytes(self.device, shape, dtype, &bytes)?)
+    }
+
+    /// The tensor that the forward pass reads; a parameter's, where all tensors are parameters.
+    fn register(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
         if !self.options.train_all {
             return Ok(tensor);
         }

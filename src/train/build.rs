@@ -1,0 +1,119 @@
+//! From a prepared run to a trainer on a device.
+
+use super::prepare::Prepared;
+use super::trainer::Trainer;
+use crate::adapter::{PeftConfig, TargetModules, trainable};
+use crate::backend::Device;
+use crate::config::{
+    AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig,
+};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::model::load::{LoadOptions, Source, load};
+use crate::model::llama::Recompute;
+use crate::model::resolve::ModelSource;
+use crate::ops::Implementation;
+use crate::optim::Settings;
+
+/// The dtype that `choice` means on this device.
+pub fn dtype(choice: DtypeChoice, device: &Device) -> DType {
+    match choice {
+        DtypeChoice::Auto if device.capabilities().fast_bf16 => DType::BF16,
+        DtypeChoice::Auto | DtypeChoice::Float32 => DType::F32,
+        DtypeChoice::Bfloat16 => DType::BF16,
+        DtypeChoice::Float16 => DType::F16,
+    }
+}
+
+/// The config's name of a dtype.
+pub fn dtype_choice(dtype: DType) -> DtypeChoice {
+    match dtype {
+        DType::BF16 => DtypeChoice::Bfloat16,
+        DType::F16 => DtypeChoice::Float16,
+        _ => DtypeChoice::Float32,
+    }
+}
+
+/// The attention that the config asks for.
+pub fn attention(config: &TrainConfig) -> Implementation {
+    match config.attn_implementation {
+        AttnImplementation::Flash => Implementation::Flash,
+        AttnImplementation::Eager => Implementation::Eager,
+    }
+}
+
+/// The optimizer's settings.
+fn settings(train: &TrainArgs) -> Settings {
+    Settings {
+        beta1: train.adam_beta1 as f32,
+        beta2: train.adam_beta2 as f32,
+        eps: train.adam_epsilon as f32,
+        weight_decay: train.weight_decay as f32,
+        max_grad_norm: train.max_grad_norm as f32,
+    }
+}
+
+/// The adapter that `[lora]` describes.
+fn peft_config(lora: &LoraConfig, source: &ModelSource) -> PeftConfig {
+    let names = lora.target_modules.names().iter().map(|name| name.to_string());
+    PeftConfig {
+        r: lora.r,
+        lora_alpha: lora.lora_alpha,
+        lora_dropout: lora.lora_dropout,
+        use_rslora: lora.use_rslora,
+        target_modules: TargetModules::Names(names.collect()),
+        base_model_name_or_path: Some(source.base_id.clone()),
+        revision: source.revision.clone(),
+    }
+}
+
+/// Loads the model onto `device`, attaches what is trained, and makes the optimizer; with LoRA, the
+/// adapter's config comes along.
+///
+/// With `shapes_only` no weight is read: the device only counts memory.
+pub fn build(
+    prepared: &Prepared,
+    device: &Device,
+    recompute: Recompute,
+    shapes_only: bool,
+) -> Result<(Trainer, Option<PeftConfig>)> {
+    let config = &prepared.config;
+    let source = match &prepared.weights {
+        _ if shapes_only => Source::Shapes,
+        Some(weights) => Source::Weights(weights),
+        None => Source::Random(config.train.seed),
+    };
+    let quantization = &config.quantization;
+    let options = LoadOptions {
+        dtype: dtype(config.dtype, device),
+        nf4: quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant),
+        train_all: config.lora.is_none(),
+        max_positions: prepared.batching.max_length,
+    };
+    let (mut model, mut parameters) = load(device, &prepared.model_config, &source, options)?;
+    model.recompute = recompute;
+    let mut adapter = None;
+    if let Some(lora) = &config.lora {
+        let mut found = peft_config(lora, &prepared.source);
+        match &lora.adapter {
+            Some(path) => {
+                let (saved, saved_parameters) =
+                    trainable::attach_saved(&mut model, path, lora.lora_dropout)?;
+                found = PeftConfig {
+                    base_model_name_or_path: found.base_model_name_or_path,
+                    revision: found.revision,
+                    ..saved
+                };
+                parameters = saved_parameters;
+            }
+            None => {
+                parameters = trainable::attach_fresh(&mut model, &found, config.train.seed)?;
+            }
+        }
+        adapter = Some(found);
+    }
+    let seed = config.train.seed;
+    let settings = settings(&config.train);
+    let trainer = Trainer::new(model, parameters, settings, attention(config), seed)?;
+    Ok((trainer, adapter))
+}

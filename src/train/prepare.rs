@@ -1,0 +1,156 @@
+//! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
+
+use crate::config::{
+    Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig,
+};
+use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::resolve::{ModelSource, resolve};
+use crate::model::{ModelConfig, Weights, check};
+use crate::tokenizer::TextProcessor;
+use jiff::civil::DateTime;
+use std::path::Path;
+
+/// `data.max_length` where neither the config nor a smaller context says otherwise.
+const DEFAULT_MAX_LENGTH: usize = 1024;
+
+/// A run that may start.
+pub struct Prepared {
+    /// The settings.
+    pub config: TrainConfig,
+    /// Where the model is.
+    pub source: ModelSource,
+    /// Its config.json.
+    pub model_config: ModelConfig,
+    /// Its weights; none with `init = "random"`.
+    pub weights: Option<Weights>,
+    /// Tokenizer and chat template.
+    pub text: TextProcessor,
+    /// The examples.
+    pub train: Dataset,
+    /// The held-out examples.
+    pub eval: Option<Dataset>,
+    /// How examples become batches.
+    pub batching: BatchOptions,
+    /// Warnings for the user.
+    pub warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// Reads and checks everything that `config` names. `date` is what templates that print a date
+    /// print.
+    ///
+    /// # Errors
+    /// `Error::Input` for the first thing that is wrong.
+    pub fn new(config: TrainConfig, date: DateTime) -> Result<Self> {
+        if config.train.neftune_noise_alpha > 0.0 {
+            return Err(Error::input(
+                "neftune_noise_alpha is not supported yet: remove it, or set it to 0",
+            ));
+        }
+        let source = resolve(&config.model)?;
+        let model_config = ModelConfig::open(&source.path)?;
+        let context = model_config.max_position_embeddings;
+        let max_length = config.data.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(context));
+        if max_length > context {
+            return Err(Error::input(format!(
+                "data.max_length = {max_length}, but the model's context is {context} tokens \
+                 (max_position_embeddings): lower max_length"
+            )));
+        }
+        let (weights, mut warnings) = match config.init {
+            Init::Random => (None, Vec::new()),
+            Init::Pretrained => {
+                let weights = Weights::open(&source.path)?;
+                let warnings = check(&weights, &model_config)?;
+                (Some(weights), warnings)
+            }
+        };
+        check_modes(&config, &model_config)?;
+
+        let template = config.data.chat_template.as_ref().map(|template| match template {
+            TemplateSource::Named(name) => name.clone(),
+            TemplateSource::File(path) => path.display().to_string(),
+        });
+        let text = TextProcessor::load(&source.path, template.as_deref(), Path::new(""), date)?;
+        let options = LoadOptions {
+            format: format_of(config.data.format)?,
+            max_length,
+            excess_length: ExcessLength::from_name(config.data.excess_length_strategy.name())?,
+            completion_only_loss: config.data.completion_only_loss,
+            require_stop_token: true,
+        };
+        let sources = config.data.train.iter();
+        let data_files: Vec<_> = sources
+            .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
+            .collect();
+        let train = Dataset::load(&data_files, &text, &options)?;
+        let (train, eval) = match &config.data.eval {
+            EvalSource::None => (train, None),
+            EvalSource::Split(share) => {
+                let (train, eval) = train.split(*share, config.train.seed)?;
+                (train, Some(eval))
+            }
+            EvalSource::File(path) => {
+                let options = LoadOptions { require_stop_token: false, ..options };
+                (train, Some(Dataset::load(&[DataFile::new(path)], &text, &options)?))
+            }
+        };
+        for data in [Some(&train), eval.as_ref()].into_iter().flatten() {
+            data.check_vocabulary(model_config.vocab_size, text.tokenizer.as_ref())?;
+        }
+        if train.stats.truncated > 0 {
+            warnings.push(format!(
+                "{} of {} examples are longer than max_length = {max_length} and were truncated",
+                train.stats.truncated, train.stats.examples
+            ));
+        }
+        let dropped = train.stats.dropped_too_long + train.stats.dropped_without_loss;
+        if dropped > 0 {
+            warnings.push(format!("{dropped} examples were dropped: too long, or without loss"));
+        }
+        files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
+        let batching = BatchOptions {
+            per_device_train_batch_size: config.train.per_device_train_batch_size,
+            gradient_accumulation_steps: config.train.gradient_accumulation_steps,
+            packing: config.data.packing,
+            max_length,
+            shuffle: config.data.shuffle,
+            seed: config.train.seed,
+        };
+        Ok(Self {
+            config,
+            source,
+            model_config,
+            weights,
+            text,
+            train,
+            eval,
+            batching,
+            warnings,
+        })
+    }
+}
+
+/// Settings that do not go together.
+fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
+    let quantized = config.quantization.load_in_4bit || model.quantization.is_some();
+    if quantized && config.lora.is_none() {
+        return Err(Error::input(
+            "4-bit weights are frozen, so there is nothing to train: add a [lora] section (QLoRA), \
+             or set load_in_4bit = false and use a model that is not quantized",
+        ));
+    }
+    if config.init == Init::Random && config.lora.is_some() {
+        return Err(Error::input(
+            "init = \"random\" with [lora] would adapt a model that knows nothing: remove one of them",
+        ));
+    }
+    Ok(())
+}
+
+/// The config's data format; `None` is recognized by keys.
+pub fn format_of(format: DataFormat) -> Result<Option<Format>> {
+    Format::from_name(format.name())
+}

@@ -1,0 +1,376 @@
+//! A whole run: steps, evaluations, checkpoints, records, and the result.
+
+use super::build::build;
+use super::checkpoint::{self, RunState};
+use super::memory;
+use super::metrics::{EvalMetrics, MetricsWriter, StepMetrics};
+use super::prepare::Prepared;
+use super::schedule::Schedule;
+use super::steps::Steps;
+use super::trainer::{StepOutcome, Trainer};
+use super::trainer_state::TrainerState;
+use crate::adapter::PeftConfig;
+use crate::backend::Device;
+use crate::config::{Interval, Resume};
+use crate::data::{Dataset, Plan};
+use crate::error::{Error, Result};
+use crate::evaluate::evaluate;
+use crate::files;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Who watches a run: the terminal, or a test.
+pub trait Observer {
+    /// The run begins at `step` of `total`.
+    fn begin(&mut self, _step: u64, _total: u64) {}
+    /// A step was logged.
+    fn logged(&mut self, _metrics: &StepMetrics, _total: u64) {}
+    /// The held-out examples were evaluated.
+    fn evaluated(&mut self, _metrics: &EvalMetrics) {}
+    /// A checkpoint was saved.
+    fn saved(&mut self, _path: &Path) {}
+    /// The model is on the device and about to be trained from its first step.
+    fn before_training(&mut self, _trainer: &Trainer) -> Result<()> {
+        Ok(())
+    }
+    /// Training has ended and the result is in place.
+    fn after_training(&mut self, _trainer: &Trainer) -> Result<()> {
+        Ok(())
+    }
+    /// Something the user should know.
+    fn warn(&mut self, _message: &str) {}
+    /// The signal that asks the run to stop, if one has come.
+    fn interrupted(&self) -> Option<i32> {
+        None
+    }
+}
+
+/// What a finished run says of itself.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// Held-out loss before the first step and after the last.
+    pub eval_losses: Option<(f64, f64)>,
+    /// Where the result is.
+    pub output_dir: PathBuf,
+}
+
+/// Runs `prepared` on `device`. `date` is what its templates printed.
+///
+/// # Errors
+/// What is wrong with the input or the run; [`Error::Interrupted`] after a signal, with a checkpoint
+/// saved.
+pub fn run(
+    prepared: &Prepared,
+    device: &Device,
+    date: &str,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let recompute = memory::choose(prepared, device)?;
+    let (trainer, adapter) = build(prepared, device, recompute, false)?;
+    let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
+    let mut run = Run::start(prepared, trainer, adapter, steps, date, observer)?;
+    run.train(observer)?;
+    run.finish(observer)
+}
+
+struct Run<'a> {
+    prepared: &'a Prepared,
+    trainer: Trainer,
+    adapter: Option<PeftConfig>,
+    steps: Steps<'a>,
+    schedule: Schedule,
+    metrics: MetricsWriter,
+    state: TrainerState,
+    done: RunState,
+    first_eval: Option<f64>,
+    last_eval: Option<(u64, f64)>,
+    last_save: u64,
+    window: Window,
+}
+
+/// What came together since the last logged step.
+#[derive(Default)]
+struct Window {
+    steps: u64,
+    loss: f64,
+    grad_norm: f64,
+    tokens: u64,
+    time: Duration,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        prepared: &'a Prepared,
+        mut trainer: Trainer,
+        adapter: Option<PeftConfig>,
+        steps: Steps<'a>,
+        date: &str,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let config = &prepared.config;
+        let args = &config.train;
+        let total = steps.total();
+        let output = &config.output_dir;
+        files::create_directory(output)?;
+        let metrics_path = output.join("metrics.jsonl");
+        let fresh = RunState {
+            version: env!("CARGO_PKG_VERSION").into(),
+            step: 0,
+            total_steps: total,
+            num_input_tokens_seen: 0,
+            data_fingerprint: prepared.train.fingerprint(),
+            date: date.into(),
+            loss_scale: trainer.scaler.scale,
+            finite_steps: 0,
+            skipped_steps: 0,
+        };
+        let (done, state, metrics) = match checkpoint_to_resume(prepared)? {
+            None => {
+                let state = TrainerState::new(args, total, args.num_train_epochs);
+                (fresh, state, MetricsWriter::create(&metrics_path)?)
+            }
+            Some(dir) => {
+                let (done, state) = checkpoint::load(&dir, &mut trainer)?;
+                refuse_other_run(&dir, &done, &fresh)?;
+                let metrics = MetricsWriter::resume(&metrics_path, done.step)?;
+                (done, state, metrics)
+            }
+        };
+        files::write(&output.join("config.toml"), config.to_toml())?;
+        observer.begin(done.step, total);
+        let warmup = args.warmup_steps;
+        let mut run = Self {
+            schedule: Schedule::new(args.lr_scheduler_type, args.learning_rate, warmup, total),
+            last_save: done.step,
+            first_eval: first_eval_loss(&state),
+            last_eval: None,
+            prepared,
+            trainer,
+            adapter,
+            steps,
+            metrics,
+            state,
+            done,
+            window: Window::default(),
+        };
+        if run.done.step == 0 {
+            run.evaluate(observer)?;
+            observer.before_training(&run.trainer)?;
+        }
+        Ok(run)
+    }
+
+    fn train(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let args = &self.prepared.config.train;
+        for step in self.done.step + 1..=self.steps.total() {
+            let started = Instant::now();
+            let (loss_tokens, batches) = self.steps.batches(step);
+            let tokens: usize = batches.iter().map(|batch| batch.num_tokens()).sum();
+            let learning_rate = self.schedule.learning_rate(step);
+            let outcome =
+                self.trainer.step(step, learning_rate, loss_tokens, batches.into_iter())?;
+            if outcome.skipped {
+                observer.warn(&format!("step {step}: the gradient is not finite; not applied"));
+            }
+            self.done.step = step;
+            self.done.num_input_tokens_seen += tokens as u64;
+            self.window.add(&outcome, tokens, started.elapsed());
+            if self.due(args.logging_steps, step) || step == self.steps.total() {
+                self.log(learning_rate, observer)?;
+            }
+            let mut stop = false;
+            if self.prepared.eval.is_some() && self.due(args.eval_steps, step) {
+                stop = self.evaluate(observer)?;
+            }
+            if self.due(args.save_steps, step) || stop {
+                self.save(observer)?;
+            }
+            if let Some(signal) = observer.interrupted() {
+                self.save(observer)?;
+                return Err(Error::Interrupted(signal));
+            }
+            if stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, observer: &mut dyn Observer) -> Result<Summary> {
+        let step = self.done.step;
+        if self.last_eval.is_none_or(|(at, _)| at != step) {
+            self.evaluate(observer)?;
+        }
+        if self.prepared.config.train.load_best_model_at_end {
+            let best = self.state.best_model_checkpoint.as_ref();
+            if let Some(dir) = best.map(PathBuf::from).filter(|_| self.state.best_global_step != Some(step)) {
+                checkpoint::load_tensors(&dir, &self.trainer, false)?;
+            }
+        }
+        let output = &self.prepared.config.output_dir;
+        let details = self.details();
+        checkpoint::save_result(
+            output,
+            self.prepared,
+            &self.trainer,
+            self.adapter.as_ref(),
+            &details,
+        )?;
+        self.state.save(&output.join("trainer_state.json"))?;
+        observer.after_training(&self.trainer)?;
+        let eval_losses = match (self.first_eval, self.last_eval) {
+            (Some(first), Some((_, last))) => Some((first, last)),
+            _ => None,
+        };
+        Ok(Summary { steps: step, eval_losses, output_dir: output.clone() })
+    }
+
+    /// Whether something periodic happens after `step`.
+    fn due(&self, interval: Interval, step: u64) -> bool {
+        match interval {
+            Interval::Never => false,
+            Interval::Epoch => self.steps.ends_epoch(step),
+            Interval::Steps(every) => step.is_multiple_of(every.max(1)),
+        }
+    }
+
+    fn log(&mut self, learning_rate: f64, observer: &mut dyn Observer) -> Result<()> {
+        let window = std::mem::take(&mut self.window);
+        let steps = window.steps.max(1) as f64;
+        let metrics = StepMetrics {
+            step: self.done.step,
+            epoch: self.steps.epochs_after(self.done.step),
+            loss: window.loss / steps,
+            grad_norm: window.grad_norm / steps,
+            learning_rate,
+            tokens_per_second: window.tokens as f64 / window.time.as_secs_f64().max(1e-9),
+            num_input_tokens_seen: self.done.num_input_tokens_seen,
+        };
+        self.metrics.write(&metrics)?;
+        self.state.log(&metrics)?;
+        observer.logged(&metrics, self.steps.total());
+        Ok(())
+    }
+
+    /// Evaluates the held-out examples, if there are any; returns whether early stopping ends the
+    /// run.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let Some(data) = &self.prepared.eval else { return Ok(false) };
+        let step = self.done.step;
+        let loss = self.eval_loss(data)?;
+        let metrics = EvalMetrics {
+            step,
+            epoch: self.steps.epochs_after(step),
+            eval_loss: loss,
+            eval_perplexity: loss.exp(),
+        };
+        self.metrics.write(&metrics)?;
+        self.state.log(&metrics)?;
+        observer.evaluated(&metrics);
+        self.first_eval.get_or_insert(loss);
+        self.last_eval = Some((step, loss));
+        let path = self.prepared.config.output_dir.join(format!("checkpoint-{step}"));
+        let verdict = self.state.judge(&metrics, &path.display().to_string());
+        if verdict.is_best && self.prepared.config.train.load_best_model_at_end {
+            self.save(observer)?;
+        }
+        Ok(verdict.stop)
+    }
+
+    fn eval_loss(&self, data: &Dataset) -> Result<f64> {
+        let plan = Plan::eval(data, self.prepared.config.train.per_device_eval_batch_size);
+        let batches = (0..plan.num_batches()).map(|batch| plan.batch(data, batch));
+        let found = evaluate(&self.trainer.model, self.trainer.attention(), batches)?;
+        Ok(found.loss())
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if self.last_save == self.done.step {
+            return Ok(());
+        }
+        self.state.global_step = self.done.step;
+        self.state.epoch = self.steps.epochs_after(self.done.step);
+        self.state.num_input_tokens_seen = self.done.num_input_tokens_seen;
+        self.done.loss_scale = self.trainer.scaler.scale;
+        self.done.finite_steps = self.trainer.scaler.finite_steps;
+        self.done.skipped_steps = self.trainer.scaler.skipped_steps;
+        let path = checkpoint::save(
+            self.prepared,
+            &self.trainer,
+            self.adapter.as_ref(),
+            &self.done,
+            &self.state,
+        )?;
+        self.last_save = self.done.step;
+        observer.saved(&path);
+        Ok(())
+    }
+
+    /// A few lines for the model card.
+    fn details(&self) -> String {
+        let mut text = format!(
+            "{} optimizer steps on {} examples, {} tokens.",
+            self.done.step,
+            self.prepared.train.examples.len(),
+            self.done.num_input_tokens_seen
+        );
+        if let (Some(first), Some((_, last))) = (self.first_eval, self.last_eval) {
+            text += &format!(
+                " Held-out perplexity: {:.3} before, {:.3} after.",
+                first.exp(),
+                last.exp()
+            );
+        }
+        text
+    }
+}
+
+impl Window {
+    fn add(&mut self, outcome: &StepOutcome, tokens: usize, time: Duration) {
+        self.steps += 1;
+        self.loss += outcome.loss;
+        self.grad_norm += outcome.grad_norm;
+        self.tokens += tokens as u64;
+        self.time += time;
+    }
+}
+
+/// The held-out loss before the first step, from the log of an earlier start.
+fn first_eval_loss(state: &TrainerState) -> Option<f64> {
+    let mut evaluations = state.log_history.iter().filter_map(|entry| entry.get("eval_loss"));
+    evaluations.next()?.as_f64()
+}
+
+fn checkpoint_to_resume(prepared: &Prepared) -> Result<Option<PathBuf>> {
+    let output = &prepared.config.output_dir;
+    match &prepared.config.resume {
+        Resume::No => Ok(None),
+        Resume::From(dir) => Ok(Some(dir.clone())),
+        Resume::Latest => match checkpoint::checkpoints(output).pop() {
+            Some((_, path)) => Ok(Some(path)),
+            None => Err(Error::input(format!(
+                "there is no complete checkpoint in {} to resume from",
+                output.display()
+            ))),
+        },
+    }
+}
+
+fn refuse_other_run(dir: &Path, saved: &RunState, now: &RunState) -> Result<()> {
+    let differs = |what: &str| {
+        Err(Error::input(format!(
+            "{} was saved by a run with other {what}: resume with the same config and data, or \
+             start a new run (with lora.adapter, from its weights)",
+            dir.display()
+        )))
+    };
+    if saved.data_fingerprint != now.data_fingerprint {
+        return differs("training data");
+    }
+    if saved.total_steps != now.total_steps {
+        return differs(&format!("steps ({}, now {})", saved.total_steps, now.total_steps));
+    }
+    Ok(())
+}

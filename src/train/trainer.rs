@@ -1,0 +1,205 @@
+//! One optimizer step: micro-batches forward and backward, then the update. Names no device and
+//! writes no file.
+
+use crate::backend::Device;
+use crate::data::Batch;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::nn::{Context, Noise, Parameter};
+use crate::ops::step_state::index;
+use crate::ops::{self, Implementation, StepState, StepValues};
+use crate::optim::{Optimizer, Settings};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use std::rc::Rc;
+
+/// Loss scale of the first f16 step, and the bounds it moves between (as PyTorch's GradScaler).
+const FIRST_LOSS_SCALE: f32 = 65_536.0;
+const SMALLEST_LOSS_SCALE: f32 = 1.0 / 16_384.0;
+/// Finite f16 steps after which the scale is doubled.
+const GROWTH_INTERVAL: u32 = 2_000;
+/// Steps in a row whose gradient may be non-finite, where no loss scale can be blamed.
+const MAX_SKIPPED: u32 = 3;
+
+/// A model in training.
+pub struct Trainer {
+    /// The model.
+    pub model: Model,
+    /// What is trained.
+    pub parameters: Vec<Parameter>,
+    /// Its moments.
+    pub optimizer: Optimizer,
+    /// Scale of the loss and what moves it.
+    pub scaler: LossScaler,
+    settings: Settings,
+    attention: Implementation,
+    seed: u64,
+    device: Device,
+    state: StepState,
+}
+
+/// What one optimizer step found.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOutcome {
+    /// Mean cross-entropy over the step's tokens that carry loss.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// The gradient was not finite and was not applied.
+    pub skipped: bool,
+}
+
+/// The loss scale: 1 but for f16, where small gradients would vanish without one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScaler {
+    /// The scale of the next step.
+    pub scale: f32,
+    /// Finite steps since it last changed.
+    pub finite_steps: u32,
+    /// Non-finite steps in a row.
+    pub skipped_steps: u32,
+    dynamic: bool,
+}
+
+impl LossScaler {
+    fn new(dtype: DType) -> Self {
+        let dynamic = dtype == DType::F16;
+        let scale = if dynamic { FIRST_LOSS_SCALE } else { 1.0 };
+        Self { scale, finite_steps: 0, skipped_steps: 0, dynamic }
+    }
+
+    /// Halves the scale after a non-finite gradient, doubles it after many finite ones.
+    fn update(&mut self, step: u64, skipped: bool) -> Result<()> {
+        if !skipped {
+            (self.finite_steps, self.skipped_steps) = (self.finite_steps + 1, 0);
+            if self.dynamic && self.finite_steps == GROWTH_INTERVAL {
+                (self.scale, self.finite_steps) = (self.scale * 2.0, 0);
+            }
+            return Ok(());
+        }
+        (self.finite_steps, self.skipped_steps) = (0, self.skipped_steps + 1);
+        if self.dynamic {
+            self.scale /= 2.0;
+        }
+        if self.scale < SMALLEST_LOSS_SCALE || (!self.dynamic && self.skipped_steps > MAX_SKIPPED) {
+            return Err(Error::run(format!(
+                "the gradient of step {step} is not finite, and neither were those of the {} steps \
+                 before it; nothing of them was applied. Lower learning_rate, set max_grad_norm, \
+                 or use dtype = \"float32\"",
+                self.skipped_steps - 1
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Trainer {
+    /// A trainer with fresh moments.
+    pub fn new(
+        model: Model,
+        parameters: Vec<Parameter>,
+        settings: Settings,
+        attention: Implementation,
+        seed: u64,
+    ) -> Result<Self> {
+        let device = model.embed_tokens.device().clone();
+        if parameters.is_empty() {
+            return Err(Error::internal("Trainer", "nothing to train"));
+        }
+        Ok(Self {
+            optimizer: Optimizer::new(&device, &parameters, settings)?,
+            scaler: LossScaler::new(model.embed_tokens.dtype()),
+            state: StepState::new(&device)?,
+            model,
+            parameters,
+            settings,
+            attention,
+            seed,
+            device,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How attention is computed.
+    pub fn attention(&self) -> Implementation {
+        self.attention
+    }
+
+    /// Optimizer step number `step` (from 1) on `batches`, in which `loss_tokens` tokens carry loss.
+    ///
+    /// # Errors
+    /// `Error::Run` for a loss that is not finite, or gradients that stay so; what the ops report.
+    pub fn step(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        loss_tokens: usize,
+        batches: impl Iterator<Item = Batch>,
+    ) -> Result<StepOutcome> {
+        // f64: 1 - 0.999 has few digits in f32.
+        let correction = |beta: f32| (1.0 - f64::from(beta).powf(step as f64)) as f32;
+        self.state.set(&StepValues {
+            learning_rate: learning_rate as f32,
+            bias_correction1: correction(self.settings.beta1),
+            bias_correction2: correction(self.settings.beta2),
+            inv_tokens: 1.0 / loss_tokens as f32,
+            loss_scale: self.scaler.scale,
+            step: step as u32,
+        })?;
+        let mut losses = Vec::new();
+        for batch in batches {
+            losses.push(self.accumulate(&batch)?);
+        }
+        let mut sum = 0.0;
+        for micro_batch in &losses {
+            sum += micro_batch.read_f32()?.into_iter().map(f64::from).sum::<f64>();
+        }
+        let loss = sum / loss_tokens as f64;
+        if !loss.is_finite() {
+            return Err(Error::run(format!(
+                "the loss of step {step} is {loss}. The weights of the last checkpoint are intact: \
+                 lower learning_rate, check the data, or use dtype = \"float32\""
+            )));
+        }
+        self.optimizer.step(&self.parameters, &self.state)?;
+        let slots = self.state.tensor().read_f32()?;
+        let skipped = slots[index::SKIP] != 0.0;
+        self.scaler.update(step, skipped)?;
+        Ok(StepOutcome { loss, grad_norm: f64::from(slots[index::GRAD_NORM]), skipped })
+    }
+
+    /// Adds the gradients of one micro-batch; returns the loss of each of its tokens, f32 [T].
+    fn accumulate(&self, batch: &Batch) -> Result<Tensor> {
+        let noise = Noise {
+            seed: self.seed,
+            ordinals: Tensor::from_u32(&self.device, &[batch.num_tokens()], &batch.ordinals)?,
+            step_state: self.state.clone(),
+        };
+        let context = Rc::new(Context::of_sequences(
+            &self.device,
+            &batch.positions,
+            &batch.bounds,
+            self.attention,
+            Some(noise),
+        )?);
+        let tape = Tape::recording();
+        let hidden = self.model.hidden(&tape, &batch.input_ids, &context)?;
+        let targets = Tensor::from_u32(&self.device, &[batch.num_tokens()], &targets(batch))?;
+        let head = &self.model.lm_head;
+        let found = ops::linear_cross_entropy(&tape, &hidden, head, &targets, &self.state)?;
+        // The loss scale and the token count are in the scaled loss already.
+        let one = Tensor::from_f32(&self.device, &[1], DType::F32, &[1.0])?;
+        tape.backward(&found.scaled_loss, one)?;
+        Ok(found.losses)
+    }
+}
+
+/// The batch's targets as the loss takes them: -100 becomes [`ops::IGNORE`].
+pub fn targets(batch: &Batch) -> Vec<u32> {
+    batch.targets.iter().map(|&target| u32::try_from(target).unwrap_or(ops::IGNORE)).collect()
+}
