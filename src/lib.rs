@@ -1,6 +1,7 @@
 //! Tunesmith fine-tunes Llama-family language models with LoRA, QLoRA and full training,
 //! on kernels written by hand in CUDA C++ and in WGSL.
 
+pub mod adapter;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod cli;

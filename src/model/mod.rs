@@ -8,15 +8,18 @@ mod expected;
 pub mod float;
 mod json;
 pub mod quantization;
+pub mod resolve;
 pub mod rope;
+pub mod save;
 mod tensor_file;
 pub mod weights;
 
 pub use config::{Family, ModelConfig};
 pub use expected::{check, expected_tensors};
 pub use quantization::BnbConfig;
+pub use resolve::{ModelSource, resolve};
 pub use rope::{RopeConfig, RopeScaling, RopeTables};
 pub use weights::{TensorSlice, Weights};
 
 pub(crate) use float::{from_torch_name, widen};
-pub(crate) use json::{Object, parse_object};
+pub(crate) use json::{Object, parse_object, shorten};
