@@ -4,6 +4,7 @@
 
 mod basic;
 mod linear;
+mod transformer;
 
 use crate::dtype::DType;
 use crate::error::Result;
@@ -99,10 +100,13 @@ pub struct Case {
 
 /// Every case that is checked.
 pub fn cases() -> Vec<Case> {
-    [basic::cases(), linear::cases()].into_iter().flatten().collect()
+    [basic::cases(), linear::cases(), transformer::cases()].into_iter().flatten().collect()
 }
 
 /// The cases at training shapes that are timed.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
-    [basic::bench_cases(dtype), linear::bench_cases(dtype)].into_iter().flatten().collect()
+    [basic::bench_cases(dtype), linear::bench_cases(dtype), transformer::bench_cases(dtype)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
