@@ -5,9 +5,11 @@
 use safetensors::SafeTensors;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::backend::reference::Reference;
+use tunesmith::ops::step_state::StepState;
+use tunesmith::ops::{self, AttentionLayout, Implementation};
 use tunesmith::tape::Tape;
 use tunesmith::tensor::Tensor;
-use tunesmith::{DType, Device, Result, ops};
+use tunesmith::{DType, Device, Result};
 
 /// Largest error as a share of the largest reference value.
 const F64: f64 = 1e-12;
@@ -28,6 +30,12 @@ impl Fixture {
         let values =
             tensor.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()));
         (tensor.shape().to_vec(), values.collect())
+    }
+
+    fn labels(&self, name: &str) -> Vec<i64> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     fn tensor(&self, device: &Device, name: &str) -> Result<Tensor> {
@@ -114,5 +122,63 @@ fn rms_norm() {
         let tolerance = tolerance.max(1e-9);
         fixture.compare(tolerance, "rms_norm.out", &out)?;
         fixture.compare_gradients(tolerance, &tape, ("rms_norm", &out), &[("x", &x), ("w", &w)])
+    });
+}
+
+#[test]
+fn attention() {
+    let parameters = std::fs::read_to_string("tests/fixtures/ops/ops.json").unwrap();
+    let parameters: serde_json::Value = serde_json::from_str(&parameters).unwrap();
+    for case in parameters["attention"].as_array().unwrap() {
+        let op = format!("attention.{}", case["name"].as_str().unwrap());
+        let mut bounds: Vec<u32> = Vec::new();
+        for length in case["lengths"].as_array().unwrap() {
+            let (first, length) = (bounds.len() as u32 / 2, length.as_u64().unwrap() as u32);
+            (0..length).for_each(|_| bounds.extend([first, first + length]));
+        }
+        let window = case["window"].as_u64().map(|window| window as u32);
+        let scale = 1.0 / (case["head_dim"].as_f64().unwrap() as f32).sqrt();
+        for implementation in [Implementation::Flash, Implementation::Eager] {
+            on_both(|fixture, device, tolerance| {
+                let inputs = ["q", "k", "v"].map(|name| (name, format!("{op}.{name}")));
+                let inputs =
+                    inputs.map(|(name, full)| (name, fixture.input(device, &full).unwrap()));
+                let [(_, q), (_, k), (_, v)] = &inputs;
+                let bounds = Tensor::from_u32(device, &[bounds.len() / 2, 2], &bounds)?;
+                let layout = AttentionLayout { bounds, q_offset: 0, window, scale };
+                let tape = Tape::recording();
+                let out = ops::attention(&tape, q, k, v, &layout, implementation)?;
+                // The parameter block holds the scale as f32.
+                let tolerance = tolerance.max(1e-6);
+                fixture.compare(tolerance, &format!("{op}.out"), &out)?;
+                let inputs = inputs.each_ref().map(|(name, input)| (*name, input));
+                fixture.compare_gradients(tolerance, &tape, (&op, &out), &inputs)
+            });
+        }
+    }
+}
+
+/// With the identity for a weight the logits are the input.
+#[test]
+fn cross_entropy() {
+    on_both(|fixture, device, tolerance| {
+        let logits = fixture.input(device, "cross_entropy.logits")?;
+        let vocabulary = logits.columns();
+        let identity: Vec<f32> = (0..vocabulary * vocabulary)
+            .map(|i| if i % (vocabulary + 1) == 0 { 1.0 } else { 0.0 })
+            .collect();
+        let shape = [vocabulary, vocabulary];
+        let identity = Tensor::from_f32(device, &shape, DType::F32, &identity)?;
+        let labels = fixture.labels("cross_entropy.labels");
+        let targets = labels.iter().map(|&label| u32::try_from(label).unwrap_or(ops::IGNORE));
+        let targets: Vec<u32> = targets.collect();
+        let targets = Tensor::from_u32(device, &[targets.len()], &targets)?;
+        let state = StepState::new(device)?;
+        let tape = Tape::recording();
+        let out = ops::linear_cross_entropy(&tape, &logits, &identity, &targets, &state)?;
+        fixture.compare(tolerance, "cross_entropy.loss", &out.losses)?;
+        let dout = Tensor::from_f32(device, &[1], DType::F32, &[1.0])?;
+        tape.backward(&out.scaled_loss, dout)?;
+        fixture.compare(tolerance, "cross_entropy.dlogits", &logits.grad().unwrap())
     });
 }

@@ -2,8 +2,10 @@
 //! cross-backend tests, gradcheck, `verify` and the benches, so that no op can be tested less than
 //! another.
 
+mod attention;
 mod basic;
 mod linear;
+mod loss;
 mod transformer;
 
 use crate::dtype::DType;
@@ -100,13 +102,22 @@ pub struct Case {
 
 /// Every case that is checked.
 pub fn cases() -> Vec<Case> {
-    [basic::cases(), linear::cases(), transformer::cases()].into_iter().flatten().collect()
+    [attention::cases(), basic::cases(), linear::cases(), loss::cases(), transformer::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The cases at training shapes that are timed.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
-    [basic::bench_cases(dtype), linear::bench_cases(dtype), transformer::bench_cases(dtype)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        attention::bench_cases(dtype),
+        basic::bench_cases(dtype),
+        linear::bench_cases(dtype),
+        loss::bench_cases(dtype),
+        transformer::bench_cases(dtype),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
