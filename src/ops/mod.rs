@@ -5,37 +5,51 @@
 
 mod adamw;
 mod add;
+mod attention;
+mod attention_eager;
 mod bias;
 mod cases;
 mod cast;
+mod cross_entropy;
 mod dropout;
 mod embedding;
 mod fill;
+mod gather_rows;
 mod grad_norm;
 mod host;
 mod lora;
 mod matmul;
 mod nf4;
 mod rms_norm;
+mod rope;
+mod rows;
 pub mod step_state;
+mod swiglu;
 mod target;
+mod vector;
 mod verify;
 
 pub use adamw::{AdamW, adamw};
 pub use add::{accumulate, add};
+pub use attention::{AttentionLayout, Implementation, attention};
 pub use bias::add_bias;
 pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
 pub use cast::cast;
 pub(crate) use cast::cast_into;
+pub use cross_entropy::{CrossEntropy, IGNORE, linear_cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use fill::{fill, zeros};
+pub use gather_rows::{RowSelection, gather_rows};
 pub use grad_norm::grad_norm;
 pub use lora::lora;
 pub use matmul::matmul;
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
 pub use rms_norm::rms_norm;
+pub use rope::rope;
+pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
+pub use swiglu::swiglu;
 pub use verify::{Comparison, gradcheck_case, verify};
 
 use crate::kernels::KernelSpec;
@@ -45,15 +59,22 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
     [
         adamw::KERNELS,
         add::KERNELS,
+        attention::KERNELS,
+        attention_eager::KERNELS,
         bias::KERNELS,
         cast::KERNELS,
+        cross_entropy::KERNELS,
         dropout::KERNELS,
         embedding::KERNELS,
         fill::KERNELS,
+        gather_rows::KERNELS,
         grad_norm::KERNELS,
         matmul::KERNELS,
         nf4::KERNELS,
         rms_norm::KERNELS,
+        rope::KERNELS,
+        rows::KERNELS,
+        swiglu::KERNELS,
     ]
     .concat()
 }

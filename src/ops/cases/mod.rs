@@ -2,9 +2,12 @@
 //! cross-backend tests, gradcheck, `verify` and the benches, so that no op can be tested less than
 //! another.
 
+mod attention;
 mod basic;
 mod linear;
+mod loss;
 mod optimizer;
+mod transformer;
 
 use crate::dtype::DType;
 use crate::error::Result;
@@ -100,13 +103,30 @@ pub struct Case {
 
 /// Every case that is checked.
 pub fn cases() -> Vec<Case> {
-    [basic::cases(), linear::cases(), optimizer::cases()].into_iter().flatten().collect()
+    [
+        attention::cases(),
+        basic::cases(),
+        linear::cases(),
+        loss::cases(),
+        optimizer::cases(),
+        transformer::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The cases at training shapes that are timed.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
-    [basic::bench_cases(dtype), linear::bench_cases(dtype), optimizer::bench_cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        attention::bench_cases(dtype),
+        basic::bench_cases(dtype),
+        linear::bench_cases(dtype),
+        loss::bench_cases(dtype),
+        optimizer::bench_cases(),
+        transformer::bench_cases(dtype),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

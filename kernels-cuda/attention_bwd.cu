@@ -1,0 +1,245 @@
+// Causal attention over packed sequences, backward (FlashAttention-2): weights are computed again from
+// lse, tile by tile.
+//
+//   p = e^(s - lse), s = scale * q . k          for the pairs that attention_fwd sees, else 0
+//   delta[t,h] = sum_d dout[t,h,d] out[t,h,d]   dp = dout . v,  ds = p (dp - delta) scale
+//   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
+//   dq[t] = sum_j ds k[j]
+//
+// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32 [T, 2];
+//           stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Mapping   delta: a thread owns a (token, head)
+//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries
+//           dq: a block owns 32 queries of a head, walks over their keys
+//           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
+//
+//             dkv:  s, dp [queries, keys] -> turned: p, ds [keys, queries] x dout, q [queries, d]
+//             dq:   s, dp [queries, keys] ->             ds [queries, keys] x k      [keys, d]
+//
+// Launch    grid delta ceil(T NH / 128), dkv (ceil(T / 32), NKV), dq (ceil(T / 32), NH); block 128,
+//           12.4 KiB shared memory; HD <= 256, even for 16-bit types (the host checks)
+// Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by arithmetic. Two passes compute s and dp
+//           twice; that buys sums without atomics
+// Numerics  all writes, no adds; one order of sums: deterministic; 3 x the naive error
+// Twin      kernels-wgsl/attention_bwd.wgsl. Reference: src/ops/attention/reference.rs.
+//           Paper: arXiv:2307.08691
+
+struct Params {
+    u32 tokens;
+    u32 keys;
+    u32 heads;
+    u32 kv_heads;
+    u32 q_offset;
+    u32 window;
+    float scale;
+};
+
+constexpr u32 SLABS = (HEAD_WIDTH + 31) / 32;
+
+__device__ __forceinline__ u32 lowest_key(const u32* bounds, u32 i, u32 window) {
+    u32 first = bounds[2 * i];
+    return i >= window ? max(first, i + 1 - window) : first;
+}
+
+// Fills a tile [32, 33] with a slab of tokens first .. first + 31 of x [limit, heads, HD]; 0 outside.
+// Rows are 33 apart, so that threads that walk down a column meet different banks.
+template <unsigned DT>
+__device__ __forceinline__ void stage(float* tile, const void* x, u32 first, u32 limit, u32 heads,
+                                      u32 head, u32 slab) {
+    for (u32 n = threadIdx.x; n < 1024; n += 128) {
+        u32 token = first + n / 32;
+        u32 d = slab * 32 + n % 32;
+        float value = 0.0f;
+        if (token < limit && d < HEAD_WIDTH) value = load<DT>(x, (token * heads + head) * HEAD_WIDTH + d);
+        tile[n / 32 * 33 + n % 32] = value;
+    }
+}
+
+// The tiles of a block and the place of the thread in them.
+struct Block {
+    float* a_tile; // [32, 33] a slab of queries or of dout
+    float* b_tile; // [32, 33] the other operand
+    float* p_tile; // [32, 33] p or ds
+    u32 x;
+    u32 y;
+};
+
+// Rows of `a` [limit, heads_a, HD] times rows of `b`, both of the whole head width: the thread's 4 x 2
+// inner products.
+template <unsigned LEFT, unsigned RIGHT>
+__device__ __forceinline__ void inner_products(float (&sums)[8], Block block, const void* a, u32 first_a,
+                                               u32 heads_a, u32 head_a, const void* b, u32 first_b,
+                                               u32 heads_b, u32 head_b, u32 limit) {
+#pragma unroll
+    for (u32 n = 0; n < 8; n++) sums[n] = 0.0f;
+    for (u32 slab = 0; slab < SLABS; slab++) {
+        stage<LEFT>(block.a_tile, a, first_a, limit, heads_a, head_a, slab);
+        stage<RIGHT>(block.b_tile, b, first_b, limit, heads_b, head_b, slab);
+        __syncthreads();
+        for (u32 d = 0; d < 32; d++) {
+            float low = block.b_tile[2 * block.x * 33 + d];
+            float high = block.b_tile[(2 * block.x + 1) * 33 + d];
+#pragma unroll
+            for (u32 r = 0; r < 4; r++) {
+                float value = block.a_tile[(block.y + 8 * r) * 33 + d];
+                sums[2 * r] += value * low;
+                sums[2 * r + 1] += value * high;
+            }
+        }
+        __syncthreads();
+    }
+}
+
+// Adds p_tile times a slab of `b` [32, 32] to the thread's 4 x 2 sums of that slab.
+template <unsigned DT>
+__device__ __forceinline__ void weighted_rows(float* slab_sums, Block block, const void* b, u32 first,
+                                              u32 limit, u32 heads, u32 head, u32 slab) {
+    float sums[8] = {}; // [4, 2]
+    stage<DT>(block.b_tile, b, first, limit, heads, head, slab);
+    __syncthreads();
+    for (u32 n = 0; n < 32; n++) {
+        float low = block.b_tile[n * 33 + 2 * block.x];
+        float high = block.b_tile[n * 33 + 2 * block.x + 1];
+#pragma unroll
+        for (u32 r = 0; r < 4; r++) {
+            float weight = block.p_tile[(block.y + 8 * r) * 33 + n];
+            sums[2 * r] += weight * low;
+            sums[2 * r + 1] += weight * high;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (u32 n = 0; n < 8; n++) slab_sums[n] += sums[n];
+}
+
+// p of a query and a key from their product.
+__device__ __forceinline__ float weight_of(float product, u32 query, u32 head, u32 key,
+                                           const float* stats, const u32* bounds, const Params& params) {
+    if (query >= params.tokens || key > query || key < lowest_key(bounds, query, params.window)) return 0.0f;
+    return expf(product * params.scale - stats[(query * params.heads + head) * 2]);
+}
+
+// ds from p and dp.
+__device__ __forceinline__ float score_gradient(float p, float dp, u32 query, u32 head,
+                                                const float* stats, const Params& params) {
+    if (query >= params.tokens) return 0.0f;
+    return p * (dp - stats[(query * params.heads + head) * 2 + 1]) * params.scale;
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+attention_bwd_delta(const void* out, const void* dout, float* stats, Params params) {
+    u32 row = block_number() * 128 + threadIdx.x;
+    if (row >= params.tokens * params.heads) return;
+    float sum = 0.0f;
+    for (u32 i = row * HEAD_WIDTH; i < (row + 1) * HEAD_WIDTH; i++) {
+        sum += load<DT_DOUT>(dout, i) * load<DT_OUT>(out, i);
+    }
+    stats[row * 2 + 1] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout, const float* stats,
+                  const u32* bounds, void* dk, void* dv, Params params) {
+    __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each
+    u32 x = threadIdx.x % 16;
+    u32 y = threadIdx.x / 16;
+    Block block = {a_tile, b_tile, p_tile, x, y};
+    u32 first_key = blockIdx.x * 32;
+    u32 kv_head = blockIdx.y;
+    u32 group = params.heads / params.kv_heads;
+    // [1] the queries that see any of these keys: first_key .. end
+    u32 last_key = min(first_key + 31, params.tokens - 1);
+    u32 end = bounds[2 * last_key + 1];
+    if (params.window < end - last_key) end = last_key + params.window;
+    float dk_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
+    float dv_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
+    for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        for (u32 first = first_key; first < end; first += 32) {
+            // [2] s and dp of the thread's pairs
+            float p[8], ds[8]; // [4, 2]
+            inner_products<DT_Q, DT_K>(p, block, q, first, params.heads, head, k, first_key,
+                                       params.kv_heads, kv_head, params.tokens);
+            inner_products<DT_DOUT, DT_V>(ds, block, dout, first, params.heads, head, v, first_key,
+                                          params.kv_heads, kv_head, params.tokens);
+            // [3] p and ds; p goes into the tile turned, a row per key
+#pragma unroll
+            for (u32 n = 0; n < 8; n++) {
+                u32 row = y + 8 * (n / 2);
+                u32 column = 2 * x + n % 2;
+                p[n] = weight_of(p[n], first + row, head, first_key + column, stats, bounds, params);
+                ds[n] = score_gradient(p[n], ds[n], first + row, head, stats, params);
+                p_tile[column * 33 + row] = p[n];
+            }
+            // [4] dv += p^T dout; unrolled, so that the sums stay in registers
+#pragma unroll
+            for (u32 slab = 0; slab < SLABS; slab++) {
+                weighted_rows<DT_DOUT>(dv_sums + slab * 8, block, dout, first, params.tokens,
+                                       params.heads, head, slab);
+            }
+            // [5] dk += ds^T q
+#pragma unroll
+            for (u32 n = 0; n < 8; n++) p_tile[(2 * x + n % 2) * 33 + y + 8 * (n / 2)] = ds[n];
+#pragma unroll
+            for (u32 slab = 0; slab < SLABS; slab++) {
+                weighted_rows<DT_Q>(dk_sums + slab * 8, block, q, first, params.tokens, params.heads,
+                                    head, slab);
+            }
+        }
+    }
+    // [6] write
+#pragma unroll
+    for (u32 n = 0; n < 8 * SLABS; n++) {
+        u32 token = first_key + y + 8 * (n / 2 % 4);
+        u32 d = n / 8 * 32 + 2 * x + n % 2;
+        u32 i = (token * params.kv_heads + kv_head) * HEAD_WIDTH + d;
+        if (token < params.tokens && d < HEAD_WIDTH) {
+            store<DT_DK>(dk, i, dk_sums[n]);
+            store<DT_DV>(dv, i, dv_sums[n]);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, const float* stats,
+                 const u32* bounds, void* dq, Params params) {
+    __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each
+    u32 x = threadIdx.x % 16;
+    u32 y = threadIdx.x / 16;
+    Block block = {a_tile, b_tile, p_tile, x, y};
+    u32 first_query = (gridDim.x - 1 - blockIdx.x) * 32;
+    u32 head = blockIdx.y;
+    u32 kv_head = head / (params.heads / params.kv_heads);
+    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
+    u32 end = min(first_query + 32, params.tokens);
+    float dq_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
+    for (u32 first = lowest_key(bounds, first_query, params.window); first < end; first += 32) {
+        // [2] s and dp of the thread's pairs
+        float s[8], dp[8]; // [4, 2]
+        inner_products<DT_Q, DT_K>(s, block, q, first_query, params.heads, head, k, first,
+                                   params.kv_heads, kv_head, params.tokens);
+        inner_products<DT_DOUT, DT_V>(dp, block, dout, first_query, params.heads, head, v, first,
+                                      params.kv_heads, kv_head, params.tokens);
+        // [3] ds
+#pragma unroll
+        for (u32 n = 0; n < 8; n++) {
+            u32 row = y + 8 * (n / 2);
+            u32 column = 2 * x + n % 2;
+            float p = weight_of(s[n], first_query + row, head, first + column, stats, bounds, params);
+            p_tile[row * 33 + column] = score_gradient(p, dp[n], first_query + row, head, stats, params);
+        }
+        // [4] dq += ds k; unrolled, so that the sums stay in registers
+#pragma unroll
+        for (u32 slab = 0; slab < SLABS; slab++) {
+            weighted_rows<DT_K>(dq_sums + slab * 8, block, k, first, params.tokens, params.kv_heads,
+                                kv_head, slab);
+        }
+    }
+    // [5] write
+#pragma unroll
+    for (u32 n = 0; n < 8 * SLABS; n++) {
+        u32 token = first_query + y + 8 * (n / 2 % 4);
+        u32 d = n / 8 * 32 + 2 * x + n % 2;
+        u32 i = (token * params.heads + head) * HEAD_WIDTH + d;
+        if (token < params.tokens && d < HEAD_WIDTH) store<DT_DQ>(dq, i, dq_sums[n]);
+    }
+}

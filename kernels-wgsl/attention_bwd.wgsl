@@ -1,0 +1,300 @@
+// Causal attention over packed sequences, backward (FlashAttention-2): weights are computed again from
+// lse, tile by tile.
+//
+//   p = e^(s - lse), s = scale * q . k          for the pairs that attention_fwd sees, else 0
+//   delta[t,h] = sum_d dout[t,h,d] out[t,h,d]   dp = dout . v,  ds = p (dp - delta) scale
+//   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
+//   dq[t] = sum_j ds k[j]
+//
+// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32 [T, 2];
+//           stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Mapping   delta: a thread owns a (token, head)
+//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries
+//           dq: a block owns 32 queries of a head, walks over their keys
+//           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
+//
+//             dkv:  s, dp [queries, keys] -> turned: p, ds [keys, queries] x dout, q [queries, d]
+//             dq:   s, dp [queries, keys] ->             ds [queries, keys] x k      [keys, d]
+//
+// Launch    grid delta ceil(T NH / 128), dkv (ceil(T / 32), NKV), dq (ceil(T / 32), NH); block 128,
+//           12.4 KiB workgroup memory; HD <= 256, even for 16-bit types (the host checks)
+// Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by arithmetic. Two passes compute s and dp
+//           twice; that buys sums without atomics
+// Numerics  all writes, no adds; one order of sums: deterministic; 3 x the naive error
+// Twin      kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
+//           Paper: arXiv:2307.08691
+
+struct Params {
+    tokens: u32,
+    keys: u32,
+    heads: u32,
+    kv_heads: u32,
+    q_offset: u32,
+    window: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> delta_out: array<u32>; // [T, NH, HD]
+@group(0) @binding(1) var<storage, read> delta_dout: array<u32>; // [T, NH, HD]
+@group(0) @binding(2) var<storage, read_write> delta_stats: array<f32>; // [T, NH, 2]
+
+@group(0) @binding(0) var<storage, read> q: array<u32>; // [T, NH, HD]
+@group(0) @binding(1) var<storage, read> k: array<u32>; // [T, NKV, HD]
+@group(0) @binding(2) var<storage, read> v: array<u32>; // [T, NKV, HD]
+@group(0) @binding(3) var<storage, read> dout: array<u32>; // [T, NH, HD]
+@group(0) @binding(4) var<storage, read> stats: array<f32>; // [T, NH, 2]
+@group(0) @binding(5) var<storage, read> bounds: array<u32>; // [T, 2]
+@group(0) @binding(6) var<storage, read_write> dk: array<u32>; // [T, NKV, HD]
+@group(0) @binding(7) var<storage, read_write> dv: array<u32>; // [T, NKV, HD]
+
+@group(0) @binding(6) var<storage, read_write> dq: array<u32>; // [T, NH, HD]
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+const SLABS: u32 = (HEAD_WIDTH + 31u) / 32u;
+
+// Which tensor a tile is filled from.
+const OF_Q: u32 = 0u;
+const OF_K: u32 = 1u;
+const OF_V: u32 = 2u;
+const OF_DOUT: u32 = 3u;
+
+// Rows are 33 apart, so that threads that walk down a column meet different banks.
+var<workgroup> a_tile: array<f32, 1056>; // [32, 33] a slab of queries or of dout
+var<workgroup> b_tile: array<f32, 1056>; // [32, 33] the other operand
+var<workgroup> p_tile: array<f32, 1056>; // [32, 33] p or ds
+
+fn lowest_key(i: u32) -> u32 {
+    let first = bounds[2u * i];
+    return select(first, max(first, i + 1u - params.window), i >= params.window);
+}
+
+fn element(tensor: u32, token: u32, head: u32, d: u32) -> f32 {
+    if (token >= params.tokens || d >= HEAD_WIDTH) {
+        return 0.0;
+    }
+    let query = (token * params.heads + head) * HEAD_WIDTH + d;
+    let key = (token * params.kv_heads + head) * HEAD_WIDTH + d;
+    switch tensor {
+        case OF_Q: {
+            return unpack(q[word_of(query, DT_Q)], query, DT_Q);
+        }
+        case OF_K: {
+            return unpack(k[word_of(key, DT_K)], key, DT_K);
+        }
+        case OF_V: {
+            return unpack(v[word_of(key, DT_V)], key, DT_V);
+        }
+        default: {
+            return unpack(dout[word_of(query, DT_DOUT)], query, DT_DOUT);
+        }
+    }
+}
+
+fn stage_a(tensor: u32, first: u32, head: u32, slab: u32, thread: u32) {
+    for (var n = thread; n < 1024u; n += 128u) {
+        let value = element(tensor, first + n / 32u, head, slab * 32u + n % 32u);
+        a_tile[n / 32u * 33u + n % 32u] = value;
+    }
+}
+
+fn stage_b(tensor: u32, first: u32, head: u32, slab: u32, thread: u32) {
+    for (var n = thread; n < 1024u; n += 128u) {
+        let value = element(tensor, first + n / 32u, head, slab * 32u + n % 32u);
+        b_tile[n / 32u * 33u + n % 32u] = value;
+    }
+}
+
+// Rows of `a` times rows of `b`, both of the whole head width: the thread's 4 x 2 inner products.
+fn inner_products(
+    a: u32,
+    first_a: u32,
+    head_a: u32,
+    b: u32,
+    first_b: u32,
+    head_b: u32,
+    thread: u32,
+) -> array<f32, 8> {
+    var sums: array<f32, 8>; // [4, 2]
+    for (var slab = 0u; slab < SLABS; slab++) {
+        stage_a(a, first_a, head_a, slab, thread);
+        stage_b(b, first_b, head_b, slab, thread);
+        workgroupBarrier();
+        for (var d = 0u; d < 32u; d++) {
+            let low = b_tile[2u * (thread % 16u) * 33u + d];
+            let high = b_tile[(2u * (thread % 16u) + 1u) * 33u + d];
+            for (var r = 0u; r < 4u; r++) {
+                let value = a_tile[(thread / 16u + 8u * r) * 33u + d];
+                sums[2u * r] += value * low;
+                sums[2u * r + 1u] += value * high;
+            }
+        }
+        workgroupBarrier();
+    }
+    return sums;
+}
+
+// p_tile times a slab of `b` [32, 32]: the thread's 4 x 2 sums.
+fn weighted_rows(b: u32, first: u32, head: u32, slab: u32, thread: u32) -> array<f32, 8> {
+    var sums: array<f32, 8>; // [4, 2]
+    stage_b(b, first, head, slab, thread);
+    workgroupBarrier();
+    for (var n = 0u; n < 32u; n++) {
+        let low = b_tile[n * 33u + 2u * (thread % 16u)];
+        let high = b_tile[n * 33u + 2u * (thread % 16u) + 1u];
+        for (var r = 0u; r < 4u; r++) {
+            let weight = p_tile[(thread / 16u + 8u * r) * 33u + n];
+            sums[2u * r] += weight * low;
+            sums[2u * r + 1u] += weight * high;
+        }
+    }
+    workgroupBarrier();
+    return sums;
+}
+
+// p of a query and a key from their product.
+fn weight_of(product: f32, query: u32, head: u32, key: u32) -> f32 {
+    if (query >= params.tokens || key > query || key < lowest_key(query)) {
+        return 0.0;
+    }
+    return exp(product * params.scale - stats[(query * params.heads + head) * 2u]);
+}
+
+// ds from p and dp.
+fn score_gradient(p: f32, dp: f32, query: u32, head: u32) -> f32 {
+    if (query >= params.tokens) {
+        return 0.0;
+    }
+    return p * (dp - stats[(query * params.heads + head) * 2u + 1u]) * params.scale;
+}
+
+@compute @workgroup_size(128)
+fn attention_bwd_delta(
+    @builtin(workgroup_id) block: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = block_number(block, grid) * 128u + thread;
+    if (row >= params.tokens * params.heads) {
+        return;
+    }
+    var sum = 0.0;
+    for (var i = row * HEAD_WIDTH; i < (row + 1u) * HEAD_WIDTH; i++) {
+        sum += unpack(delta_dout[word_of(i, DT_DOUT)], i, DT_DOUT)
+            * unpack(delta_out[word_of(i, DT_OUT)], i, DT_OUT);
+    }
+    delta_stats[row * 2u + 1u] = sum;
+}
+
+@compute @workgroup_size(128)
+fn attention_bwd_dkv(
+    @builtin(workgroup_id) block: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let first_key = block.x * 32u;
+    let kv_head = block.y;
+    let group = params.heads / params.kv_heads;
+    let x = thread % 16u;
+    let y = thread / 16u;
+    // [1] the queries that see any of these keys: first_key .. end
+    let last_key = min(first_key + 31u, params.tokens - 1u);
+    var end = bounds[2u * last_key + 1u];
+    if (params.window < end - last_key) {
+        end = last_key + params.window;
+    }
+    var dk_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
+    var dv_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
+    for (var head = kv_head * group; head < (kv_head + 1u) * group; head++) {
+        for (var first = first_key; first < end; first += 32u) {
+            // [2] s and dp of the thread's pairs
+            var p = inner_products(OF_Q, first, head, OF_K, first_key, kv_head, thread);
+            var ds = inner_products(OF_DOUT, first, head, OF_V, first_key, kv_head, thread);
+            // [3] p and ds; p goes into the tile turned, a row per key
+            for (var n = 0u; n < 8u; n++) {
+                let row = y + 8u * (n / 2u);
+                let column = 2u * x + n % 2u;
+                p[n] = weight_of(p[n], first + row, head, first_key + column);
+                ds[n] = score_gradient(p[n], ds[n], first + row, head);
+                p_tile[column * 33u + row] = p[n];
+            }
+            // [4] dv += p^T dout
+            for (var slab = 0u; slab < SLABS; slab++) {
+                let sums = weighted_rows(OF_DOUT, first, head, slab, thread);
+                for (var n = 0u; n < 8u; n++) {
+                    dv_sums[slab * 8u + n] += sums[n];
+                }
+            }
+            // [5] dk += ds^T q
+            for (var n = 0u; n < 8u; n++) {
+                p_tile[(2u * x + n % 2u) * 33u + y + 8u * (n / 2u)] = ds[n];
+            }
+            for (var slab = 0u; slab < SLABS; slab++) {
+                let sums = weighted_rows(OF_Q, first, head, slab, thread);
+                for (var n = 0u; n < 8u; n++) {
+                    dk_sums[slab * 8u + n] += sums[n];
+                }
+            }
+        }
+    }
+    // [6] write
+    for (var n = 0u; n < 4u * SLABS; n++) {
+        let token = first_key + y + 8u * (n % 4u);
+        let d = n / 4u * 32u + 2u * x;
+        let i = (token * params.kv_heads + kv_head) * HEAD_WIDTH + d;
+        if (token < params.tokens && d < HEAD_WIDTH) {
+            dk[word_of(i, DT_DK)] = pack(dk_sums[2u * n], dk_sums[2u * n + 1u], DT_DK);
+            dv[word_of(i, DT_DV)] = pack(dv_sums[2u * n], dv_sums[2u * n + 1u], DT_DV);
+            if (DT_DK == F32 && d + 1u < HEAD_WIDTH) {
+                dk[i + 1u] = pack(dk_sums[2u * n + 1u], 0.0, DT_DK);
+                dv[i + 1u] = pack(dv_sums[2u * n + 1u], 0.0, DT_DV);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(128)
+fn attention_bwd_dq(
+    @builtin(workgroup_id) block: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let first_query = (grid.x - 1u - block.x) * 32u;
+    let head = block.y;
+    let kv_head = head / (params.heads / params.kv_heads);
+    let x = thread % 16u;
+    let y = thread / 16u;
+    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
+    let end = min(first_query + 32u, params.tokens);
+    var dq_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
+    for (var first = lowest_key(first_query); first < end; first += 32u) {
+        // [2] s and dp of the thread's pairs
+        let s = inner_products(OF_Q, first_query, head, OF_K, first, kv_head, thread);
+        let dp = inner_products(OF_DOUT, first_query, head, OF_V, first, kv_head, thread);
+        // [3] ds
+        for (var n = 0u; n < 8u; n++) {
+            let row = y + 8u * (n / 2u);
+            let column = 2u * x + n % 2u;
+            let p = weight_of(s[n], first_query + row, head, first + column);
+            p_tile[row * 33u + column] = score_gradient(p, dp[n], first_query + row, head);
+        }
+        // [4] dq += ds k
+        for (var slab = 0u; slab < SLABS; slab++) {
+            let sums = weighted_rows(OF_K, first, kv_head, slab, thread);
+            for (var n = 0u; n < 8u; n++) {
+                dq_sums[slab * 8u + n] += sums[n];
+            }
+        }
+    }
+    // [5] write
+    for (var n = 0u; n < 4u * SLABS; n++) {
+        let token = first_query + y + 8u * (n % 4u);
+        let d = n / 4u * 32u + 2u * x;
+        let i = (token * params.heads + head) * HEAD_WIDTH + d;
+        if (token < params.tokens && d < HEAD_WIDTH) {
+            dq[word_of(i, DT_DQ)] = pack(dq_sums[2u * n], dq_sums[2u * n + 1u], DT_DQ);
+            if (DT_DQ == F32 && d + 1u < HEAD_WIDTH) {
+                dq[i + 1u] = pack(dq_sums[2u * n + 1u], 0.0, DT_DQ);
+            }
+        }
+    }
+}

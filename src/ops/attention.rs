@@ -1,0 +1,289 @@
+//! Causal attention over packed sequences, with grouped query heads, sliding windows and a KV cache.
+//!
+//! Two implementations give the same results: [`Implementation::Flash`] walks over tiles of keys with
+//! an online softmax and never holds a T x S matrix (Dao, 2023, arXiv:2307.08691);
+//! [`Implementation::Eager`] is the plain formula, to read and to fall back on.
+
+mod cpu;
+mod reference;
+pub(super) mod tile;
+
+use super::add::accumulate;
+use super::attention_eager as eager;
+use crate::backend::{Device, KernelCall, View};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Requires, grid_1d};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::{kernel_text, with_element};
+use bytemuck::{Pod, Zeroable};
+
+/// Who sees whom. Query t is key index i = t + `q_offset`; it sees the keys j of its own sequence with
+/// j <= i and, with a window, j > i - window.
+#[derive(Clone, Debug)]
+pub struct AttentionLayout {
+    /// u32 [S, 2]: for each key token the first token of its sequence, and the one past the last.
+    /// Sequences follow one another without gaps.
+    pub bounds: Tensor,
+    /// The key index of query 0: the tokens already in a KV cache. 0 in training, where S = T.
+    pub q_offset: usize,
+    /// How many keys a query sees at most, its own included.
+    pub window: Option<u32>,
+    /// Factor of the scores, usually 1/sqrt(HD).
+    pub scale: f32,
+}
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Implementation {
+    /// By tiles; memory grows with T.
+    #[default]
+    Flash,
+    /// With the whole matrix of weights, f32 [NH, T, S]; memory grows with T * S.
+    Eager,
+}
+
+/// softmax(scale q kᵀ) v over the keys that `layout` lets each query see.
+///
+/// `q` [T, NH, HD], `k` and `v` [S, NKV, HD] with NH a multiple of NKV: query head h reads kv-head
+/// h / (NH / NKV). All of one dtype, as is the result [T, NH, HD].
+///
+/// # Errors
+/// [`Error::Unsupported`] for HD above 256 and for an odd HD in 16 bits;
+/// [`Error::MissingGradient`] when a gradient is wanted of attention with a KV cache.
+pub fn attention(
+    tape: &Tape,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &AttentionLayout,
+    implementation: Implementation,
+) -> Result<Tensor> {
+    let params = check(q, k, v, layout)?;
+    if params.tokens != params.keys {
+        tape.no_backward("attention with a KV cache", &[q, k, v])?;
+    }
+    match implementation {
+        Implementation::Flash => flash(tape, q, k, v, layout, params),
+        Implementation::Eager => eager::attention(tape, q, k, v, layout, params),
+    }
+}
+
+fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result<Params> {
+    let wrong = || {
+        let AttentionLayout { bounds, q_offset, .. } = layout;
+        Error::internal("attention", format!("{q:?}, {k:?}, {v:?}, {bounds:?} at {q_offset}"))
+    };
+    let (&[tokens, heads, width], &[keys, kv_heads, kv_width]) = (q.shape(), k.shape()) else {
+        return Err(wrong());
+    };
+    let one_dtype = q.dtype() == k.dtype() && q.dtype() == v.dtype();
+    let fits = k.shape() == v.shape() && width == kv_width && one_dtype && width > 0;
+    let groups = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
+    let bounded = layout.bounds.len() == 2 * keys && layout.bounds.dtype() == DType::U32;
+    let small = q.len().max(k.len()) <= i32::MAX as usize;
+    // Every query is a key, so every row of the softmax has at least one entry.
+    if !fits || !groups || !bounded || !small || tokens + layout.q_offset != keys {
+        return Err(wrong());
+    }
+    if layout.window == Some(0) {
+        return Err(Error::input("a sliding window of 0 keys sees nothing; use at least 1"));
+    }
+    if width > MAX_WIDTH || (q.dtype() != DType::F32 && width % 2 != 0) {
+        return Err(Error::Unsupported {
+            op: "attention",
+            backend: q.device().capabilities().description.clone(),
+            why: format!(
+                "heads are {width} wide in {}; up to {MAX_WIDTH} is possible, even in 16 bits",
+                q.dtype().name()
+            ),
+        });
+    }
+    Ok(Params {
+        tokens: tokens as u32,
+        keys: keys as u32,
+        heads: heads as u32,
+        kv_heads: kv_heads as u32,
+        q_offset: layout.q_offset as u32,
+        window: layout.window.unwrap_or(u32::MAX),
+        scale: layout.scale,
+    })
+}
+
+fn flash(
+    tape: &Tape,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &AttentionLayout,
+    params: Params,
+) -> Result<Tensor> {
+    let device = q.device();
+    let (tokens, heads, width) = (q.dim(0), q.dim(1), q.dim(2));
+    let tiles = tokens.div_ceil(TILE) as u32;
+    let out = Tensor::empty(device, q.shape(), q.dtype())?;
+    // lse and delta share a buffer, so that no kernel needs more than 8.
+    let stats = Tensor::empty(device, &[tokens, heads, 2], DType::F32)?;
+    let views = [q.view(), k.view(), v.view(), layout.bounds.view(), out.view(), stats.view()];
+    launch(&ATTENTION_FWD, &views, params, width, device, [tiles, params.heads, 1])?;
+
+    let inputs = [q.clone(), k.clone(), v.clone()];
+    let (saved_out, bounds) = (out.clone(), layout.bounds.clone());
+    Ok(tape.record("attention", &[q, k, v], out, move |dout| {
+        let [q, k, v] = &inputs;
+        let device = q.device();
+        launch(
+            &ATTENTION_BWD_DELTA,
+            &[saved_out.view(), dout.view(), stats.view()],
+            params,
+            width,
+            device,
+            grid_1d(tokens * heads, BLOCK as usize),
+        )?;
+        let read = [q.view(), k.view(), v.view(), dout.view(), stats.view(), bounds.view()];
+        if k.needs_grad() || v.needs_grad() {
+            let dk = Tensor::empty(device, k.shape(), k.dtype())?;
+            let dv = Tensor::empty(device, v.shape(), v.dtype())?;
+            let views = [read.as_slice(), &[dk.view(), dv.view()]].concat();
+            launch(&ATTENTION_BWD_DKV, &views, params, width, device, [tiles, params.kv_heads, 1])?;
+            for (input, gradient) in [(k, dk), (v, dv)] {
+                if input.needs_grad() {
+                    accumulate(input, gradient)?;
+                }
+            }
+        }
+        if q.needs_grad() {
+            let dq = Tensor::empty(device, q.shape(), q.dtype())?;
+            let views = [read.as_slice(), &[dq.view()]].concat();
+            launch(&ATTENTION_BWD_DQ, &views, params, width, device, [tiles, params.heads, 1])?;
+            accumulate(q, dq)?;
+        }
+        Ok(())
+    }))
+}
+
+/// Launches a kernel of either implementation.
+pub(super) fn launch(
+    spec: &'static KernelSpec,
+    views: &[&View],
+    params: Params,
+    width: usize,
+    device: &Device,
+    grid: [u32; 3],
+) -> Result<()> {
+    KernelCall::new(spec, views)
+        .constant("HEAD_WIDTH", width as u32)
+        .params(params)
+        .launch(device, grid)
+}
+
+/// Queries and keys of a tile; the kernels have the same number.
+const TILE: usize = 32;
+/// Threads of a block.
+const BLOCK: u32 = 128;
+/// The widest head whose sums fit a thread's registers.
+const MAX_WIDTH: usize = 256;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Params {
+    pub tokens: u32,
+    pub keys: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub q_offset: u32,
+    /// `u32::MAX` without a window.
+    pub window: u32,
+    pub scale: f32,
+}
+
+impl Params {
+    /// The first key that key index `i` sees; it sees all from there through itself.
+    pub fn lowest_key(&self, bounds: &[u32], i: usize) -> usize {
+        let first = bounds[2 * i] as usize;
+        first.max((i + 1).saturating_sub(self.window as usize))
+    }
+}
+
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&ATTENTION_FWD, &ATTENTION_BWD_DELTA, &ATTENTION_BWD_DKV, &ATTENTION_BWD_DQ];
+
+static FWD_TEXT: KernelText = kernel_text!("attention_fwd");
+static BWD_TEXT: KernelText = kernel_text!("attention_bwd");
+
+static ATTENTION_FWD: KernelSpec = KernelSpec {
+    name: "attention_fwd",
+    text: &FWD_TEXT,
+    bindings: &[
+        Binding::read("q", Kind::Float),
+        Binding::read("k", Kind::Float),
+        Binding::read("v", Kind::Float),
+        Binding::read("bounds", Kind::U32),
+        Binding::write("out", Kind::Float),
+        Binding::update("stats", Kind::F32),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: reference::fwd,
+    reference_f64: reference::fwd,
+    cpu: |call| with_element!(call.dtype(0), T => cpu::fwd::<T>(call)),
+};
+
+static ATTENTION_BWD_DELTA: KernelSpec = KernelSpec {
+    name: "attention_bwd_delta",
+    text: &BWD_TEXT,
+    bindings: &[
+        Binding::read("out", Kind::Float),
+        Binding::read("dout", Kind::Float),
+        Binding::update("stats", Kind::F32),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: reference::bwd_delta,
+    reference_f64: reference::bwd_delta,
+    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_delta::<T>(call)),
+};
+
+static ATTENTION_BWD_DKV: KernelSpec = KernelSpec {
+    name: "attention_bwd_dkv",
+    text: &BWD_TEXT,
+    bindings: &[
+        Binding::read("q", Kind::Float),
+        Binding::read("k", Kind::Float),
+        Binding::read("v", Kind::Float),
+        Binding::read("dout", Kind::Float),
+        Binding::read("stats", Kind::F32),
+        Binding::read("bounds", Kind::U32),
+        Binding::write("dk", Kind::Float),
+        Binding::write("dv", Kind::Float),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: reference::bwd_dkv,
+    reference_f64: reference::bwd_dkv,
+    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_dkv::<T>(call)),
+};
+
+static ATTENTION_BWD_DQ: KernelSpec = KernelSpec {
+    name: "attention_bwd_dq",
+    text: &BWD_TEXT,
+    bindings: &[
+        Binding::read("q", Kind::Float),
+        Binding::read("k", Kind::Float),
+        Binding::read("v", Kind::Float),
+        Binding::read("dout", Kind::Float),
+        Binding::read("stats", Kind::F32),
+        Binding::read("bounds", Kind::U32),
+        Binding::write("dq", Kind::Float),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: reference::bwd_dq,
+    reference_f64: reference::bwd_dq,
+    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_dq::<T>(call)),
+};

@@ -1,0 +1,142 @@
+//! What the flash kernels compute, in naive loops: the softmax of whole rows.
+
+use super::Params;
+use crate::kernels::{Real, RefCall};
+
+/// The sizes of a call, as indices.
+struct Sizes {
+    params: Params,
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    group: usize,
+    offset: usize,
+}
+
+impl Sizes {
+    fn of<F: Real>(call: &RefCall<F>) -> Self {
+        let params: Params = call.params();
+        Self {
+            params,
+            tokens: params.tokens as usize,
+            heads: params.heads as usize,
+            kv_heads: params.kv_heads as usize,
+            width: call.constant("HEAD_WIDTH") as usize,
+            group: (params.heads / params.kv_heads) as usize,
+            offset: params.q_offset as usize,
+        }
+    }
+
+    /// Where head `h` of query `t` starts in q, out and their gradients.
+    fn query(&self, t: usize, h: usize) -> usize {
+        (t * self.heads + h) * self.width
+    }
+
+    /// Where the kv-head that query head `h` reads starts at key `j`.
+    fn key(&self, j: usize, h: usize) -> usize {
+        (j * self.kv_heads + h / self.group) * self.width
+    }
+
+    /// The keys that query `t` sees.
+    fn seen(&self, bounds: &[u32], t: usize) -> std::ops::Range<usize> {
+        self.params.lowest_key(bounds, t + self.offset)..t + self.offset + 1
+    }
+}
+
+fn dot<F: Real>(a: &[F], b: &[F]) -> F {
+    let mut sum = F::ZERO;
+    for (&a, &b) in a.iter().zip(b) {
+        sum += a * b;
+    }
+    sum
+}
+
+/// out = softmax(scale q kᵀ) v over the seen keys, and lse.
+pub fn fwd<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::of(call);
+    let scale = F::from_f64(f64::from(sizes.params.scale));
+    let (q, k, v, bounds) = (call.input(0), call.input(1), call.input(2), call.input_u32(3));
+    let (out, stats) = (call.output(4), call.output(5));
+    for t in 0..sizes.tokens {
+        for h in 0..sizes.heads {
+            let q = &q[sizes.query(t, h)..][..sizes.width];
+            let scores: Vec<F> = sizes
+                .seen(bounds, t)
+                .map(|j| dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale)
+                .collect();
+            let largest = scores.iter().fold(scores[0], |a, &b| a.max(b));
+            let sum: F = scores.iter().map(|&s| (s - largest).exp()).sum();
+            let lse = largest + sum.ln();
+            stats[(t * sizes.heads + h) * 2] = lse;
+            for d in 0..sizes.width {
+                let mut value = F::ZERO;
+                for (j, &s) in sizes.seen(bounds, t).zip(&scores) {
+                    value += (s - lse).exp() * v[sizes.key(j, h) + d];
+                }
+                out[sizes.query(t, h) + d] = value;
+            }
+        }
+    }
+}
+
+/// delta[t,h] = dout[t,h] . out[t,h].
+pub fn bwd_delta<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::of(call);
+    let (out, dout, stats) = (call.input(0), call.input(1), call.output(2));
+    for row in 0..sizes.tokens * sizes.heads {
+        let columns = row * sizes.width..(row + 1) * sizes.width;
+        stats[row * 2 + 1] = dot(&dout[columns.clone()], &out[columns]);
+    }
+}
+
+/// Calls `pair(t, h, j, p, ds)` for every query, head and key that see each other.
+fn for_each_pair<F: Real>(
+    call: &RefCall<F>,
+    sizes: &Sizes,
+    mut pair: impl FnMut(usize, usize, usize, F, F),
+) {
+    let scale = F::from_f64(f64::from(sizes.params.scale));
+    let (q, k, v, dout) = (call.input(0), call.input(1), call.input(2), call.input(3));
+    let (stats, bounds) = (call.input(4), call.input_u32(5));
+    for t in 0..sizes.tokens {
+        for h in 0..sizes.heads {
+            let q = &q[sizes.query(t, h)..][..sizes.width];
+            let dout = &dout[sizes.query(t, h)..][..sizes.width];
+            let row = (t * sizes.heads + h) * 2;
+            let (lse, delta) = (stats[row], stats[row + 1]);
+            for j in sizes.seen(bounds, t) {
+                let p = (dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale - lse).exp();
+                let dp = dot(dout, &v[sizes.key(j, h)..][..sizes.width]);
+                pair(t, h, j, p, p * (dp - delta) * scale);
+            }
+        }
+    }
+}
+
+/// dv = pᵀ dout and dk = dsᵀ q, over queries and the heads of each group.
+pub fn bwd_dkv<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::of(call);
+    let (q, dout) = (call.input(0), call.input(3));
+    let (dk, dv) = (call.output(6), call.output(7));
+    dk.fill(F::ZERO);
+    dv.fill(F::ZERO);
+    for_each_pair(call, &sizes, |t, h, j, p, ds| {
+        for d in 0..sizes.width {
+            dv[sizes.key(j, h) + d] += p * dout[sizes.query(t, h) + d];
+            dk[sizes.key(j, h) + d] += ds * q[sizes.query(t, h) + d];
+        }
+    });
+}
+
+/// dq = ds k.
+pub fn bwd_dq<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::of(call);
+    let (k, dq) = (call.input(1), call.output(6));
+    dq.fill(F::ZERO);
+    for_each_pair(call, &sizes, |t, h, j, _, ds| {
+        for d in 0..sizes.width {
+            dq[sizes.query(t, h) + d] += ds * k[sizes.key(j, h) + d];
+        }
+    });
+}

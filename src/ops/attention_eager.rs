@@ -1,0 +1,370 @@
+//! Attention by the plain formula: all scores, their softmax, the weighted sum of values.
+//!
+//! Holds the weights p [NH, T, S] in f32 until the backward has used them. Five small kernels do both
+//! directions, each thread one result:
+//!
+//! ```text
+//! scores             s  = scale q · k        dp = dout · v
+//! softmax            p  = softmax(s)
+//! softmax_bwd                                ds = p (dp - sum_j p dp) scale
+//! weighted_sum       out = p v               dq = ds k
+//! weighted_sum_bwd                           dv = pᵀ dout, dk = dsᵀ q
+//! ```
+
+use super::add::accumulate;
+use super::attention::tile::{dot, widened};
+use super::attention::{AttentionLayout, Params, launch};
+use super::host::words;
+use super::vector;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::kernels::{
+    Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
+};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+use crate::{kernel_text, with_element};
+use rayon::prelude::*;
+
+/// [`super::attention()`] by this implementation; `params` are checked.
+pub(super) fn attention(
+    tape: &Tape,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layout: &AttentionLayout,
+    params: Params,
+) -> Result<Tensor> {
+    let device = q.device();
+    let [tokens, heads, width] = [q.dim(0), q.dim(1), q.dim(2)];
+    let keys = k.dim(0);
+    let limit = device.capabilities().max_binding_bytes.min(i32::MAX as usize);
+    if 4 * heads * tokens * keys > limit {
+        return Err(Error::Unsupported {
+            op: "eager attention",
+            backend: device.capabilities().description.clone(),
+            why: format!(
+                "its {heads} x {tokens} x {keys} weights are more than a buffer holds; use \
+                 attn_implementation = \"flash\""
+            ),
+        });
+    }
+    let grid = |results| grid_1d(results, BLOCK as usize);
+    let rows = heads * tokens;
+    let p = Tensor::empty(device, &[heads, tokens, keys], DType::F32)?;
+    launch(&SCORES, &[q.view(), k.view(), p.view()], params, width, device, grid(p.len()))?;
+    launch(&SOFTMAX, &[layout.bounds.view(), p.view()], params, width, device, grid(rows))?;
+    let out = Tensor::empty(device, q.shape(), q.dtype())?;
+    launch(
+        &WEIGHTED_SUM,
+        &[p.view(), v.view(), out.view()],
+        params,
+        width,
+        device,
+        grid(words(&out)),
+    )?;
+
+    let inputs = [q.clone(), k.clone(), v.clone()];
+    Ok(tape.record("attention", &[q, k, v], out, move |dout| {
+        let [q, k, v] = &inputs;
+        let device = q.device();
+        if v.needs_grad() {
+            let dv = Tensor::empty(device, v.shape(), v.dtype())?;
+            let views = [p.view(), dout.view(), dv.view()];
+            launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dv)))?;
+            accumulate(v, dv)?;
+        }
+        if !q.needs_grad() && !k.needs_grad() {
+            return Ok(());
+        }
+        let plain = Params { scale: 1.0, ..params };
+        let ds = Tensor::empty(device, p.shape(), DType::F32)?;
+        launch(&SCORES, &[dout.view(), v.view(), ds.view()], plain, width, device, grid(ds.len()))?;
+        launch(&SOFTMAX_BWD, &[p.view(), ds.view()], params, width, device, grid(rows))?;
+        if q.needs_grad() {
+            let dq = Tensor::empty(device, q.shape(), q.dtype())?;
+            let views = [ds.view(), k.view(), dq.view()];
+            launch(&WEIGHTED_SUM, &views, params, width, device, grid(words(&dq)))?;
+            accumulate(q, dq)?;
+        }
+        if k.needs_grad() {
+            let dk = Tensor::empty(device, k.shape(), k.dtype())?;
+            let views = [ds.view(), q.view(), dk.view()];
+            launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dk)))?;
+            accumulate(k, dk)?;
+        }
+        Ok(())
+    }))
+}
+
+const BLOCK: u32 = 128;
+
+static TEXT: KernelText = kernel_text!("attention_eager");
+
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&SCORES, &SOFTMAX, &SOFTMAX_BWD, &WEIGHTED_SUM, &WEIGHTED_SUM_BWD];
+
+static SCORES: KernelSpec = KernelSpec {
+    name: "attention_eager_scores",
+    text: &TEXT,
+    bindings: &[
+        Binding::read("query", Kind::Float),
+        Binding::read("key", Kind::Float),
+        Binding::write("scores", Kind::F32),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: scores_reference,
+    reference_f64: scores_reference,
+    cpu: |call| with_element!(call.dtype(0), T => scores_cpu::<T>(call)),
+};
+
+static SOFTMAX: KernelSpec = KernelSpec {
+    name: "attention_eager_softmax",
+    text: &TEXT,
+    bindings: &[Binding::read("bounds", Kind::U32), Binding::update("p", Kind::F32)],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: softmax_reference,
+    reference_f64: softmax_reference,
+    cpu: softmax_cpu,
+};
+
+static SOFTMAX_BWD: KernelSpec = KernelSpec {
+    name: "attention_eager_softmax_bwd",
+    text: &TEXT,
+    bindings: &[Binding::read("p", Kind::F32), Binding::update("ds", Kind::F32)],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: softmax_bwd_reference,
+    reference_f64: softmax_bwd_reference,
+    cpu: softmax_bwd_cpu,
+};
+
+static WEIGHTED_SUM: KernelSpec = KernelSpec {
+    name: "attention_eager_weighted_sum",
+    text: &TEXT,
+    bindings: &[
+        Binding::read("weights", Kind::F32),
+        Binding::read("value", Kind::Float),
+        Binding::write("out", Kind::Float),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: weighted_sum_reference,
+    reference_f64: weighted_sum_reference,
+    cpu: |call| with_element!(call.dtype(1), T => weighted_sum_cpu::<T>(call)),
+};
+
+static WEIGHTED_SUM_BWD: KernelSpec = KernelSpec {
+    name: "attention_eager_weighted_sum_bwd",
+    text: &TEXT,
+    bindings: &[
+        Binding::read("weights", Kind::F32),
+        Binding::read("dout", Kind::Float),
+        Binding::write("dvalue", Kind::Float),
+    ],
+    constants: &["HEAD_WIDTH"],
+    block: [BLOCK, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: weighted_sum_bwd_reference,
+    reference_f64: weighted_sum_bwd_reference,
+    cpu: |call| with_element!(call.dtype(1), T => weighted_sum_bwd_cpu::<T>(call)),
+};
+
+/// The numbers of a call, as indices.
+#[derive(Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    keys: usize,
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    group: usize,
+}
+
+impl Sizes {
+    fn new(params: Params, width: u32) -> Self {
+        Self {
+            tokens: params.tokens as usize,
+            keys: params.keys as usize,
+            heads: params.heads as usize,
+            kv_heads: params.kv_heads as usize,
+            width: width as usize,
+            group: (params.heads / params.kv_heads) as usize,
+        }
+    }
+
+    /// Where head `h` of query `t` starts.
+    fn query(&self, t: usize, h: usize) -> usize {
+        (t * self.heads + h) * self.width
+    }
+
+    /// Where the kv-head of query head `h` starts at key `j`.
+    fn key(&self, j: usize, h: usize) -> usize {
+        (j * self.kv_heads + h / self.group) * self.width
+    }
+
+    /// Where the weights of head `h` and query `t` start.
+    fn row(&self, h: usize, t: usize) -> usize {
+        (h * self.tokens + t) * self.keys
+    }
+}
+
+fn scores_reference<F: Real>(call: &mut RefCall<F>) {
+    let params: Params = call.params();
+    let sizes = Sizes::new(params, call.constant("HEAD_WIDTH"));
+    let (query, key, scores) = (call.input(0), call.input(1), call.output(2));
+    for h in 0..sizes.heads {
+        for t in 0..sizes.tokens {
+            for j in 0..sizes.keys {
+                let mut sum = F::ZERO;
+                for d in 0..sizes.width {
+                    sum += query[sizes.query(t, h) + d] * key[sizes.key(j, h) + d];
+                }
+                scores[sizes.row(h, t) + j] = sum * F::from_f64(f64::from(params.scale));
+            }
+        }
+    }
+}
+
+fn softmax_reference<F: Real>(call: &mut RefCall<F>) {
+    let params: Params = call.params();
+    let (bounds, p) = (call.input_u32(0), call.output(1));
+    for (row, p) in p.chunks_exact_mut(params.keys as usize).enumerate() {
+        let i = row % params.tokens as usize + params.q_offset as usize;
+        let seen = params.lowest_key(bounds, i)..i + 1;
+        let largest = p[seen.clone()].iter().fold(p[i], |a, &b| a.max(b));
+        let sum: F = p[seen.clone()].iter().map(|&s| (s - largest).exp()).sum();
+        for (j, p) in p.iter_mut().enumerate() {
+            *p = if seen.contains(&j) { (*p - largest).exp() / sum } else { F::ZERO };
+        }
+    }
+}
+
+fn softmax_bwd_reference<F: Real>(call: &mut RefCall<F>) {
+    let params: Params = call.params();
+    let (p, ds) = (call.input(0), call.output(1));
+    let rows = p.chunks_exact(params.keys as usize).zip(ds.chunks_exact_mut(params.keys as usize));
+    for (p, ds) in rows {
+        let delta: F = p.iter().zip(&*ds).map(|(&p, &dp)| p * dp).sum();
+        for (ds, &p) in ds.iter_mut().zip(p) {
+            *ds = p * (*ds - delta) * F::from_f64(f64::from(params.scale));
+        }
+    }
+}
+
+fn weighted_sum_reference<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let (weights, value, out) = (call.input(0), call.input(1), call.output(2));
+    for t in 0..sizes.tokens {
+        for h in 0..sizes.heads {
+            for d in 0..sizes.width {
+                let mut sum = F::ZERO;
+                for j in 0..sizes.keys {
+                    sum += weights[sizes.row(h, t) + j] * value[sizes.key(j, h) + d];
+                }
+                out[sizes.query(t, h) + d] = sum;
+            }
+        }
+    }
+}
+
+fn weighted_sum_bwd_reference<F: Real>(call: &mut RefCall<F>) {
+    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let (weights, dout, dvalue) = (call.input(0), call.input(1), call.output(2));
+    for j in 0..sizes.keys {
+        for kv_head in 0..sizes.kv_heads {
+            for d in 0..sizes.width {
+                let mut sum = F::ZERO;
+                for h in kv_head * sizes.group..(kv_head + 1) * sizes.group {
+                    for t in 0..sizes.tokens {
+                        sum += weights[sizes.row(h, t) + j] * dout[sizes.query(t, h) + d];
+                    }
+                }
+                dvalue[(j * sizes.kv_heads + kv_head) * sizes.width + d] = sum;
+            }
+        }
+    }
+}
+
+fn scores_cpu<T: Element>(call: &mut HostCall) {
+    let params: Params = call.params();
+    let sizes = Sizes::new(params, call.constant("HEAD_WIDTH"));
+    let (query, key) = (widened(call.input::<T>(0)), widened(call.input::<T>(1)));
+    let scores = call.output::<f32>(2);
+    scores.par_chunks_mut(sizes.keys).enumerate().for_each(|(row, scores)| {
+        let (h, t) = (row / sizes.tokens, row % sizes.tokens);
+        let query = &query[sizes.query(t, h)..][..sizes.width];
+        for (j, score) in scores.iter_mut().enumerate() {
+            *score = dot(query, &key[sizes.key(j, h)..][..sizes.width]) * params.scale;
+        }
+    });
+}
+
+fn softmax_cpu(call: &mut HostCall) {
+    let params: Params = call.params();
+    let (bounds, p) = (call.input::<u32>(0), call.output::<f32>(1));
+    p.par_chunks_mut(params.keys as usize).enumerate().for_each(|(row, p)| {
+        let i = row % params.tokens as usize + params.q_offset as usize;
+        let lowest = params.lowest_key(bounds, i);
+        p[..lowest].fill(0.0);
+        p[i + 1..].fill(0.0);
+        let seen = &mut p[lowest..=i];
+        let largest = vector::max(seen, f32::MIN);
+        let sum = vector::exp_in_place(seen, largest);
+        seen.iter_mut().for_each(|p| *p /= sum);
+    });
+}
+
+fn softmax_bwd_cpu(call: &mut HostCall) {
+    let params: Params = call.params();
+    let (p, ds) = (call.input::<f32>(0), call.output::<f32>(1));
+    let rows = p.par_chunks(params.keys as usize).zip(ds.par_chunks_mut(params.keys as usize));
+    rows.for_each(|(p, ds)| {
+        let delta = dot(p, ds);
+        for (ds, p) in ds.iter_mut().zip(p) {
+            *ds = p * (*ds - delta) * params.scale;
+        }
+    });
+}
+
+fn weighted_sum_cpu<T: Element>(call: &mut HostCall) {
+    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let (weights, value) = (call.input::<f32>(0), widened(call.input::<T>(1)));
+    let out = call.output::<T>(2);
+    out.par_chunks_mut(sizes.width).enumerate().for_each(|(row, out)| {
+        let (t, h) = (row / sizes.heads, row % sizes.heads);
+        let mut sums = vec![0.0f32; sizes.width];
+        for (j, &weight) in weights[sizes.row(h, t)..][..sizes.keys].iter().enumerate() {
+            add_scaled(&mut sums, weight, &value[sizes.key(j, h)..]);
+        }
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = T::from_f32(sum));
+    });
+}
+
+fn weighted_sum_bwd_cpu<T: Element>(call: &mut HostCall) {
+    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let (weights, dout) = (call.input::<f32>(0), widened(call.input::<T>(1)));
+    let dvalue = call.output::<T>(2);
+    dvalue.par_chunks_mut(sizes.width).enumerate().for_each(|(row, dvalue)| {
+        let (j, kv_head) = (row / sizes.kv_heads, row % sizes.kv_heads);
+        let mut sums = vec![0.0f32; sizes.width];
+        for h in kv_head * sizes.group..(kv_head + 1) * sizes.group {
+            for t in 0..sizes.tokens {
+                add_scaled(&mut sums, weights[sizes.row(h, t) + j], &dout[sizes.query(t, h)..]);
+            }
+        }
+        dvalue.iter_mut().zip(sums).for_each(|(dvalue, sum)| *dvalue = T::from_f32(sum));
+    });
+}
+
+fn add_scaled(sums: &mut [f32], factor: f32, values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += factor * value;
+    }
+}

@@ -1,0 +1,117 @@
+//! Cases of attention, for both implementations.
+
+use super::{Case, Input, Rule};
+use crate::dtype::DType;
+use crate::ops::{self, AttentionLayout, Implementation};
+
+/// What to attend to.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// Sequences packed one after the other.
+    lengths: &'static [usize],
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    window: Option<u32>,
+    /// Keys that come before the first query.
+    q_offset: usize,
+}
+
+const fn shape(lengths: &'static [usize], heads: usize, kv_heads: usize, width: usize) -> Shape {
+    Shape { lengths, heads, kv_heads, width, window: None, q_offset: 0 }
+}
+
+const fn windowed(shape: Shape, window: u32) -> Shape {
+    Shape { window: Some(window), ..shape }
+}
+
+const fn decoding(shape: Shape, q_offset: usize) -> Shape {
+    Shape { q_offset, ..shape }
+}
+
+/// Tile edges, odd widths, packing, groups, windows; the first four are small enough for gradcheck.
+const SHAPES: &[Shape] = &[
+    shape(&[1], 1, 1, 2),
+    shape(&[3, 2], 2, 1, 4),
+    windowed(shape(&[7], 2, 2, 3), 3),
+    windowed(shape(&[2, 1, 4], 3, 1, 2), 1),
+    shape(&[], 2, 1, 4),
+    shape(&[31], 2, 1, 34),
+    windowed(shape(&[33], 4, 2, 66), 9),
+    shape(&[20, 13, 32], 6, 2, 40),
+    shape(&[65], 1, 1, 5),
+    windowed(shape(&[1, 64], 3, 3, 8), 32),
+    windowed(shape(&[150, 40], 3, 1, 16), 70),
+    shape(&[140], 2, 2, 130),
+    decoding(shape(&[45], 6, 2, 16), 44),
+    decoding(windowed(shape(&[37], 4, 4, 33), 20), 33),
+    decoding(shape(&[200], 3, 1, 8), 130),
+];
+
+/// Shapes of the 16-bit cases.
+const SHAPES_16_BIT: &[Shape] = &[
+    shape(&[3, 2], 2, 1, 4),
+    windowed(shape(&[33], 4, 2, 66), 9),
+    shape(&[20, 13, 32], 6, 2, 40),
+    decoding(shape(&[45], 6, 2, 16), 44),
+];
+
+/// The checked cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for implementation in [Implementation::Flash, Implementation::Eager] {
+        cases.extend(SHAPES.iter().map(|&shape| attention(shape, DType::F32, implementation)));
+        for dtype in [DType::BF16, DType::F16] {
+            cases
+                .extend(SHAPES_16_BIT.iter().map(|&shape| attention(shape, dtype, implementation)));
+        }
+    }
+    cases
+}
+
+/// The timed cases.
+pub fn bench_cases(dtype: DType) -> Vec<Case> {
+    [shape(&[1024], 9, 3, 64), shape(&[256, 256, 256, 256], 9, 3, 64)]
+        .map(|shape| attention(shape, dtype, Implementation::Flash))
+        .into()
+}
+
+fn attention(shape: Shape, dtype: DType, implementation: Implementation) -> Case {
+    let Shape { lengths, heads, kv_heads, width, window, q_offset } = shape;
+    let mut bounds = Vec::new();
+    for &length in lengths {
+        let first = bounds.len() as u32 / 2;
+        (0..length).for_each(|_| bounds.extend([first, first + length as u32]));
+    }
+    let keys = bounds.len() / 2;
+    let kv = [keys, kv_heads, width];
+    let mut inputs = vec![
+        Input::new("q", &[keys - q_offset, heads, width], dtype),
+        Input::new("k", &kv, dtype),
+        Input::new("v", &kv, dtype),
+    ];
+    if q_offset == 0 {
+        inputs = inputs.into_iter().map(Input::grad).collect();
+    }
+    inputs.push(Input::integers("bounds", bounds));
+    let pairs: usize = lengths.iter().map(|length| length * (length + 1) / 2).sum();
+    let moved = (2 * keys * (heads + kv_heads) * width * dtype.size()) as f64;
+    let window_text = window.map_or(String::new(), |window| format!(" window {window}"));
+    Case {
+        op: "attention",
+        variant: format!(
+            "{implementation:?} {lengths:?} from {q_offset} heads {heads}/{kv_heads} x {width}\
+             {window_text} {}",
+            dtype.name()
+        ),
+        inputs,
+        rule: Rule::Naive,
+        cost: (moved, (4 * heads * width * pairs) as f64),
+        run: Box::new(move |tape, inputs| {
+            let scale = 1.0 / (width as f32).sqrt();
+            let layout = AttentionLayout { bounds: inputs[3].clone(), q_offset, window, scale };
+            let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]];
+            Ok(vec![ops::attention(tape, q, k, v, &layout, implementation)?])
+        }),
+    }
+}
