@@ -8,7 +8,7 @@ use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{GradSlot, Tensor};
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
@@ -41,6 +41,11 @@ pub fn accumulate(x: &Tensor, dx: Tensor) -> Result<()> {
     if dx.len() != x.len() {
         return Err(Error::internal("accumulate", format!("gradient {dx:?} of {x:?}")));
     }
+    accumulate_slot(slot, dx)
+}
+
+/// [`accumulate`] for who has only the slot.
+pub(crate) fn accumulate_slot(slot: &GradSlot, dx: Tensor) -> Result<()> {
     let sum = match slot.take() {
         None if dx.dtype() == slot.dtype() => dx,
         None => {

@@ -7,8 +7,10 @@ mod cpu;
 mod operand;
 mod scratch;
 
-use super::add::accumulate;
+pub(super) use cpu::nf4 as nf4_cpu;
+
 use super::host::words;
+use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -33,13 +35,16 @@ pub fn matmul(tape: &Tape, x: &Tensor, w: &Tensor) -> Result<Tensor> {
     }
     let y = Tensor::empty(x.device(), &shape, x.dtype())?;
     matmul_into(Layout::NT, x, w, 1.0, false, &y)?;
-    let (x_in, w_in) = (x.clone(), w.clone());
+    let (x_grad, w_grad) = (GradTarget::of(x), GradTarget::of(w));
+    // A frozen weight costs no activation memory: x is kept for dw alone.
+    let x_in = w_grad.is_some().then(|| x.detach());
+    let w_in = x_grad.is_some().then(|| w.detach());
     Ok(tape.record("matmul", &[x, w], y, move |dy| {
-        if x_in.needs_grad() {
-            accumulate_product(&x_in, Layout::NN, dy, &w_in, 1.0)?;
+        if let (Some(target), Some(w)) = (&x_grad, &w_in) {
+            target.write(|adds, dx| matmul_into(Layout::NN, dy, w, 1.0, adds, dx))?;
         }
-        if w_in.needs_grad() {
-            accumulate_product(&w_in, Layout::TN, dy, &x_in, 1.0)?;
+        if let (Some(target), Some(x)) = (&w_grad, &x_in) {
+            target.write(|adds, dw| matmul_into(Layout::TN, dy, x, 1.0, adds, dw))?;
         }
         Ok(())
     }))
@@ -120,43 +125,6 @@ pub(crate) fn matmul_rung(
         .constant("ACCUMULATE", u32::from(accumulate))
         .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha })
         .launch(out.device(), grid)
-}
-
-/// Brings the gradient alpha · A · B to `x`'s slot: added in place where a gradient is there that
-/// nobody else holds, so that it costs no second pass.
-pub(crate) fn accumulate_product(
-    x: &Tensor,
-    layout: Layout,
-    a: &Tensor,
-    b: &Tensor,
-    alpha: f32,
-) -> Result<()> {
-    accumulate_with(x, |adds, dx| matmul_into(layout, a, b, alpha, adds, dx))
-}
-
-/// Brings to `x`'s slot a gradient that `write(adds, dx)` writes into `dx`, or adds to it when `adds`.
-pub(crate) fn accumulate_with(
-    x: &Tensor,
-    write: impl FnOnce(bool, &Tensor) -> Result<()>,
-) -> Result<()> {
-    let Some(slot) = x.slot() else {
-        return Err(Error::internal("accumulate", "a gradient that nobody wants"));
-    };
-    match slot.take() {
-        Some(sum) if sum.view().buffer.is_unique() => {
-            write(true, &sum.reshape(x.shape())?)?;
-            slot.set(sum);
-            Ok(())
-        }
-        earlier => {
-            if let Some(sum) = earlier {
-                slot.set(sum);
-            }
-            let dx = Tensor::empty(x.device(), x.shape(), slot.dtype())?;
-            write(false, &dx)?;
-            accumulate(x, dx)
-        }
-    }
 }
 
 /// Refuses 16-bit rows of odd width: two elements share a word, and a thread owns whole words.

@@ -5,26 +5,35 @@
 
 mod adamw;
 mod add;
+mod bias;
 mod cases;
 mod cast;
+mod dropout;
 mod embedding;
 mod fill;
 mod grad_norm;
 mod host;
+mod lora;
 mod matmul;
+mod nf4;
 mod rms_norm;
 pub mod step_state;
+mod target;
 mod verify;
 
 pub use adamw::{AdamW, adamw};
 pub use add::{accumulate, add};
+pub use bias::add_bias;
 pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
 pub use cast::cast;
 pub(crate) use cast::cast_into;
+pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use fill::{fill, zeros};
 pub use grad_norm::grad_norm;
+pub use lora::lora;
 pub use matmul::matmul;
+pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
 pub use rms_norm::rms_norm;
 pub use step_state::{StepState, StepValues};
 pub use verify::{Comparison, gradcheck_case, verify};
@@ -36,11 +45,14 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
     [
         adamw::KERNELS,
         add::KERNELS,
+        bias::KERNELS,
         cast::KERNELS,
+        dropout::KERNELS,
         embedding::KERNELS,
         fill::KERNELS,
         grad_norm::KERNELS,
         matmul::KERNELS,
+        nf4::KERNELS,
         rms_norm::KERNELS,
     ]
     .concat()

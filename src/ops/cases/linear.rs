@@ -1,9 +1,11 @@
 //! Cases of the linear layer: products, bias, NF4 weights, LoRA.
 
-use super::{Case, Input, Rule};
+use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
 use crate::ops::matmul::{Layout, Rung, matmul_rung};
+use crate::ops::step_state::{StepState, StepValues};
+use crate::ops::{Dropout, Nf4Tensor};
 use crate::tensor::Tensor;
 
 const F32: DType = DType::F32;
@@ -36,6 +38,35 @@ pub fn cases() -> Vec<Case> {
             cases.push(product(rung, layout, [3, 34, 128], [BF16, BF16, BF16], 1.0, false));
         }
     }
+    for (rows, columns) in [(1, 1), (3, 31), (33, 65), (0, 8), (300, 7)] {
+        cases.push(add_bias(rows, columns, [F32; 2]));
+    }
+    for dtypes in [[BF16; 2], [F16; 2], [BF16, F32]] {
+        cases.push(add_bias(5, 66, dtypes));
+    }
+    for double_quant in [false, true] {
+        for (shape, dtype) in [([2, 4], F32), ([5, 72], F32), ([40, 520], F32), ([6, 72], BF16)] {
+            cases.push(nf4_codes(shape, dtype, double_quant));
+        }
+        for [m, n, k] in [[3, 4, 6], [1, 9, 72], [5, 3, 72], [33, 65, 104], [70, 16, 520]] {
+            cases.push(nf4_matmul([m, n, k], F32, double_quant));
+        }
+        for [m, n, k] in [[2, 8, 72], [33, 66, 72], [0, 8, 8]] {
+            cases.push(nf4_matmul([m, n, k], BF16, double_quant));
+            cases.push(nf4_matmul([m, n, k], F16, double_quant));
+        }
+    }
+    for p in [0.0, 0.25] {
+        for sizes in [[3, 4, 5, 2], [1, 33, 31, 1], [65, 31, 33, 8], [0, 4, 8, 2]] {
+            cases.push(lora(sizes, F32, p, false));
+        }
+        cases.push(lora([3, 4, 5, 2], F32, p, true));
+        cases.push(lora([33, 66, 34, 8], BF16, p, false));
+        cases.push(lora([5, 6, 8, 3], F16, p, true));
+    }
+    for (rows, columns, dtype) in [(4, 5, F32), (33, 65, F32), (0, 8, F32), (6, 66, BF16)] {
+        cases.push(dropout(rows, columns, dtype));
+    }
     cases
 }
 
@@ -46,6 +77,12 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
         cases.push(matmul([512, n, k], [dtype; 2]));
     }
     cases.push(matmul([1, 1536, 576], [dtype; 2]));
+    for m in [1, 512] {
+        cases.push(nf4_matmul([m, 1536, 576], dtype, true));
+    }
+    cases.push(lora([512, 1536, 576, 16], dtype, 0.0, false));
+    cases.push(dropout(512, 576, dtype));
+    cases.push(add_bias(512, 576, [dtype; 2]));
     for rung in [Rung::Naive, Rung::Tiled, Rung::Blocked] {
         cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
     }
@@ -103,4 +140,126 @@ fn product(
             Ok(vec![out])
         }),
     }
+}
+
+fn add_bias(rows: usize, columns: usize, [x, bias]: [DType; 2]) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "add_bias",
+        variant: format!("{rows}x{columns} {} {}", x.name(), bias.name()),
+        inputs: vec![
+            Input::new("x", &[rows, columns], x).grad(),
+            Input::new("bias", &[columns], bias).grad_f32(),
+        ],
+        rule: Rule::Reduction(vec![1, 1, rows]),
+        cost: (2.0 * count * x.size() as f64, count),
+        run: Box::new(|tape, inputs| Ok(vec![ops::add_bias(tape, &inputs[0], &inputs[1])?])),
+    }
+}
+
+/// Codes, and decoded values in every dtype: equal to the bit.
+fn nf4_codes([n, k]: [usize; 2], dtype: DType, double_quant: bool) -> Case {
+    let mut weights = Input::new("w", &[n, k], dtype).values(Values::Normal(0.02));
+    if n == 2 {
+        // A block of zeros.
+        weights = weights.values(Values::Floats(vec![0.0; n * k]));
+    }
+    let count = (n * k) as f64;
+    Case {
+        op: "nf4_quantize",
+        variant: format!("{n}x{k} {}{}", dtype.name(), nested(double_quant)),
+        inputs: vec![weights],
+        rule: Rule::Exact,
+        cost: (count * (dtype.size() as f64 + 0.5), 17.0 * count),
+        run: Box::new(move |_, inputs| {
+            let weight = Nf4Tensor::quantize(&inputs[0], double_quant)?;
+            let decoded = |dtype| ops::nf4_dequantize(&weight, dtype);
+            Ok(vec![weight.codes().clone(), decoded(F32)?, decoded(BF16)?, decoded(F16)?])
+        }),
+    }
+}
+
+fn nf4_matmul([m, n, k]: [usize; 3], dtype: DType, double_quant: bool) -> Case {
+    let (size, weights) = (dtype.size() as f64, (n * k) as f64);
+    Case {
+        op: "nf4_matmul",
+        variant: format!("{m}x{n}x{k} {}{}", dtype.name(), nested(double_quant)),
+        inputs: vec![
+            Input::new("x", &[m, k], dtype).grad(),
+            Input::new("w", &[n, k], F32).values(Values::Normal(0.02)),
+        ],
+        rule: Rule::Reduction(vec![k, n]),
+        cost: (size * (m * (n + k)) as f64 + 0.52 * weights, 2.0 * m as f64 * weights),
+        run: Box::new(move |tape, inputs| {
+            let weight = Nf4Tensor::quantize(&inputs[1], double_quant)?;
+            Ok(vec![ops::nf4_matmul(tape, &inputs[0], &weight)?])
+        }),
+    }
+}
+
+fn nested(double_quant: bool) -> &'static str {
+    if double_quant { " double quantization" } else { "" }
+}
+
+/// `shared`: someone else holds the base's output, so that it must not be written.
+fn lora([t, n, k, rank]: [usize; 4], dtype: DType, p: f32, shared: bool) -> Case {
+    let flops = 2.0 * (t * rank * (n + k)) as f64;
+    let bytes = dtype.size() * t * (k + 2 * n) + 4 * rank * (n + k);
+    let mut inputs = vec![
+        Input::new("base", &[t, n], dtype).grad(),
+        Input::new("x", &[t, k], dtype).grad(),
+        Input::new("lora_a", &[rank, k], F32).grad_f32(),
+        Input::new("lora_b", &[n, rank], F32).grad_f32(),
+    ];
+    inputs.extend(places(t));
+    Case {
+        op: "lora",
+        variant: format!("{t}x{n}x{k} rank {rank} {} p {p} shared {shared}", dtype.name()),
+        inputs,
+        rule: Rule::Naive,
+        cost: (bytes as f64, flops),
+        run: Box::new(move |tape, inputs| {
+            let [base, x, lora_a, lora_b, ordinals, positions] = inputs else {
+                return Ok(Vec::new());
+            };
+            let noise = noise(p, ordinals, positions)?;
+            // A sum of two, so that the base's output is a tensor of its own.
+            let base_out = ops::add(tape, base, base)?;
+            let kept = shared.then(|| base_out.clone());
+            let y = ops::lora(tape, base_out, x, lora_a, lora_b, 0.5, Some(&noise))?;
+            Ok([Some(y), kept].into_iter().flatten().collect())
+        }),
+    }
+}
+
+fn dropout(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    let mut inputs = vec![Input::new("x", &[rows, columns], dtype).grad()];
+    inputs.extend(places(rows));
+    Case {
+        op: "dropout",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs,
+        rule: Rule::Elementwise,
+        cost: (2.0 * count * dtype.size() as f64, 30.0 * count),
+        run: Box::new(|tape, inputs| {
+            let noise = noise(0.3, &inputs[1], &inputs[2])?;
+            Ok(vec![ops::dropout(tape, &inputs[0], &noise)?])
+        }),
+    }
+}
+
+/// Ordinals and positions of the tokens of examples of 7.
+fn places(tokens: usize) -> [Input; 2] {
+    let tokens = tokens as u32;
+    let ordinals = Input::integers("ordinals", (0..tokens).map(|t| 40 + t / 7).collect());
+    let positions = Input::integers("positions", (0..tokens).map(|t| t % 7).collect());
+    [ordinals, positions]
+}
+
+fn noise(p: f32, ordinals: &Tensor, positions: &Tensor) -> crate::error::Result<Dropout> {
+    let step_state = StepState::new(ordinals.device())?;
+    step_state.set(&StepValues { step: 77, ..StepValues::default() })?;
+    let (ordinals, positions) = (ordinals.clone(), positions.clone());
+    Ok(Dropout { p, seed: 0x1234_5678_9abc_def0, site: 99, ordinals, positions, step_state })
 }

@@ -12,6 +12,7 @@ use super::{Layout, Params};
 use crate::dtype::{DType, Element};
 use crate::kernels::HostCall;
 use crate::ops::host::rows_per_task;
+use crate::ops::nf4::Nf4View;
 use crate::with_element;
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -34,13 +35,34 @@ pub fn matmul(call: &mut HostCall) {
     };
     let a = Operand { elements: a, row_stride: a_strides.0, column_stride: a_strides.1 };
     let b = Operand { elements: b, row_stride: b_strides.0, column_stride: b_strides.1 };
+    run(call, [m, n, k], &a, &b, alpha, 2);
+}
+
+/// The product with an NF4 weight, for the ops that decode one: `a` is binding 0, `out` binding `out`.
+pub fn nf4(call: &mut HostCall, [m, n, k]: [usize; 3], weight: Nf4View, out: usize) {
+    let a = Operand { elements: Elements::of(call, 0), row_stride: k, column_stride: 1 };
+    let transposed = call.constant("LAYOUT") == Layout::NT as u32;
+    let (row_stride, column_stride) = if transposed { (1, k) } else { (n, 1) };
+    let b = Operand { elements: Elements::Nf4(weight), row_stride, column_stride };
+    run(call, [m, n, k], &a, &b, 1.0, out);
+}
+
+fn run(
+    call: &mut HostCall,
+    [m, n, k]: [usize; 3],
+    a: &Operand,
+    b: &Operand,
+    alpha: f32,
+    out: usize,
+) {
     let scale = Scale { alpha, accumulate: call.constant("ACCUMULATE") == 1 };
-    with_element!(call.dtype(2), Out => {
-        let out = call.output::<Out>(2);
-        if layout == Layout::NT as u32 && m <= FEW_ROWS {
-            few_rows([m, n, k], &a, &b, scale, out);
+    let rows_of_w = call.constant("LAYOUT") == Layout::NT as u32;
+    with_element!(call.dtype(out), Out => {
+        let out = call.output::<Out>(out);
+        if rows_of_w && m <= FEW_ROWS {
+            few_rows([m, n, k], a, b, scale, out);
         } else {
-            product([m, n, k], &a, &b, scale, out);
+            product([m, n, k], a, b, scale, out);
         }
     });
 }
@@ -173,9 +195,19 @@ fn few_rows<Out: Element>(
         with_scratch(n * m, |sums| {
             let x = x.block(0..m, 0..k, x_scratch).elements;
             match w.elements {
-                Elements::F32(w) => dot_rows(m, k, x, w, sums),
-                Elements::BF16(w) => dot_rows(m, k, x, w, sums),
-                Elements::F16(w) => dot_rows(m, k, x, w, sums),
+                Elements::F32(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::BF16(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::F16(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::Nf4(w) => each_row(m, k, sums, |row, decoded, sums| {
+                    w.decode(row * k, decoded);
+                    dots(x, decoded, sums);
+                }),
             }
             for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
                 for (out, sums) in out.iter_mut().zip(sums.chunks_exact(m)) {
@@ -186,19 +218,28 @@ fn few_rows<Out: Element>(
     });
 }
 
-/// sums [N, M]: every row of `w` [N, K] with every row of `x` [M, K].
-fn dot_rows<W: Element>(m: usize, k: usize, x: &[f32], w: &[W], sums: &mut [f32]) {
-    if m == 0 || k == 0 {
-        return sums.fill(0.0);
-    }
+/// Fills sums [N, M] by `work(row of w, scratch of K floats, its M sums)`, a few rows to a task.
+fn each_row(
+    m: usize,
+    k: usize,
+    sums: &mut [f32],
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
     let task = rows_per_task(k);
-    sums.par_chunks_mut(task * m).zip(w.par_chunks(task * k)).for_each(|(sums, w)| {
-        for (sums, w) in sums.chunks_exact_mut(m).zip(w.chunks_exact(k)) {
-            for (sum, x) in sums.iter_mut().zip(x.chunks_exact(k)) {
-                *sum = dot(x, w);
+    sums.par_chunks_mut((task * m).max(1)).enumerate().for_each(|(number, sums)| {
+        with_scratch(k, |scratch| {
+            for (i, sums) in sums.chunks_exact_mut(m).enumerate() {
+                work(number * task + i, scratch, sums);
             }
-        }
+        });
     });
+}
+
+/// The products of one row of w [K] with the rows of `x` [M, K].
+fn dots<W: Element>(x: &[f32], w: &[W], sums: &mut [f32]) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = dot(&x[i * w.len()..][..w.len()], w);
+    }
 }
 
 /// Dot product in 32 partial sums, which the compiler keeps in vector registers.

@@ -3,6 +3,7 @@
 use crate::dtype::{DType, Element};
 use crate::kernels::HostCall;
 use crate::ops::host::rows_per_task;
+use crate::ops::nf4::Nf4View;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -13,6 +14,7 @@ pub enum Elements<'a> {
     F32(&'a [f32]),
     BF16(&'a [bf16]),
     F16(&'a [f16]),
+    Nf4(Nf4View<'a>),
 }
 
 impl<'a> Elements<'a> {
@@ -76,35 +78,38 @@ impl<'a> Operand<'a> {
                 let start = start.min(elements.len());
                 return Block { elements: &elements[start..], row_stride, column_stride };
             }
-            Elements::BF16(elements) => widen(elements, start, lines, width, stride, scratch),
-            Elements::F16(elements) => widen(elements, start, lines, width, stride, scratch),
+            Elements::BF16(elements) => fill(lines, width, scratch, |line, out| {
+                convert(&elements[start + line * stride..], out);
+            }),
+            Elements::F16(elements) => fill(lines, width, scratch, |line, out| {
+                convert(&elements[start + line * stride..], out);
+            }),
+            Elements::Nf4(weight) => fill(lines, width, scratch, |line, out| {
+                weight.decode(start + line * stride, out);
+            }),
         };
         let (row_stride, column_stride) = if by_rows { (width, 1) } else { (1, width) };
         Block { elements, row_stride, column_stride }
     }
 }
 
-/// Copies `lines` runs of `width` elements into `scratch`, as f32.
-fn widen<'b, T: Element>(
-    elements: &[T],
-    start: usize,
+/// Fills `scratch` with `lines` runs of `width` elements, each written by `write(line, run)`.
+fn fill(
     lines: usize,
     width: usize,
-    stride: usize,
-    scratch: &'b mut [f32],
-) -> &'b [f32] {
+    scratch: &mut [f32],
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) -> &[f32] {
     let scratch = &mut scratch[..lines * width];
-    if scratch.is_empty() {
-        return scratch;
+    if !scratch.is_empty() {
+        let runs = scratch.par_chunks_exact_mut(width).with_min_len(rows_per_task(width));
+        runs.enumerate().for_each(|(line, run)| write(line, run));
     }
-    let task = rows_per_task(width);
-    scratch.par_chunks_mut(task * width).enumerate().for_each(|(number, chunk)| {
-        for (line, target) in chunk.chunks_exact_mut(width).enumerate() {
-            let at = start + (number * task + line) * stride;
-            for (target, source) in target.iter_mut().zip(&elements[at..at + width]) {
-                *target = source.to_f32();
-            }
-        }
-    });
     scratch
+}
+
+fn convert<T: Element>(elements: &[T], out: &mut [f32]) {
+    for (out, element) in out.iter_mut().zip(elements) {
+        *out = element.to_f32();
+    }
 }

@@ -1,0 +1,111 @@
+// Dropout with a counter-based mask, forward and backward.
+//
+//   y[t,c] = keep[t,c] ? x[t,c] / (1 - p) : 0     (+ y[t,c] if accumulate)
+//   keep   = word c % 4 of Threefry-4x32-20(key, counter) >= p 2^32
+//            key = (seed low, seed high, site, step), counter = (ordinals[t], positions[t], c / 4, 0)
+//
+// The mask is a function of where an element is, never of when it is computed; the backward is the same
+// kernel on dy.
+//
+// Tensors   x, y [rows, columns]: f32 | bf16 | f16, each its own; ordinals, positions [rows] u32;
+//           step_state [16] f32, of which the step is read
+// Mapping   a thread owns 4 adjacent columns of a row, which share one draw of 4 words
+// Launch    grid ceil(rows * ceil(columns / 4) / 256) split over x and y, block 256; 16-bit rows have an
+//           even width (the host checks)
+// Cost      one pass over x and y, about 30 integer operations per element: bound by memory bandwidth
+// Numerics  one rounding per element; the same bits on every device; elementwise tolerance
+// Twin      kernels-cuda/dropout.cu. Reference: src/ops/dropout.rs, src/random.rs
+// Paper     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
+
+struct Params {
+    rows: u32,
+    columns: u32,
+    seed_low: u32,
+    seed_high: u32,
+    site: u32,
+    threshold: u32, // p 2^32
+    scale: f32, // 1 / (1 - p)
+    accumulate: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<u32>; // [rows, columns]
+@group(0) @binding(1) var<storage, read> ordinals: array<u32>; // [rows]
+@group(0) @binding(2) var<storage, read> positions: array<u32>; // [rows]
+@group(0) @binding(3) var<storage, read> step_state: array<f32>; // [16]
+@group(0) @binding(4) var<storage, read_write> y: array<u32>; // [rows, columns]
+@group(1) @binding(0) var<uniform> params: Params;
+
+fn rotate(word: u32, by: u32) -> u32 {
+    return (word << by) | (word >> (32u - by));
+}
+
+// One round on (v.x, a), (v.z, b): even rounds pair x with y and z with w, odd ones x with w and z with y.
+fn mix_even(v: vec4<u32>, r0: u32, r1: u32) -> vec4<u32> {
+    let s = vec2<u32>(v.x + v.y, v.z + v.w);
+    return vec4<u32>(s.x, rotate(v.y, r0) ^ s.x, s.y, rotate(v.w, r1) ^ s.y);
+}
+
+fn mix_odd(v: vec4<u32>, r0: u32, r1: u32) -> vec4<u32> {
+    let s = vec2<u32>(v.x + v.w, v.z + v.y);
+    return vec4<u32>(s.x, rotate(v.y, r1) ^ s.y, s.y, rotate(v.w, r0) ^ s.x);
+}
+
+// Threefry-4x32 with 20 rounds: 5 groups of 4, a key injected after each.
+fn threefry(key: vec4<u32>, counter: vec4<u32>) -> vec4<u32> {
+    var schedule = array<u32, 5>(key.x, key.y, key.z, key.w, 0u);
+    schedule[4] = 0x1bd11bdau ^ key.x ^ key.y ^ key.z ^ key.w;
+    var v = counter + key;
+    for (var group = 1u; group <= 5u; group++) {
+        if ((group & 1u) == 1u) {
+            v = mix_even(v, 10u, 26u);
+            v = mix_odd(v, 11u, 21u);
+            v = mix_even(v, 13u, 27u);
+            v = mix_odd(v, 23u, 5u);
+        } else {
+            v = mix_even(v, 6u, 20u);
+            v = mix_odd(v, 17u, 11u);
+            v = mix_even(v, 25u, 10u);
+            v = mix_odd(v, 18u, 20u);
+        }
+        v += vec4<u32>(
+            schedule[group % 5u],
+            schedule[(group + 1u) % 5u],
+            schedule[(group + 2u) % 5u],
+            schedule[(group + 3u) % 5u] + group,
+        );
+    }
+    return v;
+}
+
+@compute @workgroup_size(256)
+fn dropout(
+    @builtin(workgroup_id) block: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    // [1] the 4 columns this thread owns
+    let quads = (params.columns + 3u) / 4u; // of a row
+    let number = block_number(block, grid) * 256u + thread;
+    let t = number / quads;
+    let quad = number % quads;
+    if (t >= params.rows) {
+        return;
+    }
+    // [2] their random words
+    let key = vec4<u32>(params.seed_low, params.seed_high, params.site, u32(step_state[STEP]));
+    let bits = threefry(key, vec4<u32>(ordinals[t], positions[t], quad, 0u));
+    // [3] keep or drop, and write a word at a time
+    for (var lane = 0u; lane < 4u && quad * 4u + lane < params.columns; lane += per_word(DT_Y)) {
+        let first = t * params.columns + quad * 4u + lane;
+        var value: array<f32, 2>;
+        for (var j = 0u; j < per_word(DT_Y); j++) {
+            let i = first + j;
+            let scaled = unpack(x[word_of(i, DT_X)], i, DT_X) * params.scale;
+            value[j] = select(0.0, scaled, bits[lane + j] >= params.threshold);
+            if (params.accumulate == 1u) {
+                value[j] += unpack(y[word_of(i, DT_Y)], i, DT_Y);
+            }
+        }
+        y[word_of(first, DT_Y)] = pack(value[0], value[1], DT_Y);
+    }
+}

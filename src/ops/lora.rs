@@ -1,0 +1,96 @@
+//! LoRA (Hu et al., 2021, arXiv:2106.09685): a low-rank product beside a frozen linear layer.
+
+use super::cast::cast_into;
+use super::dropout::{Dropout, dropout_into};
+use super::matmul::{Layout, matmul_into};
+use super::target::GradTarget;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::tape::Tape;
+use crate::tensor::Tensor;
+
+/// y = base_out + scale · (drop(x) Aᵀ) Bᵀ, as PEFT computes it: `x` [.., K] in f32, `lora_a` [r, K] and
+/// `lora_b` [N, r] in f32, the intermediate [T, r] in f32, one rounding to the dtype of `base_out` [.., N].
+///
+/// The product is added in place when the caller hands over the only handle on `base_out`'s memory, so
+/// pass the tensor itself and keep no clone. What the backward keeps: `x` and the intermediate; the mask
+/// of the dropout is made again.
+///
+/// # Errors
+/// `Error::Unsupported` for 16-bit rows of odd width.
+pub fn lora(
+    tape: &Tape,
+    base_out: Tensor,
+    x: &Tensor,
+    lora_a: &Tensor,
+    lora_b: &Tensor,
+    scale: f32,
+    dropout: Option<&Dropout>,
+) -> Result<Tensor> {
+    let fits = lora_a.shape().len() == 2
+        && lora_b.shape().len() == 2
+        && lora_a.dim(1) == x.columns()
+        && lora_a.dim(0) == lora_b.dim(1)
+        && lora_b.dim(0) == base_out.columns()
+        && base_out.rows() == x.rows();
+    if !fits {
+        let what = format!("{base_out:?} + {x:?} with A {lora_a:?} and B {lora_b:?}");
+        return Err(Error::internal("lora", what));
+    }
+    let dropout = dropout.filter(|dropout| dropout.p > 0.0).cloned();
+    let xa = Tensor::empty(x.device(), &[x.rows(), lora_a.dim(0)], DType::F32)?;
+    matmul_into(Layout::NT, &dropped(x, dropout.as_ref())?, lora_a, 1.0, false, &xa)?;
+
+    let base_grad = GradTarget::of(&base_out);
+    let y = if base_out.view().buffer.is_unique() {
+        base_out.detach()
+    } else {
+        let copy = Tensor::empty(x.device(), base_out.shape(), base_out.dtype())?;
+        cast_into(&base_out, &copy)?;
+        copy
+    };
+    // From here on `base_out` may hold y; only its slot is used below.
+    matmul_into(Layout::NT, &xa, lora_b, scale, true, &y)?;
+    if !tape.wants(&[&base_out, x, lora_a, lora_b]) {
+        return Ok(y);
+    }
+    let [x_grad, a_grad, b_grad] = [x, lora_a, lora_b].map(GradTarget::of);
+    let (x_in, a_in, b_in) = (x.detach(), lora_a.detach(), lora_b.detach());
+    Ok(tape.record("lora", &[&base_out, x, lora_a, lora_b], y, move |dy| {
+        if let Some(target) = &b_grad {
+            target.write(|adds, db| matmul_into(Layout::TN, dy, &xa, scale, adds, db))?;
+        }
+        if x_grad.is_some() || a_grad.is_some() {
+            // The gradient of the intermediate, [T, r].
+            let dxa = Tensor::empty(dy.device(), xa.shape(), DType::F32)?;
+            matmul_into(Layout::NN, dy, &b_in, scale, false, &dxa)?;
+            if let Some(target) = &a_grad {
+                let x = dropped(&x_in, dropout.as_ref())?;
+                target.write(|adds, da| matmul_into(Layout::TN, &dxa, &x, 1.0, adds, da))?;
+            }
+            match (&x_grad, &dropout) {
+                (Some(target), None) => {
+                    target.write(|adds, dx| matmul_into(Layout::NN, &dxa, &a_in, 1.0, adds, dx))?;
+                }
+                (Some(target), Some(dropout)) => {
+                    let dx_dropped = Tensor::empty(dy.device(), x_in.shape(), DType::F32)?;
+                    matmul_into(Layout::NN, &dxa, &a_in, 1.0, false, &dx_dropped)?;
+                    target.write(|adds, dx| dropout_into(&dx_dropped, dropout, adds, dx))?;
+                }
+                (None, _) => {}
+            }
+        }
+        match &base_grad {
+            Some(target) => target.add(dy.clone()),
+            None => Ok(()),
+        }
+    }))
+}
+
+/// `x`, or `x` with dropout in f32.
+fn dropped(x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+    let Some(dropout) = dropout else { return Ok(x.detach()) };
+    let y = Tensor::empty(x.device(), x.shape(), DType::F32)?;
+    dropout_into(x, dropout, false, &y)?;
+    Ok(y)
+}
