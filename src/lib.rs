@@ -9,10 +9,13 @@ pub mod config;
 pub mod data;
 pub mod dtype;
 pub mod error;
+pub mod evaluate;
 pub mod files;
 pub mod kernels;
 pub mod model;
+pub mod nn;
 pub mod ops;
+pub mod optim;
 #[cfg(feature = "cli")]
 pub mod programs;
 pub mod quant;

@@ -2,5 +2,6 @@
 
 pub mod card;
 pub mod peft;
+pub mod trainable;
 
 pub use peft::{LoraModule, LoraWeights, PeftConfig, TargetModules};

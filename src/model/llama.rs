@@ -102,7 +102,8 @@ impl Model {
         for layer in &self.layers {
             x = match self.recompute {
                 Recompute::Layer => {
-                    let (layer, rope, context) = (layer.clone(), self.rope.clone(), context.clone());
+                    let (layer, rope, context) =
+                        (layer.clone(), self.rope.clone(), context.clone());
                     tape.checkpoint(&x, move |tape, x| {
                         let x = layer.attend(tape, x, &rope, &context, None)?;
                         layer.mlp(tape, &x, &context)

@@ -1,12 +1,15 @@
-//! What is on disk for a model: its directory, `config.json`, weights, and the tables that follow
-//! from them.
+//! The transformer ([`llama`], [`cache`]), how it gets onto a device ([`load`]), and what is on disk
+//! for it: its directory, `config.json`, weights, and the tables that follow from them.
 //!
-//! Nothing here knows of a device: weights are read as bytes, in Hugging Face's names and shapes.
+//! The disk side knows no device: weights are read as bytes, in Hugging Face's names and shapes.
 
+pub mod cache;
 pub mod config;
 mod expected;
 pub mod float;
 mod json;
+pub mod llama;
+pub mod load;
 pub mod quantization;
 pub mod resolve;
 pub mod rope;

@@ -4,13 +4,11 @@ use super::prepare::Prepared;
 use super::trainer::Trainer;
 use crate::adapter::{PeftConfig, TargetModules, trainable};
 use crate::backend::Device;
-use crate::config::{
-    AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig,
-};
+use crate::config::{AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::model::load::{LoadOptions, Source, load};
 use crate::model::llama::Recompute;
+use crate::model::load::{LoadOptions, Source, load};
 use crate::model::resolve::ModelSource;
 use crate::ops::Implementation;
 use crate::optim::Settings;

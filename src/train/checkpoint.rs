@@ -80,7 +80,8 @@ pub fn save_result(
             })?;
         }
     }
-    if let Some(template) = prepared.config.data.chat_template.as_ref().and(prepared.text.template.as_ref())
+    if let Some(template) =
+        prepared.config.data.chat_template.as_ref().and(prepared.text.template.as_ref())
     {
         files::write(&dir.join("chat_template.jinja"), template.source())?;
     }

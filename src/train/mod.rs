@@ -1,5 +1,18 @@
-//! Training: the schedule of the learning rate, and what a run records.
+//! Training: [`prepare`] checks everything, [`memory`] plans, [`build`] puts the model on the device,
+//! [`run`] takes the steps that [`trainer`] computes, and records them.
 
+#[cfg(feature = "tokenizers")]
+pub mod build;
+#[cfg(feature = "tokenizers")]
+pub mod checkpoint;
+#[cfg(feature = "tokenizers")]
+pub mod memory;
 pub mod metrics;
+#[cfg(feature = "tokenizers")]
+pub mod prepare;
+#[cfg(feature = "tokenizers")]
+pub mod run;
 pub mod schedule;
+pub mod steps;
+pub mod trainer;
 pub mod trainer_state;

@@ -1,8 +1,6 @@
 //! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
 
-use crate::config::{
-    Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig,
-};
+use crate::config::{Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig};
 use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions};
 use crate::error::{Error, Result};
 use crate::files;
@@ -119,17 +117,7 @@ impl Prepared {
             shuffle: config.data.shuffle,
             seed: config.train.seed,
         };
-        Ok(Self {
-            config,
-            source,
-            model_config,
-            weights,
-            text,
-            train,
-            eval,
-            batching,
-            warnings,
-        })
+        Ok(Self { config, source, model_config, weights, text, train, eval, batching, warnings })
     }
 }
 

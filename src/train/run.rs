@@ -205,7 +205,9 @@ impl<'a> Run<'a> {
         }
         if self.prepared.config.train.load_best_model_at_end {
             let best = self.state.best_model_checkpoint.as_ref();
-            if let Some(dir) = best.map(PathBuf::from).filter(|_| self.state.best_global_step != Some(step)) {
+            if let Some(dir) =
+                best.map(PathBuf::from).filter(|_| self.state.best_global_step != Some(step))
+            {
                 checkpoint::load_tensors(&dir, &self.trainer, false)?;
             }
         }

@@ -5,7 +5,7 @@ use crate::backend::Device;
 use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::llama::Model;
 use crate::nn::{Context, Noise, Parameter};
 use crate::ops::step_state::index;
 use crate::ops::{self, Implementation, StepState, StepValues};
@@ -59,7 +59,8 @@ pub struct LossScaler {
     pub finite_steps: u32,
     /// Non-finite steps in a row.
     pub skipped_steps: u32,
-    dynamic: bool,
+    /// Whether the dtype needs one.
+    pub dynamic: bool,
 }
 
 impl LossScaler {
