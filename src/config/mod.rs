@@ -96,6 +96,11 @@ impl Override {
         Self::new(key, value, option)
     }
 
+    /// Whether it sets `key`.
+    pub fn is_for(&self, key: &str) -> bool {
+        self.key == key
+    }
+
     fn new(key: &str, value: &str, place: &str) -> Self {
         let node = Node::from_command_line(value, Place::CommandLine(place.into()));
         Self { key: key.to_owned(), node }

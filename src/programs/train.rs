@@ -1,12 +1,190 @@
 //! Trains a model.
 
-use crate::cli::TrainOptions;
+use super::device;
+use super::progress::Progress;
+use super::quickstart::Quickstart;
+use crate::backend::Device;
+use crate::cli::{TrainOptions, TrainSource};
+use crate::config::TrainConfig;
+use crate::data::{Plan, preview};
 use crate::error::{Error, Result};
+use crate::train::build::{dtype, dtype_choice};
+use crate::train::memory::{self, MemoryPlan};
+use crate::train::prepare::Prepared;
+use crate::train::run::{Summary, run as run_training};
+use crate::train::steps::Steps;
+use jiff::civil::DateTime;
+use std::io::{IsTerminal, Write};
 
 /// Runs `train`.
 ///
 /// # Errors
 /// What is wrong with the input, or with the run.
-pub fn run(_options: TrainOptions) -> Result<()> {
-    Err(Error::run("train is not built yet"))
+pub fn run(options: TrainOptions) -> Result<()> {
+    let (config, quickstart) = match options.source()? {
+        TrainSource::Config(config) => (*config, None),
+        TrainSource::Quickstart { overrides, resume } => {
+            let (config, quickstart) = Quickstart::prepare(&overrides, resume)?;
+            (config, Some(quickstart))
+        }
+    };
+    let say = |text: &str| {
+        if !options.output.quiet {
+            eprintln!("{text}");
+        }
+    };
+    if let Some(quickstart) = &quickstart {
+        say(&quickstart.introduction());
+    }
+    let date = date_of(&config)?;
+    let mut prepared = Prepared::new(config, date)?;
+    for warning in &prepared.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    if let Some(count) = options.preview {
+        return print_preview(&prepared, count as usize, options.output.json);
+    }
+    let device = device::open(prepared.config.device)?;
+    // The run is saved with what `auto` meant, so that it can be repeated elsewhere.
+    prepared.config.dtype = dtype_choice(dtype(prepared.config.dtype, &device));
+    say(&format!("device: {}", device.capabilities().description));
+    if options.plan {
+        return print_plan(&mut prepared, &device, options.memory, options.output.json);
+    }
+    let plan = memory::plan(&prepared, &device, memory::choose(&prepared, &device)?)?;
+    say(&describe(&prepared, &plan));
+
+    let mut progress = Progress::new(options.output.quiet);
+    if let Some(quickstart) = &quickstart {
+        quickstart.watch(&mut progress, &prepared.text);
+    }
+    let summary = run_training(&prepared, &device, &date.to_string(), &mut progress)?;
+    drop(progress);
+    report(&summary, quickstart.as_ref(), &options)
+}
+
+/// What templates that print the date print: that of a resumed run's first start, else today's.
+fn date_of(config: &TrainConfig) -> Result<DateTime> {
+    use crate::config::Resume;
+    use crate::train::checkpoint::{checkpoints, read_run_state};
+    let checkpoint = match &config.resume {
+        Resume::No => None,
+        Resume::From(dir) => Some(dir.clone()),
+        Resume::Latest => checkpoints(&config.output_dir).pop().map(|(_, dir)| dir),
+    };
+    let Some(dir) = checkpoint else { return Ok(jiff::Zoned::now().datetime()) };
+    let saved = read_run_state(&dir)?.date;
+    saved.parse().map_err(|error| Error::input(format!("{}: date: {error}", dir.display())))
+}
+
+fn print_preview(prepared: &Prepared, count: usize, json: bool) -> Result<()> {
+    let plan = Plan::epoch(&prepared.train, &prepared.batching, 0);
+    let rows = preview::rows(&plan, &prepared.train, count);
+    let text = match json {
+        true => rows.iter().map(|row| format!("{}\n", row.to_json())).collect(),
+        false => {
+            let colour = std::io::stdout().is_terminal();
+            preview::to_text(&rows, &prepared.train, prepared.text.tokenizer.as_ref(), colour)?
+        }
+    };
+    print(&text)
+}
+
+fn print_plan(
+    prepared: &mut Prepared,
+    device: &Device,
+    memory_limit: Option<u64>,
+    json: bool,
+) -> Result<()> {
+    prepared.config.max_memory = memory_limit.or(prepared.config.max_memory);
+    let plan = memory::plan(prepared, device, memory::choose(prepared, device)?)?;
+    let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
+    if json {
+        let text = serde_json::json!({
+            "trained_parameters": plan.trained,
+            "weights_bytes": plan.weights,
+            "optimizer_bytes": plan.optimizer,
+            "step_bytes": plan.step,
+            "peak_bytes": plan.peak(),
+            "max_micro_batch_tokens": plan.tokens,
+            "steps": steps.total(),
+        });
+        return print(&format!("{text}\n"));
+    }
+    print(&format!("{}\nsteps: {}\n", describe(prepared, &plan), steps.total()))
+}
+
+/// What will be trained on what, and the memory it takes.
+fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
+    let stats = &prepared.train.stats;
+    let config = &prepared.config;
+    let mode = match (&config.lora, config.quantization.load_in_4bit) {
+        (None, _) => "full fine-tuning".to_owned(),
+        (Some(lora), false) => format!("LoRA, rank {}", lora.r),
+        (Some(lora), true) => format!("QLoRA (NF4), rank {}", lora.r),
+    };
+    let dtype = crate::config::Choice::name(config.dtype);
+    format!(
+        "model: {} ({}), {mode}, {dtype}, {} trained parameters\ndata: {} examples, {} tokens, {} \
+         with loss ({:.1}%)\nmemory:\n{}",
+        config.model,
+        prepared.model_config.family.model_type(),
+        thousands(plan.trained),
+        thousands(stats.examples as u64),
+        thousands(stats.tokens as u64),
+        thousands(stats.loss_tokens as u64),
+        100.0 * stats.loss_tokens as f64 / stats.tokens.max(1) as f64,
+        memory::table(plan)
+    )
+}
+
+fn report(
+    summary: &Summary,
+    quickstart: Option<&Quickstart>,
+    options: &TrainOptions,
+) -> Result<()> {
+    if options.output.json {
+        let losses = summary.eval_losses;
+        let text = serde_json::json!({
+            "steps": summary.steps,
+            "output_dir": summary.output_dir,
+            "eval_loss_before": losses.map(|(before, _)| before),
+            "eval_loss_after": losses.map(|(_, after)| after),
+        });
+        return print(&format!("{text}\n"));
+    }
+    if options.output.quiet {
+        return Ok(());
+    }
+    if let Some((before, after)) = summary.eval_losses {
+        eprintln!("held-out perplexity: {:.3} before, {:.3} after", before.exp(), after.exp());
+    }
+    eprintln!("result: {}", summary.output_dir.display());
+    if let Some(quickstart) = quickstart {
+        eprintln!("{}", quickstart.next_steps(&summary.output_dir));
+    }
+    Ok(())
+}
+
+/// 1234567 as `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::run(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

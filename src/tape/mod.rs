@@ -18,6 +18,7 @@ type Backward = Box<dyn FnOnce(&Tensor) -> Result<()>>;
 struct Node {
     op: &'static str,
     output: Rc<GradSlot>,
+    shape: Vec<usize>,
     backward: Backward,
 }
 
@@ -66,8 +67,7 @@ impl Tape {
         }
         let output = output.with_grad(op, output.dtype());
         if let Some(slot) = output.slot() {
-            let node = Node { op, output: slot.clone(), backward: Box::new(backward) };
-            self.nodes.borrow_mut().push(node);
+            self.push(op, slot.clone(), output.shape(), backward);
         }
         output
     }
@@ -117,8 +117,7 @@ impl Tape {
             }
         };
         if let Some(output) = slot {
-            let node = Node { op: "checkpoint", output, backward: Box::new(backward) };
-            self.nodes.borrow_mut().push(node);
+            self.push("checkpoint", output, y.shape(), backward);
         }
         Ok(y)
     }
@@ -140,6 +139,8 @@ impl Tape {
         while let Some(node) = self.pop() {
             // An output that the loss does not depend on has no gradient to hand on.
             if let Some(dout) = node.output.take() {
+                // Under another shape the gradient is the same run of elements.
+                let dout = dout.reshape(&node.shape)?;
                 (node.backward)(&dout).map_err(|error| match error {
                     Error::Internal { op, what } => {
                         Error::internal(format!("{op}, in the backward of {}", node.op), what)
@@ -149,6 +150,17 @@ impl Tape {
             }
         }
         Ok(())
+    }
+
+    fn push(
+        &self,
+        op: &'static str,
+        output: Rc<GradSlot>,
+        shape: &[usize],
+        backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
+    ) {
+        let node = Node { op, output, shape: shape.to_vec(), backward: Box::new(backward) };
+        self.nodes.borrow_mut().push(node);
     }
 
     // A method of its own, so that the borrow ends before the node's closure runs.

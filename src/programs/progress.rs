@@ -1,0 +1,168 @@
+//! A run on the terminal: a progress bar with loss, tokens/s and time left; elsewhere plain lines.
+
+use crate::error::Result;
+use crate::train::metrics::{EvalMetrics, StepMetrics};
+use crate::train::run::Observer;
+use crate::train::trainer::Trainer;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Seconds between plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is done with the model before and after training, besides training it.
+pub type Hook<'a> = Box<dyn FnMut(&Trainer) -> Result<()> + 'a>;
+
+/// Watches a run for the terminal.
+pub struct Progress<'a> {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    started: Instant,
+    first_step: u64,
+    signal: Arc<AtomicI32>,
+    /// Called with the untrained model.
+    pub before: Option<Hook<'a>>,
+    /// Called with the trained model.
+    pub after: Option<Hook<'a>>,
+}
+
+impl<'a> Progress<'a> {
+    /// A watcher that prints nothing when `quiet`; SIGINT and SIGTERM stop the run from now on, at
+    /// the end of the step, and a second one at once.
+    pub fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            bar: None,
+            last_line: None,
+            started: Instant::now(),
+            first_step: 0,
+            signal: catch_signals(),
+            before: None,
+            after: None,
+        }
+    }
+
+    /// Prints a line, above the bar if there is one.
+    pub fn say(&self, message: &str) {
+        match &self.bar {
+            _ if self.quiet => {}
+            Some(bar) => bar.suspend(|| eprintln!("{message}")),
+            None => eprintln!("{message}"),
+        }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn begin(&mut self, step: u64, total: u64) {
+        (self.started, self.first_step) = (Instant::now(), step);
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let template = "{bar:24} {pos}/{len}  {msg}  {elapsed} elapsed, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.set_position(step);
+        self.bar = Some(bar);
+    }
+
+    fn logged(&mut self, metrics: &StepMetrics, total: u64) {
+        let numbers =
+            format!("loss {:.4}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_second);
+        if let Some(bar) = &self.bar {
+            bar.set_position(metrics.step);
+            bar.set_message(numbers);
+            return;
+        }
+        let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
+        if self.quiet || !(due || metrics.step == total) {
+            return;
+        }
+        self.last_line = Some(Instant::now());
+        let done = (metrics.step - self.first_step).max(1) as f64;
+        let left = self.started.elapsed().as_secs_f64() / done * (total - metrics.step) as f64;
+        eprintln!(
+            "step {}/{total}  epoch {:.2}  {numbers}  grad norm {:.3}  lr {:.2e}  {} left",
+            metrics.step,
+            metrics.epoch,
+            metrics.grad_norm,
+            metrics.learning_rate,
+            duration(left)
+        );
+    }
+
+    fn evaluated(&mut self, metrics: &EvalMetrics) {
+        self.say(&format!(
+            "step {}: held-out loss {:.4}, perplexity {:.3}",
+            metrics.step, metrics.eval_loss, metrics.eval_perplexity
+        ));
+    }
+
+    fn saved(&mut self, path: &Path) {
+        self.say(&format!("saved {}", path.display()));
+    }
+
+    fn before_training(&mut self, trainer: &Trainer) -> Result<()> {
+        self.before.as_mut().map_or(Ok(()), |hook| hook(trainer))
+    }
+
+    fn after_training(&mut self, trainer: &Trainer) -> Result<()> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.after.as_mut().map_or(Ok(()), |hook| hook(trainer))
+    }
+
+    fn warn(&mut self, message: &str) {
+        self.say(&format!("warning: {message}"));
+    }
+
+    fn interrupted(&self) -> Option<i32> {
+        match self.signal.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal),
+        }
+    }
+}
+
+/// Seconds as `1m05s`.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(unix)]
+fn catch_signals() -> Arc<AtomicI32> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let caught = Arc::new(AtomicI32::new(0));
+    for signal in [SIGINT, SIGTERM] {
+        let slot = caught.clone();
+        // SAFETY: the handler only touches an atomic and, on the second signal, ends the process;
+        // both are allowed in a signal handler.
+        let registered = unsafe {
+            signal_hook::low_level::register(signal, move || {
+                if slot.swap(signal, Ordering::Relaxed) != 0 {
+                    signal_hook::low_level::exit(128 + signal);
+                }
+            })
+        };
+        // Without a handler the signal ends the process as it always did.
+        drop(registered);
+    }
+    caught
+}
+
+#[cfg(not(unix))]
+fn catch_signals() -> Arc<AtomicI32> {
+    Arc::new(AtomicI32::new(0))
+}
