@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tunesmith::DType;
+use tunesmith::adapter::peft;
 use tunesmith::model::rope::inverse_frequencies;
 use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights, check, expected_tensors};
 use tunesmith::quant::{Absmax, Nf4Weight, bnb, dynamic8, nf4};
@@ -169,4 +170,20 @@ fn quantized_checkpoints_are_read_and_written_as_they_are() {
         }
         assert_eq!(read, 7 * config.num_hidden_layers, "{quantized}");
     }
+}
+
+#[test]
+fn adapters_that_peft_wrote_are_read() {
+    let mut count = 0;
+    for dir in fs::read_dir(fixture("trajectories")).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = dir.file_name().unwrap().to_str().unwrap().to_string();
+        let model = ModelConfig::open(&fixture(&format!("models/{name}"))).unwrap();
+        let (config, adapter) = peft::load(&dir.join("adapter"), &model).unwrap();
+        assert_eq!((config.r, config.lora_alpha), (4, 8.0), "{name}");
+        assert_eq!(config.use_rslora, name == "qwen3");
+        assert_eq!(adapter.len(), 7 * model.num_hidden_layers, "{name}");
+        assert!(adapter.iter().all(|weights| weights.lora_b.iter().all(|x| *x == 0.0)));
+        count += 1;
+    }
+    assert!(count >= 3);
 }

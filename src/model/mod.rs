@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod config;
 mod expected;
+mod family;
 pub mod float;
 mod json;
 pub mod llama;
@@ -17,8 +18,9 @@ pub mod save;
 mod tensor_file;
 pub mod weights;
 
-pub use config::{Family, ModelConfig};
+pub use config::ModelConfig;
 pub use expected::{check, expected_tensors};
+pub use family::Family;
 pub use quantization::BnbConfig;
 pub use resolve::{ModelSource, resolve};
 pub use rope::{RopeConfig, RopeScaling, RopeTables};
