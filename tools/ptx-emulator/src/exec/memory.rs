@@ -1,7 +1,6 @@
 //! Loads, stores, atomics, asynchronous copies of the active lanes.
 
 use super::Job;
-use super::registers::lanes;
 use super::warp::{AsyncCopy, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;
@@ -44,6 +43,14 @@ fn resolve(space: Where, address: u64) -> (Where, u64) {
     }
 }
 
+/// Lowest and highest address of the lanes, and all their bits.
+fn span(mask: u32, addresses: &[u64; 32]) -> (u64, u64, u64) {
+    lanes(mask).fold((u64::MAX, 0, 0), |(low, high, bits), lane| {
+        let address = addresses[lane as usize];
+        (low.min(address), high.max(address), bits | address)
+    })
+}
+
 fn sign_extend(value: u64, bytes: u32) -> u64 {
     let shift = 64 - 8 * bytes;
     ((value << shift) as i64 >> shift) as u64
@@ -83,6 +90,12 @@ impl<'j> GlobalView<'j> {
     ) -> Step<u64> {
         let allocation = self.job.global.locate(*hint, lane, address, bytes, bytes)?;
         *hint = Some(allocation);
+        self.load_from(allocation, lane, address, bytes)
+    }
+
+    /// Reads from a buffer that is known to hold the bytes.
+    #[inline(always)]
+    fn load_from(&self, allocation: &Allocation, lane: u32, address: u64, bytes: u32) -> Step<u64> {
         if self.job.check_blocks
             && let Some(block) = allocation.foreign_writer(address, self.tag)
         {
@@ -135,9 +148,61 @@ impl<'j> Memories<'j, '_> {
         Ok(())
     }
 
+    /// The common case of [`Memories::load`], checked for all lanes at once: words, all inside shared memory or inside
+    /// one buffer. False where that does not hold.
+    fn load_words(
+        &mut self,
+        warp: &mut Warp,
+        mask: u32,
+        pc: Pc,
+        access: &Access,
+        at: &[u64; 32],
+    ) -> Step<bool> {
+        let size = 4 * u64::from(access.count);
+        let (low, high, bits) = span(mask, at);
+        if bits & (size - 1) != 0 || high.checked_add(size).is_none() {
+            return Ok(false);
+        }
+        let global = self.global();
+        let allocation = match access.space {
+            Where::Shared if self.shared.has_words(low, high + size) => None,
+            Where::Global => {
+                match self.job.global.find(low).filter(|a| a.contains(high, size as u32)) {
+                    None => return Ok(false),
+                    found => found,
+                }
+            }
+            _ => return Ok(false),
+        };
+        for element in 0..u32::from(access.count) {
+            let step = u64::from(4 * element);
+            let values = match allocation {
+                None => {
+                    let who = Accessor { clock: &warp.clock, warp: warp.index, pc };
+                    self.shared.load_words(who, mask, at, step)?
+                }
+                Some(allocation) => {
+                    let mut values = [0; 32];
+                    for lane in lanes(mask) {
+                        let address = at[lane as usize] + step;
+                        values[lane as usize] =
+                            global.load_from(allocation, lane, address, 4)? as u32;
+                    }
+                    values
+                }
+            };
+            let d = self.job.kernel.operands[(access.registers + element) as usize] as Slot;
+            warp.registers.write32(d, mask, &values);
+        }
+        Ok(true)
+    }
+
     pub fn load(&mut self, warp: &mut Warp, mask: u32, pc: Pc, access: &Access) -> Step {
         let addresses = addresses(warp, access.address);
         let bytes = u32::from(access.bytes);
+        if bytes == 4 && !access.wide && self.load_words(warp, mask, pc, access, &addresses)? {
+            return Ok(());
+        }
         let (job, global) = (self.job, self.global());
         for element in 0..u32::from(access.count) {
             let step = u64::from(element * bytes);
