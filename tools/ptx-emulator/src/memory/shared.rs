@@ -141,13 +141,30 @@ impl Shared {
         Ok(if bytes == 8 { word } else { word & ((1 << (8 * bytes)) - 1) })
     }
 
-    /// Whether the bytes from `low` to `high` exist and granules are words, so that word accesses need no more checks
-    /// than those for races.
-    pub fn has_words(&self, low: u64, high: u64) -> bool {
-        self.shift == 2 && low <= high && high + 16 <= self.bytes.len() as u64
+    /// End of the bytes where word accesses need no more checks than those for races; 0 where granules are no words.
+    pub fn word_limit(&self) -> u64 {
+        if self.shift == 2 { self.bytes.len() as u64 - 16 } else { 0 }
     }
 
-    /// Reads an aligned word in each lane; [`Shared::has_words`] holds for all of them.
+    /// Writes an aligned word in each lane, below [`Shared::word_limit`].
+    pub fn store_words(
+        &mut self,
+        who: Accessor<'_>,
+        mask: u32,
+        addresses: &[u64; 32],
+        step: u64,
+        values: &[u32; 32],
+    ) -> Step {
+        for lane in lanes(mask) {
+            let at = (addresses[lane as usize] + step) as usize;
+            let value = values[lane as usize].to_le_bytes();
+            self.note_write(who, lane, at >> 2, (at, &value))?;
+            self.bytes[at..at + 4].copy_from_slice(&value);
+        }
+        Ok(())
+    }
+
+    /// Reads an aligned word in each lane, below [`Shared::word_limit`].
     pub fn load_words(
         &mut self,
         who: Accessor<'_>,
@@ -314,7 +331,7 @@ impl Shared {
             return Ok(());
         }
         // An asynchronous copy brings no value yet, so it is never the same.
-        let same = !value.is_empty() && self.bytes[at..at + value.len()] == *value;
+        let same = !value.is_empty() && value.iter().eq(&self.bytes[at..at + value.len()]);
         let writer = u32::from(self.writer[granule]);
         let own = writer == who.warp * 32 + lane;
         // Lanes of one warp that store the same value in one place do no harm.
