@@ -314,6 +314,10 @@ impl Global {
         if was_complete && valid {
             return Ok(());
         }
+        if valid && len == allocation.len {
+            *allocation.complete.get_mut() = true;
+            return Ok(());
+        }
         // A complete allocation does not keep its map up to date.
         if was_complete {
             allocation.valid.slice_mut().fill(1);
