@@ -14,7 +14,7 @@ struct Params {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-cast(const void* x, void* y, Params params) {
+convert(const void* x, void* y, Params params) {
     // [1] the elements this thread owns: a word of y, cut at the end
     u32 first = (block_number() * 256 + threadIdx.x) * per_word(DT_Y);
     for (u32 lane = 0; lane < per_word(DT_Y) && first + lane < params.count; lane++) {

@@ -24,10 +24,10 @@ gather_rows(const void* x, const u32* index, void* y, Params params) {
     u32 first = (block_number() * 256 + threadIdx.x) * per_word(DT_Y);
     if (first >= params.rows * params.columns) return;
     // [2] fetch it
-    u32 from = index[first / params.columns];
+    u32 origin = index[first / params.columns];
     for (u32 lane = 0; lane < per_word(DT_Y); lane++) {
-        u32 i = from * params.columns + first % params.columns + lane;
-        float value = from == NONE ? 0.0f : load<DT_X>(x, i);
+        u32 i = origin * params.columns + first % params.columns + lane;
+        float value = origin == NONE ? 0.0f : load<DT_X>(x, i);
         // [3] write
         store<DT_Y>(y, first + lane, value);
     }

@@ -35,11 +35,11 @@ fn gather_rows(
         return;
     }
     // [2] fetch it
-    let from = index[first / params.columns];
+    let origin = index[first / params.columns];
     var value: array<f32, 2>;
-    if (from != NONE) {
+    if (origin != NONE) {
         for (var lane = 0u; lane < per_word(DT_Y); lane++) {
-            let i = from * params.columns + first % params.columns + lane;
+            let i = origin * params.columns + first % params.columns + lane;
             value[lane] = unpack(x[word_of(i, DT_X)], i, DT_X);
         }
     }

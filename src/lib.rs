@@ -11,6 +11,7 @@ pub mod dtype;
 pub mod error;
 pub mod evaluate;
 pub mod files;
+pub mod generate;
 pub mod kernels;
 pub mod model;
 pub mod nn;

@@ -1,7 +1,9 @@
 //! Adapters: small trained additions to a frozen model.
 
+mod attach;
 pub mod card;
 pub mod peft;
 pub mod trainable;
 
+pub use attach::{PeftAdapter, attach, detach};
 pub use peft::{LoraModule, LoraWeights, PeftConfig, TargetModules};

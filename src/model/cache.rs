@@ -43,6 +43,26 @@ impl LayerCache {
         Ok((self.k.narrow(0, end)?, self.v.narrow(0, end)?))
     }
 
+    /// Forgets all but the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Makes room for `capacity` tokens in all; those that are held stay.
+    pub fn reserve(&mut self, capacity: usize) -> Result<()> {
+        if capacity <= self.k.dim(0) {
+            return Ok(());
+        }
+        let [heads, width] = [self.k.dim(1), self.k.dim(2)];
+        let grown = Self::new(self.k.device(), capacity, heads, width, self.k.dtype())?;
+        if self.len > 0 {
+            ops::write_rows(&self.k.narrow(0, self.len)?, &grown.k, 0)?;
+            ops::write_rows(&self.v.narrow(0, self.len)?, &grown.v, 0)?;
+        }
+        *self = Self { len: self.len, ..grown };
+        Ok(())
+    }
+
     /// Tokens held.
     pub fn len(&self) -> usize {
         self.len

@@ -49,7 +49,8 @@ static TEXT: KernelText = kernel_text!("cast");
 pub(super) const KERNELS: &[&KernelSpec] = &[&CAST];
 
 static CAST: KernelSpec = KernelSpec {
-    name: "cast",
+    // `cast` is a reserved word of WGSL.
+    name: "convert",
     text: &TEXT,
     bindings: &[Binding::read("x", Kind::Float), Binding::write("y", Kind::Float)],
     constants: &[],

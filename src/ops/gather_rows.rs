@@ -50,7 +50,7 @@ impl RowSelection {
 /// goes back to where it came from; the others get zero.
 pub fn gather_rows(tape: &Tape, x: &Tensor, selection: &RowSelection) -> Result<Tensor> {
     let RowSelection { rows, inverse } = selection.clone();
-    let even = x.dtype() == DType::F32 || x.columns() % 2 == 0;
+    let even = x.dtype() == DType::F32 || x.columns().is_multiple_of(2);
     if x.shape().len() != 2 || x.dim(0) != inverse.len() || !even {
         return Err(Error::internal("gather_rows", format!("{inverse:?} selects from {x:?}")));
     }

@@ -116,11 +116,11 @@ fn rope_reference<F: Real>(call: &mut RefCall<F>) {
     let (heads, half) = (heads as usize, half as usize);
     let (x, positions) = (call.input(0), call.input_u32(1));
     let (cos, sin, y) = (call.input(2), call.input(3), call.output(4));
-    for t in 0..tokens as usize {
+    for (t, &position) in positions[..tokens as usize].iter().enumerate() {
         for h in 0..heads {
             let first = (t * heads + h) * 2 * half;
             for i in 0..half {
-                let angle = positions[t] as usize * half + i;
+                let angle = position as usize * half + i;
                 let (c, s) = (cos[angle], sin[angle] * F::from_f64(f64::from(direction)));
                 let (a, b) = (x[first + i], x[first + half + i]);
                 y[first + i] = a * c - b * s;

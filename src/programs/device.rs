@@ -25,10 +25,11 @@ pub fn open(spec: DeviceSpec) -> Result<Device> {
 
 /// The devices of this machine, in words.
 pub fn available() -> Vec<String> {
-    let mut devices = vec!["cpu".to_owned()];
+    let devices = ["cpu".to_owned()].into_iter();
     #[cfg(feature = "wgpu")]
-    devices.extend(crate::backend::wgpu::adapters().into_iter().map(|found| found.description));
-    devices
+    let devices =
+        devices.chain(crate::backend::wgpu::adapters().into_iter().map(|found| found.description));
+    devices.collect()
 }
 
 fn auto() -> Result<Device> {

@@ -1,12 +1,152 @@
 //! Completes a prompt or chats.
 
-use crate::cli::GenerateOptions;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::open::{OpenModel, open};
+use crate::adapter::attach;
+use crate::cli::{GenerateMode, GenerateOptions};
 use crate::error::{Error, Result};
+use crate::generate::{
+    Chat, Completion, Console, Finish, GenerationSettings, Generator, Overrides, Voice,
+    chat_prompt, conversation, raw_prompt, stop_ids,
+};
+
+/// The seed of sampling where none is given, as of training.
+const SEED: u64 = 42;
 
 /// Runs `generate`.
 ///
 /// # Errors
 /// What is wrong with the input, or with the run.
-pub fn run(_options: GenerateOptions) -> Result<()> {
-    Err(Error::run("generate is not built yet"))
+pub fn run(options: GenerateOptions) -> Result<()> {
+    let mode = options.mode()?;
+    options.model.named_adapters()?;
+    let quiet = options.output.quiet;
+    let say = |message: &str| {
+        if !quiet {
+            // That nobody reads it is no reason to stop.
+            let _ = writeln!(io::stderr(), "{message}");
+        }
+    };
+    let mut opened = open(&options.model, options.device.device, None, &say)?;
+    let overrides = Overrides {
+        max_new_tokens: options.max_new_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        temperature: options.temperature,
+        top_k: options.top_k.map(|k| k as usize),
+        top_p: options.top_p,
+        min_p: options.min_p,
+        repetition_penalty: options.repetition_penalty,
+    };
+    let settings = GenerationSettings::load(&opened.source.path, &overrides)?;
+    settings.warnings.iter().for_each(|warning| say(warning));
+    let seed = options.seed.unwrap_or(SEED);
+    let seeded =
+        if settings.sampling.is_greedy() { String::new() } else { format!(", seed {seed}") };
+    say(&format!("sampling: {}{seeded}", settings.describe()));
+    let generator = Generator::new(&settings, seed);
+    match mode {
+        GenerateMode::Chat { system } => chat(&mut opened, generator, system, quiet, &say),
+        mode => {
+            let first = opened.adapters.first();
+            if let Some(adapter) = first {
+                attach(&mut opened.model, &adapter.adapter)?;
+                say(&format!("adapter {}", adapter.name));
+            }
+            once(&opened, generator, &mode, &options, &say)
+        }
+    }
+}
+
+/// Completes or answers one prompt.
+fn once(
+    opened: &OpenModel,
+    mut generator: Generator,
+    mode: &GenerateMode,
+    options: &GenerateOptions,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let OpenModel { model, adapters, .. } = opened;
+    let text = opened.text_of((!adapters.is_empty()).then_some(0));
+    let json = options.output.json;
+    let mut show = |piece: &str| if json { Ok(ControlFlow::Continue(())) } else { print(piece) };
+    let start = Instant::now();
+    let (tokenizer, stops) = (text.tokenizer.as_ref(), stop_ids(text, &model.config));
+    let completion = match *mode {
+        GenerateMode::Complete(prompt) => {
+            if text.template.is_some() {
+                say("hint: this completes raw text; the model has a chat template, and --chat \
+                     answers through it");
+            }
+            let ids = raw_prompt(text, &model.config, prompt)?;
+            generator.complete(model, tokenizer, ids, &stops, &mut show)?
+        }
+        GenerateMode::Answer { system, prompt } => {
+            let ids = chat_prompt(text, &model.config, &conversation(system, prompt))?;
+            generator.answer(model, tokenizer, ids, &stops, &mut show)?
+        }
+        GenerateMode::Chat { .. } => return Err(Error::internal("generate", "a chat is not once")),
+    };
+    let end = if json { format!("{}\n", to_json(&completion)) } else { "\n".to_owned() };
+    if print(&end)?.is_continue() {
+        let count = completion.token_ids.len();
+        let seconds = start.elapsed().as_secs_f64();
+        say(&format!("{count} tokens, {:.1} tokens/s", count as f64 / seconds.max(1e-9)));
+        if completion.finish == Finish::ContextFull {
+            let context = model.config.max_position_embeddings;
+            say(&format!("stopped: the model's context of {context} tokens is full"));
+        }
+    }
+    Ok(())
+}
+
+/// Chats until the input ends.
+fn chat(
+    opened: &mut OpenModel,
+    generator: Generator,
+    system: Option<&str>,
+    quiet: bool,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let OpenModel { model, text, adapters, .. } = opened;
+    // Without a template this is the time to say so.
+    let answers = adapters.first().and_then(|adapter| adapter.text.as_ref()).unwrap_or(text);
+    chat_prompt(answers, &model.config, &conversation(None, "Hello"))?;
+    let mut voices = vec![Voice { name: "none".into(), adapter: None, text }];
+    voices.extend(adapters.iter().map(|adapter| Voice {
+        name: adapter.name.clone(),
+        adapter: Some(&adapter.adapter),
+        text: adapter.text.as_ref().unwrap_or(text),
+    }));
+    let voice = usize::from(!adapters.is_empty());
+    say("chat: /help lists the commands, Ctrl-D leaves");
+    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    let mut messages: Box<dyn Write> =
+        if quiet { Box::new(io::sink()) } else { Box::new(io::stderr()) };
+    let mut console = Console {
+        mark: io::stdin().is_terminal() && !quiet,
+        input: &mut input,
+        output: &mut output,
+        messages: &mut messages,
+    };
+    Chat::new(model, generator, voices, voice, system)?.run(&mut console)
+}
+
+/// What `--json` prints.
+pub fn to_json(completion: &Completion) -> serde_json::Value {
+    let Completion { prompt_token_ids, token_ids, text, .. } = completion;
+    json!({"prompt_token_ids": prompt_token_ids, "token_ids": token_ids, "text": text})
+}
+
+/// Writes to stdout at once; breaks where the reader has gone.
+fn print(piece: &str) -> Result<ControlFlow<()>> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(Error::run(format!("cannot write to stdout: {error}"))),
+    }
 }

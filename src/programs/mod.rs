@@ -4,7 +4,11 @@ pub mod device;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+<<<<<<< HEAD
 pub mod progress;
 pub mod quickstart;
+=======
+pub mod open;
+>>>>>>> main
 pub mod train;
 pub mod verify;

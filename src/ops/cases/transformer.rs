@@ -1,4 +1,4 @@
-//! Cases of the ops that only a transformer layer has: RoPE, SwiGLU.
+//! Cases of the ops that only a transformer has: RoPE, SwiGLU, the copies of a KV cache.
 
 use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
@@ -18,8 +18,14 @@ pub fn cases() -> Vec<Case> {
         cases.push(rope(33, 3, 64, dtype));
         cases.push(swiglu(3, 30, dtype));
         cases.push(swiglu(33, 65, dtype));
+        cases.push(write_rows(31, 6, dtype));
+        cases.push(take_row(31, 6, dtype));
     }
     cases.push(shared_input(3, 31));
+    for (rows, columns) in [(1, 1), (33, 5)] {
+        cases.push(write_rows(rows, columns, DType::F32));
+        cases.push(take_row(rows, columns, DType::F32));
+    }
     cases
 }
 
@@ -77,5 +83,33 @@ fn shared_input(rows: usize, columns: usize) -> Case {
         inputs: vec![x],
         run: Box::new(|tape, inputs| Ok(vec![ops::swiglu(tape, &inputs[0], &inputs[0])?])),
         ..swiglu(rows, columns, DType::F32)
+    }
+}
+
+/// Appends to a cache that has more room.
+fn write_rows(rows: usize, columns: usize, dtype: DType) -> Case {
+    let source = Input::new("source", &[rows, columns], dtype);
+    let moved = 2 * rows * columns * dtype.size();
+    Case {
+        op: "write_rows",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs: vec![source, Input::new("target", &[rows + 7, columns], dtype)],
+        rule: Rule::Exact,
+        cost: (moved as f64, 0.0),
+        run: Box::new(|_, inputs| {
+            ops::write_rows(&inputs[0], &inputs[1], 3)?;
+            Ok(vec![inputs[1].clone()])
+        }),
+    }
+}
+
+fn take_row(rows: usize, columns: usize, dtype: DType) -> Case {
+    Case {
+        op: "take_row",
+        variant: format!("last of {rows}x{columns} {}", dtype.name()),
+        inputs: vec![Input::new("x", &[rows, columns], dtype)],
+        rule: Rule::Exact,
+        cost: ((2 * columns * dtype.size()) as f64, 0.0),
+        run: Box::new(move |_, inputs| Ok(vec![ops::take_row(&inputs[0], rows - 1)?])),
     }
 }

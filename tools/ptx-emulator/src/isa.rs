@@ -15,6 +15,17 @@ pub(crate) type Pc = u32;
 /// No predicate, or no register where one is optional.
 pub(crate) const NONE: Slot = Slot::MAX;
 
+/// The lanes of a mask, lowest first.
+pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        (mask != 0).then(|| {
+            mask &= mask - 1;
+            lane
+        })
+    })
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inst {
     pub op: Op,

@@ -54,6 +54,18 @@ pub(crate) fn round_integral(x: f64, round: Round) -> f64 {
     }
 }
 
+/// [`round_integral`] of f32.
+#[inline(always)]
+pub(crate) fn round_integral_f32(x: f32, round: Round) -> f32 {
+    match round {
+        Round::Nearest => x.round_ties_even(),
+        Round::NearestAway => x.round(),
+        Round::Zero => x.trunc(),
+        Round::Down => x.floor(),
+        Round::Up => x.ceil(),
+    }
+}
+
 /// A binary format narrower than f64: significant bits, exponent of the smallest normal number, largest finite value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Format {
@@ -118,11 +130,25 @@ pub(crate) fn saturate_f64(x: f64) -> f64 {
     if x > 0.0 { x.min(1.0) } else { 0.0 }
 }
 
+/// Rounds to f32 in a direction: the nearest value, or its neighbour on the right side.
+fn directed(x: f64, round: Round) -> f32 {
+    let nearest = x as f32;
+    let (too_high, too_low) = (f64::from(nearest) > x, f64::from(nearest) < x);
+    match round {
+        Round::Down if too_high => nearest.next_down(),
+        Round::Up if too_low => nearest.next_up(),
+        Round::Zero if too_high && x > 0.0 => nearest.next_down(),
+        Round::Zero if too_low && x < 0.0 => nearest.next_up(),
+        Round::NearestAway => round_to(x, F32, round) as f32,
+        _ => nearest,
+    }
+}
+
 /// Rounds a value that was computed to odd, with the flags of an instruction.
 pub(crate) fn finish_f32(x: f64, mode: FloatMode) -> f32 {
     let rounded = match mode.round {
         Round::Nearest => x as f32,
-        round => round_to(x, F32, round) as f32,
+        round => directed(x, round),
     };
     let flushed = flush_if(rounded, mode.ftz);
     if mode.sat { saturate(flushed) } else { flushed }
@@ -233,6 +259,13 @@ mod tests {
             assert!(x.is_nan() || ours == half::bf16::from_f32(x).to_f64(), "{x}");
             let same = round_to(f64::from(x), F32, Round::Nearest);
             assert!(x.is_nan() || same == f64::from(x), "{x}");
+            let wide = f64::from(x) * (1.0 + 1e-9);
+            for round in [Round::Down, Round::Up, Round::Zero] {
+                assert!(
+                    x.is_nan() || f64::from(directed(wide, round)) == round_to(wide, F32, round),
+                    "{x}"
+                );
+            }
         }
     }
 

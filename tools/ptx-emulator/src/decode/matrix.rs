@@ -47,6 +47,10 @@ pub(super) fn ldmatrix<'a>(
         .map(|i| if is_load { cx.target32(i) } else { cx.source32(i, Type::B32) })
         .collect::<Result<Vec<_>>>()?;
     let (registers, address) = (cx.operand_list(slots), cx.address(address)?);
+    if !is_load {
+        let granule = &mut cx.program.kernel.shared_granule;
+        *granule = (*granule).min(2);
+    }
     cx.emit(match is_load {
         true => Op::LoadMatrix { count, transposed, address, generic, registers },
         false => Op::StoreMatrix { count, transposed, address, generic, registers },

@@ -130,9 +130,11 @@ pub(super) fn unary(r: &mut Registers, mask: u32, op: FloatUnary, ftz: bool, d: 
         FloatUnary::Rcp => |x| 1.0 / x,
         FloatUnary::Rsqrt => |x| (1.0 / f64::from(x).sqrt()) as f32,
         FloatUnary::Ex2 => {
-            return r.map1(mask, d, a, |a| {
-                math::flush_if(math::exp2_f32(math::flush_if(f(a), ftz)), ftz).to_bits()
-            });
+            let mut out = [0; 32];
+            for (out, a) in out.iter_mut().zip(r.r(a)) {
+                *out = math::flush_if(math::exp2_f32(math::flush_if(f(*a), ftz)), ftz).to_bits();
+            }
+            return r.write32(d, mask, &out);
         }
         FloatUnary::Lg2 => {
             return r.map1(mask, d, a, |a| math::log2_f32(math::flush_if(f(a), ftz)).to_bits());
@@ -382,7 +384,19 @@ pub(super) fn convert(r: &mut Registers, mask: u32, convert: Convert, d: Slot, a
         && !convert.integral
         && !convert.relu
         && !convert.satfinite;
+    let mode = convert.mode;
+    let whole = !mode.ftz && !mode.sat && !convert.relu;
     match (convert.to, convert.from) {
+        (Type::F32, Type::F32) if whole && convert.integral => {
+            return r.map1(mask, d, a, |a| (math::round_integral_f32(f(a), mode.round)).to_bits());
+        }
+        (Type::S32, Type::F32) if whole => {
+            return r
+                .map1(mask, d, a, |a| math::round_integral_f32(f(a), mode.round) as i32 as u32);
+        }
+        (Type::F32, Type::F32) if convert.mode == FloatMode { sat: true, ..FloatMode::PLAIN } => {
+            return r.map1(mask, d, a, |a| math::saturate(f(a)).to_bits());
+        }
         (Type::F32, Type::S32) if plain => {
             return r.map1(mask, d, a, |a| (a as i32 as f32).to_bits());
         }

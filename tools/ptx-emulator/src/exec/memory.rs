@@ -1,7 +1,7 @@
 //! Loads, stores, atomics, asynchronous copies of the active lanes.
 
 use super::Job;
-use super::registers::lanes;
+use super::registers::FULL;
 use super::warp::{AsyncCopy, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;
@@ -44,6 +44,22 @@ fn resolve(space: Where, address: u64) -> (Where, u64) {
     }
 }
 
+/// Whether `address - base + size <= limit` in all lanes of `mask`, and every address is a multiple of `size`.
+#[inline(always)]
+fn all_inside(mask: u32, addresses: &[u64; 32], base: u64, size: u64, limit: u64) -> bool {
+    let offset = |l: usize| if mask >> l & 1 != 0 { addresses[l].wrapping_sub(base) } else { 0 };
+    // All bits together are at least the largest value: mostly that settles it, with cheap vector operations.
+    let bits = match mask {
+        FULL => addresses.iter().fold(0, |bits, address| bits | address.wrapping_sub(base)),
+        _ => (0..32).fold(0, |bits, l| bits | offset(l)),
+    };
+    let last = match limit.checked_sub(size) {
+        None => return false,
+        Some(last) => last,
+    };
+    (bits | base) & (size - 1) == 0 && (bits <= last || (0..32).all(|l| offset(l) <= last))
+}
+
 fn sign_extend(value: u64, bytes: u32) -> u64 {
     let shift = 64 - 8 * bytes;
     ((value << shift) as i64 >> shift) as u64
@@ -83,6 +99,12 @@ impl<'j> GlobalView<'j> {
     ) -> Step<u64> {
         let allocation = self.job.global.locate(*hint, lane, address, bytes, bytes)?;
         *hint = Some(allocation);
+        self.load_from(allocation, lane, address, bytes)
+    }
+
+    /// Reads from a buffer that is known to hold the bytes.
+    #[inline(always)]
+    fn load_from(&self, allocation: &Allocation, lane: u32, address: u64, bytes: u32) -> Step<u64> {
         if self.job.check_blocks
             && let Some(block) = allocation.foreign_writer(address, self.tag)
         {
@@ -106,6 +128,19 @@ impl<'j> GlobalView<'j> {
             let detail = format!("writes constant memory: {}", self.job.global.describe(address));
             return Err(RawFault::new(FaultKind::ReadOnly, lane, detail));
         }
+        self.store_to(allocation, lane, address, bytes, value)
+    }
+
+    /// Writes to a buffer that is known to hold the bytes.
+    #[inline(always)]
+    fn store_to(
+        &self,
+        allocation: &Allocation,
+        lane: u32,
+        address: u64,
+        bytes: u32,
+        value: u64,
+    ) -> Step {
         if self.job.check_blocks {
             if let Some(block) = allocation.foreign_writer(address, self.tag).filter(|_| bytes >= 4)
             {
@@ -135,9 +170,104 @@ impl<'j> Memories<'j, '_> {
         Ok(())
     }
 
+    /// The buffer, or `None` for shared memory, that an access of aligned words lies in as a whole.
+    #[inline(always)]
+    fn one_place(
+        &self,
+        mask: u32,
+        access: &Access,
+        at: &[u64; 32],
+    ) -> Option<Option<&'j Allocation>> {
+        let size = 4 * u64::from(access.count);
+        match access.space {
+            Where::Shared => {
+                all_inside(mask, at, 0, size, self.shared.word_limit()).then_some(None)
+            }
+            Where::Global => {
+                let allocation = self.job.global.find(at[mask.trailing_zeros() as usize & 31])?;
+                all_inside(mask, at, allocation.base, size, allocation.len as u64)
+                    .then_some(Some(allocation))
+            }
+            _ => None,
+        }
+    }
+
+    /// The common case of [`Memories::load`], checked for all lanes at once: words, all in one place. False where
+    /// that does not hold.
+    fn load_words(
+        &mut self,
+        warp: &mut Warp,
+        mask: u32,
+        pc: Pc,
+        access: &Access,
+        at: &[u64; 32],
+    ) -> Step<bool> {
+        let Some(place) = self.one_place(mask, access, at) else { return Ok(false) };
+        let global = self.global();
+        for element in 0..u32::from(access.count) {
+            let step = u64::from(4 * element);
+            let values = match place {
+                None => {
+                    let who = Accessor { clock: &warp.clock, warp: warp.index, pc };
+                    self.shared.load_words(who, mask, at, step)?
+                }
+                Some(allocation) => {
+                    let mut values = [0; 32];
+                    let simple = allocation.is_plain(self.job.check_blocks);
+                    for lane in lanes(mask) {
+                        let address = at[lane as usize] + step;
+                        values[lane as usize] = match simple {
+                            true => allocation.load_plain(address),
+                            false => global.load_from(allocation, lane, address, 4)? as u32,
+                        };
+                    }
+                    values
+                }
+            };
+            let d = self.job.kernel.operands[(access.registers + element) as usize] as Slot;
+            warp.registers.write32(d, mask, &values);
+        }
+        Ok(true)
+    }
+
+    /// The common case of [`Memories::store`].
+    fn store_words(
+        &mut self,
+        warp: &Warp,
+        mask: u32,
+        pc: Pc,
+        access: &Access,
+        at: &[u64; 32],
+    ) -> Step<bool> {
+        let Some(place) = self.one_place(mask, access, at) else { return Ok(false) };
+        if place.is_some_and(|allocation| allocation.read_only) {
+            return Ok(false);
+        }
+        let global = self.global();
+        let who = Accessor { clock: &warp.clock, warp: warp.index, pc };
+        for element in 0..u32::from(access.count) {
+            let step = u64::from(4 * element);
+            let a = self.job.kernel.operands[(access.registers + element) as usize] as Slot;
+            let values = warp.registers.r(a);
+            match place {
+                None => self.shared.store_words(who, mask, at, step, values)?,
+                Some(allocation) => {
+                    for lane in lanes(mask) {
+                        let (address, value) = (at[lane as usize] + step, values[lane as usize]);
+                        global.store_to(allocation, lane, address, 4, u64::from(value))?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
     pub fn load(&mut self, warp: &mut Warp, mask: u32, pc: Pc, access: &Access) -> Step {
         let addresses = addresses(warp, access.address);
         let bytes = u32::from(access.bytes);
+        if bytes == 4 && !access.wide && self.load_words(warp, mask, pc, access, &addresses)? {
+            return Ok(());
+        }
         let (job, global) = (self.job, self.global());
         for element in 0..u32::from(access.count) {
             let step = u64::from(element * bytes);
@@ -193,6 +323,9 @@ impl<'j> Memories<'j, '_> {
     pub fn store(&mut self, warp: &mut Warp, mask: u32, pc: Pc, access: &Access) -> Step {
         let addresses = addresses(warp, access.address);
         let bytes = u32::from(access.bytes);
+        if bytes == 4 && !access.wide && self.store_words(warp, mask, pc, access, &addresses)? {
+            return Ok(());
+        }
         let (job, global) = (self.job, self.global());
         let limit = warp.local_limit(&job.kernel.routines);
         for element in 0..u32::from(access.count) {

@@ -25,17 +25,6 @@ pub(crate) struct Registers {
     pub predicates: Vec<u32>,
 }
 
-/// The lanes of a mask, lowest first.
-pub(crate) fn lanes(mut mask: u32) -> impl Iterator<Item = u32> {
-    std::iter::from_fn(move || {
-        let lane = mask.trailing_zeros();
-        (mask != 0).then(|| {
-            mask &= mask - 1;
-            lane
-        })
-    })
-}
-
 impl Registers {
     pub fn new(narrow: usize, wide: usize, predicates: usize) -> Self {
         Self {

@@ -342,7 +342,7 @@ fn effect(
             memories.async_copy(warp, mask, pc, bytes, (to, from), source_bytes)?;
         }
         Op::AsyncCommit => {
-            for lane in super::registers::lanes(mask) {
+            for lane in lanes(mask) {
                 warp.committed[lane as usize] += 1;
             }
         }
@@ -391,7 +391,7 @@ fn branch_indexed(
     pc: Pc,
     (index, table, length): (Slot, u32, u32),
 ) -> Step<Next> {
-    for lane in super::registers::lanes(mask) {
+    for lane in lanes(mask) {
         let entry = warp.registers.r(index)[lane as usize];
         if entry >= length {
             let detail = format!("entry {entry} of a branch table of {length}");

@@ -2,7 +2,6 @@
 
 use super::Job;
 use super::block::BlockState;
-use super::registers::lanes;
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;

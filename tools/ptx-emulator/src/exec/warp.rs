@@ -4,8 +4,8 @@
 //! first, so that groups meet again where the ways join. A group that reaches an instruction for more lanes than it
 //! has (a barrier, a shuffle) waits there until the others arrive.
 
-use super::registers::{FULL, Registers, lanes};
-use crate::isa::{Constant, Kernel, Pc, Routine, Special};
+use super::registers::{FULL, Registers};
+use crate::isa::{Constant, Kernel, Pc, Routine, Slot, Special, lanes};
 use crate::memory::{Clock, Local};
 
 /// Why a group does not run.
@@ -78,6 +78,8 @@ pub(crate) struct Warp {
     /// Copy groups that each lane has committed.
     pub committed: [u32; 32],
     pub executed: u64,
+    /// The entry's constants are in their slots.
+    filled: bool,
 }
 
 /// What is constant during a block, for special registers.
@@ -101,9 +103,8 @@ pub(crate) fn thread_index(number: u32, block_dim: [u32; 3]) -> [u32; 3] {
 
 impl Position {
     fn special(&self, special: Special, warp: u32, lane: u32) -> u32 {
-        let thread = thread_index(warp * 32 + lane, self.block_dim);
         match special {
-            Special::Tid(axis) => thread[usize::from(axis)],
+            Special::Tid(axis) => thread_index(warp * 32 + lane, self.block_dim)[usize::from(axis)],
             Special::Ntid(axis) => self.block_dim[usize::from(axis)],
             Special::Ctaid(axis) => self.block[usize::from(axis)],
             Special::Nctaid(axis) => self.grid[usize::from(axis)],
@@ -138,6 +139,7 @@ impl Warp {
             copies: Vec::new(),
             committed: [0; 32],
             executed: 0,
+            filled: false,
         }
     }
 
@@ -152,11 +154,18 @@ impl Warp {
         let entry = &kernel.routines[0];
         self.frames[0] = Frame { lanes: self.threads, ..Frame::default() };
         self.frames[0].memory.resize(entry.frame_bytes as usize * 32, 0);
-        // Registers start at zero, so that a kernel which reads one too early does so reproducibly.
-        self.registers.narrow.fill(super::registers::Lanes32([0; 32]));
-        self.registers.wide.fill(super::registers::Lanes64([0; 32]));
-        self.registers.predicates.fill(0);
-        fill_constants(&mut self.registers, entry, position, variables, self.index);
+        if self.filled {
+            // Instructions never write the slots of constants; between blocks only the block's index changes.
+            let changes =
+                |c: &&(Slot, Constant)| matches!(c.1, Constant::Special(Special::Ctaid(_)));
+            for (slot, constant) in entry.constants32.iter().filter(changes) {
+                self.registers.narrow[usize::from(*slot)].0 =
+                    constant32(*constant, position, variables, self.index);
+            }
+        } else {
+            fill_constants(&mut self.registers, entry, position, variables, self.index);
+            self.filled = true;
+        }
         self.local.grow(0, entry.local_bytes);
         self.groups.clear();
         self.groups.push(Group {
@@ -316,6 +325,22 @@ impl Warp {
     }
 }
 
+fn constant32(constant: Constant, position: &Position, variables: &[u64], warp: u32) -> [u32; 32] {
+    constant64(constant, position, variables, warp).map(|v| v as u32)
+}
+
+fn constant64(constant: Constant, position: &Position, variables: &[u64], warp: u32) -> [u64; 32] {
+    match constant {
+        Constant::Bits(bits) => [bits; 32],
+        Constant::Variable(index, offset) => {
+            [variables[index as usize].wrapping_add_signed(offset); 32]
+        }
+        Constant::Special(special) => {
+            std::array::from_fn(|l| u64::from(position.special(special, warp, l as u32)))
+        }
+    }
+}
+
 fn fill_constants(
     registers: &mut Registers,
     routine: &Routine,
@@ -324,25 +349,9 @@ fn fill_constants(
     warp: u32,
 ) {
     for (slot, constant) in &routine.constants32 {
-        registers.narrow[usize::from(*slot)].0 = match *constant {
-            Constant::Bits(bits) => [bits as u32; 32],
-            Constant::Variable(index, offset) => {
-                [variables[index as usize].wrapping_add_signed(offset) as u32; 32]
-            }
-            Constant::Special(special) => {
-                std::array::from_fn(|l| position.special(special, warp, l as u32))
-            }
-        };
+        registers.narrow[usize::from(*slot)].0 = constant32(*constant, position, variables, warp);
     }
     for (slot, constant) in &routine.constants64 {
-        registers.wide[usize::from(*slot)].0 = match *constant {
-            Constant::Bits(bits) => [bits; 32],
-            Constant::Variable(index, offset) => {
-                [variables[index as usize].wrapping_add_signed(offset); 32]
-            }
-            Constant::Special(special) => {
-                std::array::from_fn(|l| u64::from(position.special(special, warp, l as u32)))
-            }
-        };
+        registers.wide[usize::from(*slot)].0 = constant64(*constant, position, variables, warp);
     }
 }

@@ -133,6 +133,17 @@ impl Allocation {
         Some(self.data.load(offset, bytes))
     }
 
+    /// Whether nothing but the bytes matters to a read: none is poison, and no kernel's writes were noted.
+    pub fn is_plain(&self, check_blocks: bool) -> bool {
+        self.complete.load(Relaxed) && (!check_blocks || self.writers.get().is_none())
+    }
+
+    /// Reads an aligned word of an allocation that [`Allocation::is_plain`] holds for.
+    #[inline(always)]
+    pub fn load_plain(&self, address: u64) -> u32 {
+        self.data.load((address - self.base) as usize, 4) as u32
+    }
+
     /// Writes up to 8 bytes that [`Allocation::contains`] holds for.
     #[inline(always)]
     pub fn store(&self, address: u64, bytes: u32, value: u64) {
@@ -301,6 +312,10 @@ impl Global {
         let allocation = &mut self.allocations[index];
         let was_complete = *allocation.complete.get_mut();
         if was_complete && valid {
+            return Ok(());
+        }
+        if valid && len == allocation.len {
+            *allocation.complete.get_mut() = true;
             return Ok(());
         }
         // A complete allocation does not keep its map up to date.

@@ -7,15 +7,15 @@
 
 use super::clock::Clock;
 use crate::fault::{FaultKind, RawFault, Step};
-use crate::isa::{Kernel, SharedVariable};
+use crate::isa::{Kernel, SharedVariable, lanes};
 
 /// Write stamps that are not times.
 const POISON: u32 = u32::MAX;
 const OUTSIDE: u32 = u32::MAX - 1;
 const IN_FLIGHT: u32 = u32::MAX - 2;
 
-/// Lane number of a read by several lanes.
-const MANY: u64 = 32;
+/// Flag of a read by several lanes of the newest reader.
+const MANY: u64 = 0x80;
 
 /// Who accesses: warp, lane, instruction.
 #[derive(Debug, Clone, Copy)]
@@ -141,12 +141,59 @@ impl Shared {
         Ok(if bytes == 8 { word } else { word & ((1 << (8 * bytes)) - 1) })
     }
 
+    /// End of the bytes where word accesses need no more checks than those for races; 0 where granules are no words.
+    pub fn word_limit(&self) -> u64 {
+        if self.shift == 2 { self.bytes.len() as u64 - 16 } else { 0 }
+    }
+
+    /// Writes an aligned word in each lane, below [`Shared::word_limit`].
+    pub fn store_words(
+        &mut self,
+        who: Accessor<'_>,
+        mask: u32,
+        addresses: &[u64; 32],
+        step: u64,
+        values: &[u32; 32],
+    ) -> Step {
+        for lane in lanes(mask) {
+            let at = (addresses[lane as usize] + step) as usize;
+            let value = values[lane as usize].to_le_bytes();
+            self.note_write(who, lane, at >> 2, (at, &value))?;
+            self.bytes[at..at + 4].copy_from_slice(&value);
+        }
+        Ok(())
+    }
+
+    /// Reads an aligned word in each lane, below [`Shared::word_limit`].
+    pub fn load_words(
+        &mut self,
+        who: Accessor<'_>,
+        mask: u32,
+        addresses: &[u64; 32],
+        step: u64,
+    ) -> Step<[u32; 32]> {
+        let mut out = [0; 32];
+        let stamp = u64::from(who.clock.stamp);
+        for lane in lanes(mask) {
+            let at = (addresses[lane as usize] + step) as usize;
+            let newest = &mut self.read[at >> 2];
+            if *newest >> 16 == stamp {
+                *newest |= if *newest & 0xff == u64::from(lane) { 0 } else { MANY };
+            } else {
+                self.note_new_read(who, lane, at >> 2)?;
+            }
+            let bytes = self.bytes[at..at + 4].first_chunk().copied().unwrap_or_default();
+            out[lane as usize] = u32::from_le_bytes(bytes);
+        }
+        Ok(out)
+    }
+
     /// Reads 16 bytes for `ldmatrix`, on behalf of all lanes.
     pub fn load_row(&mut self, who: Accessor<'_>, lane: u32, address: u64) -> Step<[u16; 8]> {
         let at = self.check(lane, address, 16)?;
         for granule in at >> self.shift..(at + 16) >> self.shift {
             self.note_read(who, lane, granule)?;
-            self.read[granule] = self.read[granule] & !0xff | MANY;
+            self.read[granule] |= MANY;
         }
         Ok(std::array::from_fn(|i| {
             u16::from_le_bytes([self.bytes[at + 2 * i], self.bytes[at + 2 * i + 1]])
@@ -165,9 +212,8 @@ impl Shared {
     ) -> Step {
         let at = self.check(lane, address, bytes)?;
         let value = &value.to_le_bytes()[..bytes as usize];
-        let same = self.bytes[at..at + bytes as usize] == *value;
         for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
-            self.note_write(who, lane, granule, same)?;
+            self.note_write(who, lane, granule, (at, value))?;
         }
         self.bytes[at..at + bytes as usize].copy_from_slice(value);
         Ok(())
@@ -177,7 +223,7 @@ impl Shared {
     pub fn begin_copy(&mut self, who: Accessor<'_>, lane: u32, address: u64, bytes: u32) -> Step {
         let at = self.check(lane, address, bytes)?;
         for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
-            self.note_write(who, lane, granule, false)?;
+            self.note_write(who, lane, granule, (at, &[]))?;
             self.written[granule] = IN_FLIGHT;
         }
         Ok(())
@@ -219,9 +265,11 @@ impl Shared {
     fn note_read(&mut self, who: Accessor<'_>, lane: u32, granule: usize) -> Step {
         let newest = self.read[granule];
         // This warp has read it in this interval, and nobody has written since: nothing is new.
-        let known = newest >> 16 == u64::from(who.clock.stamp)
-            && (newest & 0xff == u64::from(lane) || newest & 0xff == MANY);
-        if known { Ok(()) } else { self.note_new_read(who, lane, granule) }
+        if newest >> 16 != u64::from(who.clock.stamp) {
+            return self.note_new_read(who, lane, granule);
+        }
+        self.read[granule] |= if newest & 0xff == u64::from(lane) { 0 } else { MANY };
+        Ok(())
     }
 
     fn note_new_read(&mut self, who: Accessor<'_>, lane: u32, granule: usize) -> Step {
@@ -232,6 +280,10 @@ impl Shared {
             if stamp >= IN_FLIGHT || (!own && !who.clock.is_after(writer / 32, stamp)) {
                 return Err(self.bad_read(lane, granule));
             }
+            // Until the write is ordered for others too, it is what their accesses conflict with.
+            if own && stamp == who.clock.stamp {
+                return Ok(());
+            }
         }
         let newest = self.read[granule];
         let readers = &mut self.readers[granule * self.warps..][..self.warps];
@@ -239,19 +291,24 @@ impl Shared {
             readers.fill(0);
         }
         readers[who.warp as usize] = who.clock.stamp;
-        let again = newest >> 16 == u64::from(who.clock.stamp);
-        let lane = if again { MANY } else { u64::from(lane) };
-        self.read[granule] = u64::from(who.clock.stamp) << 16 | u64::from(who.warp) << 8 | lane;
+        self.read[granule] =
+            u64::from(who.clock.stamp) << 16 | u64::from(who.warp) << 8 | u64::from(lane);
         self.read_at[granule] = who.pc;
         Ok(())
     }
 
     #[inline(always)]
-    fn note_write(&mut self, who: Accessor<'_>, lane: u32, granule: usize, same: bool) -> Step {
+    fn note_write(
+        &mut self,
+        who: Accessor<'_>,
+        lane: u32,
+        granule: usize,
+        value: (usize, &[u8]),
+    ) -> Step {
         let stamp = self.written[granule];
         let thread = (who.warp * 32 + lane) as u16;
         if stamp > who.clock.floor || self.read[granule] != 0 {
-            self.note_write_slowly(who, lane, granule, same)?;
+            self.note_write_slowly(who, lane, granule, value)?;
         }
         self.written[granule] = who.clock.stamp;
         self.writer[granule] = thread;
@@ -262,13 +319,20 @@ impl Shared {
 
     #[inline(never)]
     fn note_write_slowly(
-        &mut self,
+        &self,
         who: Accessor<'_>,
         lane: u32,
         granule: usize,
-        same: bool,
+        (at, value): (usize, &[u8]),
     ) -> Step {
-        let (stamp, writer) = (self.written[granule], u32::from(self.writer[granule]));
+        let stamp = self.written[granule];
+        let readers = &self.readers[granule * self.warps..][..self.warps];
+        if stamp <= who.clock.floor && readers.iter().all(|s| *s <= who.clock.floor) {
+            return Ok(());
+        }
+        // An asynchronous copy brings no value yet, so it is never the same.
+        let same = !value.is_empty() && value.iter().eq(&self.bytes[at..at + value.len()]);
+        let writer = u32::from(self.writer[granule]);
         let own = writer == who.warp * 32 + lane;
         // Lanes of one warp that store the same value in one place do no harm.
         let benign = own || (same && writer / 32 == who.warp);
@@ -306,7 +370,6 @@ impl Shared {
         }
         let text = "race in shared memory: writes {}, which another thread has read with no barrier between";
         let (newest_warp, newest_lane) = ((newest >> 8 & 0xff) as u32, newest & 0xff);
-        let readers = &self.readers[granule * self.warps..][..self.warps];
         for (warp, stamp) in (0..).zip(readers) {
             if *stamp == 0 || who.clock.is_after(warp, *stamp) {
                 continue;
@@ -317,7 +380,7 @@ impl Shared {
             if warp == who.warp && (!is_newest || newest_lane == u64::from(lane) || same) {
                 continue;
             }
-            let reader = (is_newest && newest_lane != MANY).then_some(newest_lane as u32);
+            let reader = (is_newest && newest_lane & MANY == 0).then_some(newest_lane as u32);
             let other = (warp, reader, self.read_at[granule]);
             return Err(self.conflict(FaultKind::Race, text, lane, granule, other));
         }

@@ -1,5 +1,5 @@
 //! What the kernel tests share: a device with typed buffers.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
 use ptx_emulator::{Config, Device, DevicePtr, Error, Launch, LaunchStats, Module, Param};
 

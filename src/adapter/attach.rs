@@ -1,0 +1,88 @@
+//! Adapters on a loaded model: attached, detached and exchanged without touching its weights.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::peft::{self, PeftConfig};
+use crate::backend::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use crate::model::llama::Model;
+use crate::nn::Lora;
+use crate::tensor::Tensor;
+
+/// A LoRA adapter on a device, ready to be attached.
+pub struct PeftAdapter {
+    /// What adapter_config.json says.
+    pub config: PeftConfig,
+    /// The update of each linear layer, by the layer's path.
+    pub layers: BTreeMap<String, Lora>,
+}
+
+impl PeftAdapter {
+    /// Loads the adapter in `dir` for a model.
+    ///
+    /// # Errors
+    /// `Error::Input` for an adapter that cannot be read or is not for this model; `Error::Run` when
+    /// memory runs out.
+    pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self> {
+        let (config, weights) = peft::load(dir, model)?;
+        let scale = config.scale() as f32;
+        let dropout = config.lora_dropout as f32;
+        let factor = |shape: [usize; 2], values: &[f32]| {
+            Tensor::from_f32(device, &shape, DType::F32, values)
+        };
+        let layers = weights
+            .iter()
+            .map(|weights| {
+                let module = &weights.module;
+                let lora_a = factor([config.r, module.inputs], &weights.lora_a)?;
+                let lora_b = factor([module.outputs, config.r], &weights.lora_b)?;
+                Ok((module.path.clone(), Lora { lora_a, lora_b, scale, dropout }))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { config, layers })
+    }
+}
+
+/// Puts an adapter on the model, in place of the one it has. A KV cache filled before is not valid
+/// any more.
+///
+/// # Errors
+/// `Error::Internal` when the adapter is for another model, or a layer is shared.
+pub fn attach(model: &mut Model, adapter: &PeftAdapter) -> Result<()> {
+    let mut found = 0;
+    for_each_lora(model, |path, lora| {
+        *lora = adapter.layers.get(path).cloned();
+        found += usize::from(lora.is_some());
+    })?;
+    match found == adapter.layers.len() {
+        true => Ok(()),
+        false => {
+            let what = format!("{found} of {} layers are in the model", adapter.layers.len());
+            Err(Error::internal("attach", what))
+        }
+    }
+}
+
+/// Takes the adapter off the model, if it has one.
+///
+/// # Errors
+/// `Error::Internal` when a layer is shared.
+pub fn detach(model: &mut Model) -> Result<()> {
+    for_each_lora(model, |_, lora| *lora = None)
+}
+
+fn for_each_lora(model: &mut Model, mut change: impl FnMut(&str, &mut Option<Lora>)) -> Result<()> {
+    for layer in &mut model.layers {
+        let Some(layer) = Rc::get_mut(layer) else {
+            return Err(Error::internal("attach", "a layer is in use elsewhere"));
+        };
+        for linear in layer.linears_mut() {
+            change(&linear.path, &mut linear.lora);
+        }
+    }
+    Ok(())
+}

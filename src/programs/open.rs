@@ -1,0 +1,227 @@
+//! From `--model`, `--adapter`, `--load-in-4bit`, `--dtype` and `--device` to a model that is ready:
+//! what generate and evaluate have in common.
+
+use std::path::{Path, PathBuf};
+
+use jiff::civil::DateTime;
+
+use super::device;
+use crate::adapter::{PeftAdapter, PeftConfig};
+use crate::backend::Device;
+use crate::cli::{AdapterOption, ModelOptions};
+use crate::config::{DeviceSpec, DtypeChoice, TrainConfig, is_hub_id};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::model::llama::Model;
+use crate::model::load::{LoadOptions, Source, load};
+use crate::model::{self, ModelConfig, ModelSource, Weights, resolve};
+use crate::tokenizer::{HfTokenizer, TextProcessor, TokenizerFiles};
+
+/// A model on a device, with what it speaks and the adapters it may wear.
+pub struct OpenModel {
+    /// The model, without an adapter.
+    pub model: Model,
+    /// Its tokenizer and chat template.
+    pub text: TextProcessor,
+    /// Where it computes.
+    pub device: Device,
+    /// Where it is from.
+    pub source: ModelSource,
+    /// The adapters, loaded and not attached.
+    pub adapters: Vec<OpenAdapter>,
+}
+
+/// An adapter on the model's device.
+pub struct OpenAdapter {
+    /// What the user calls it: the name given, else the directory's.
+    pub name: String,
+    /// The factors.
+    pub adapter: PeftAdapter,
+    /// The tokenizer and chat template it was trained with, where they lie beside it.
+    pub text: Option<TextProcessor>,
+}
+
+impl OpenModel {
+    /// The tokenizer and template of the adapter with this index, else of the model.
+    pub fn text_of(&self, adapter: Option<usize>) -> &TextProcessor {
+        let adapter = adapter.and_then(|index| self.adapters.get(index));
+        adapter.and_then(|adapter| adapter.text.as_ref()).unwrap_or(&self.text)
+    }
+}
+
+/// What a run of this trainer trained an adapter with: the settings it is used with by default.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Trained {
+    dtype: DtypeChoice,
+    /// 4-bit weights, and whether their scales are quantized too.
+    nf4: Option<bool>,
+}
+
+impl Trained {
+    /// From the config.toml beside an adapter; an adapter from elsewhere has none.
+    fn of(adapter: &Path) -> Result<Option<Self>> {
+        let path = adapter.join("config.toml");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let TrainConfig { dtype, quantization, .. } = TrainConfig::load(&path, &[])?;
+        let nf4 = quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant);
+        Ok(Some(Self { dtype, nf4 }))
+    }
+}
+
+/// Opens what the options name. `max_positions` bounds the longest sequence, if the program knows it;
+/// `say` gets messages for the user.
+///
+/// # Errors
+/// `Error::Input` for a model or adapter that is not there, not readable or not supported;
+/// `Error::Run` when the device is not there or its memory runs out.
+pub fn open(
+    options: &ModelOptions,
+    device: DeviceSpec,
+    max_positions: Option<usize>,
+    say: &dyn Fn(&str),
+) -> Result<OpenModel> {
+    let source = find(options)?;
+    let config = ModelConfig::open(&source.path)?;
+    let text = TextProcessor::load(&source.path, None, &source.path, now())?;
+    let weights = Weights::open(&source.path)?;
+    for warning in model::check(&weights, &config)? {
+        say(&format!("{}: {warning}", source.path.display()));
+    }
+    let trained = trained(&options.adapter, say)?;
+    let device = device::open(device)?;
+    let dtype = dtype(options.dtype, trained, &device);
+    let nf4 = match options.load_in_4bit {
+        true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),
+        false => trained.and_then(|trained| trained.nf4),
+    };
+    let four_bit = if nf4.is_some() || config.quantization.is_some() { ", 4-bit" } else { "" };
+    let description = &device.capabilities().description;
+    say(&format!("{} on {description}, {}{four_bit}", source.base_id, dtype.name()));
+    let max_positions = config.max_position_embeddings.min(max_positions.unwrap_or(usize::MAX));
+    let load_options = LoadOptions { dtype, nf4, train_all: false, max_positions };
+    let (model, _) = load(&device, &config, &Source::Weights(&weights), load_options)?;
+    let adapters = options
+        .adapter
+        .iter()
+        .map(|option| open_adapter(option, &config, &text, &device))
+        .collect::<Result<_>>()?;
+    Ok(OpenModel { model, text, device, source, adapters })
+}
+
+/// The model that the options name, or the base of the adapter they name.
+///
+/// # Errors
+/// `Error::Input` when it is not there, or adapters are for different models.
+pub fn find(options: &ModelOptions) -> Result<ModelSource> {
+    if let Some(model) = &options.model {
+        return resolve(model);
+    }
+    let mut found: Option<(String, &Path)> = None;
+    for AdapterOption { path, .. } in &options.adapter {
+        let base = base_of(path)?;
+        match &found {
+            Some((first, from)) if *first != base => {
+                return Err(Error::input(format!(
+                    "the adapters are for different models: {} for {first}, {} for {base}; give \
+                     --model to choose one",
+                    from.display(),
+                    path.display()
+                )));
+            }
+            _ => found = Some((base, path)),
+        }
+    }
+    let Some((base, adapter)) = found else {
+        return Err(Error::input("give --model DIR, or --adapter DIR of an adapter that names it"));
+    };
+    resolve(&base).map_err(|error| match error {
+        Error::Input(why) => Error::input(format!(
+            "{}: the adapter's base model: {why}; or give --model",
+            adapter.display()
+        )),
+        other => other,
+    })
+}
+
+/// The base model as an adapter names it, its revision included.
+fn base_of(adapter: &Path) -> Result<String> {
+    let config = PeftConfig::open(adapter)?;
+    let Some(base) = config.base_model_name_or_path else {
+        return Err(Error::input(format!(
+            "{}: the adapter does not say which model it is for; give --model",
+            adapter.display()
+        )));
+    };
+    match config.revision {
+        Some(revision) if is_hub_id(&base) && !base.contains('@') && !Path::new(&base).is_dir() => {
+            Ok(format!("{base}@{revision}"))
+        }
+        _ => Ok(base),
+    }
+}
+
+/// The settings that the adapters were trained with; where they differ, those of the first.
+fn trained(adapters: &[AdapterOption], say: &dyn Fn(&str)) -> Result<Option<Trained>> {
+    let mut first: Option<(Trained, &PathBuf)> = None;
+    for AdapterOption { path, .. } in adapters {
+        match (Trained::of(path)?, &first) {
+            (Some(settings), None) => first = Some((settings, path)),
+            (Some(settings), Some((used, from))) if settings != *used => say(&format!(
+                "{} was trained with another dtype or quantization than {}, whose are used",
+                path.display(),
+                from.display()
+            )),
+            _ => {}
+        }
+    }
+    Ok(first.map(|(settings, _)| settings))
+}
+
+/// The dtype asked for, else trained with, else the one this device is fast in.
+fn dtype(asked: Option<DtypeChoice>, trained: Option<Trained>, device: &Device) -> DType {
+    let choice = asked.or(trained.map(|trained| trained.dtype)).unwrap_or(DtypeChoice::Auto);
+    choice.dtype().unwrap_or(match device.capabilities().fast_bf16 {
+        true => DType::BF16,
+        false => DType::F32,
+    })
+}
+
+fn open_adapter(
+    option: &AdapterOption,
+    model: &ModelConfig,
+    base: &TextProcessor,
+    device: &Device,
+) -> Result<OpenAdapter> {
+    let AdapterOption { name, path } = option;
+    let adapter = PeftAdapter::load(path, model, device)?;
+    let text = adapter_text(path, base)?;
+    let of_directory = || {
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        path.file_name().map_or("adapter".into(), |name| name.to_string_lossy().into_owned())
+    };
+    Ok(OpenAdapter { name: name.clone().unwrap_or_else(of_directory), adapter, text })
+}
+
+/// The tokenizer and template that an adapter was trained with, where its directory has them.
+fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<TextProcessor>> {
+    let own = TokenizerFiles::load(dir)?;
+    let mut files = match dir.join("tokenizer.json").is_file() {
+        // The model's files alone know its stop tokens.
+        true => TokenizerFiles { eos_token_ids: base.files.eos_token_ids.clone(), ..own.clone() },
+        false if own.chat_templates.is_empty() => return Ok(None),
+        false => base.files.clone(),
+    };
+    files.chat_templates = match own.chat_templates.is_empty() {
+        true => base.files.chat_templates.clone(),
+        false => own.chat_templates,
+    };
+    let tokenizer = Box::new(HfTokenizer::from_files(&files)?);
+    TextProcessor::new(files, tokenizer, None, dir, now()).map(Some)
+}
+
+/// The date that templates print.
+fn now() -> DateTime {
+    jiff::Zoned::now().datetime()
+}
