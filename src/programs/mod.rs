@@ -4,11 +4,8 @@ pub mod device;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
-<<<<<<< HEAD
+pub mod open;
 pub mod progress;
 pub mod quickstart;
-=======
-pub mod open;
->>>>>>> main
 pub mod train;
 pub mod verify;
