@@ -138,16 +138,26 @@ impl Tokenizer for HfTokenizer {
     }
 }
 
-/// Widens each token's offsets back over what lies between it and the token before.
+/// The bytes each token stands for, from the library's offsets.
 ///
-/// Byte-level post-processors trim leading spaces from offsets, and pre-tokenizers may drop
-/// characters; a mask by position must not lose either.
+/// - Tokens that share a range, one for each of its bytes, get their own byte: byte fallback gives
+///   a whole run of unknown characters, which may cross from a prompt into an answer, to each.
+/// - Each range is widened back to the token before: byte-level post-processors trim leading
+///   spaces from offsets and pre-tokenizers may drop characters, and a mask must lose neither.
 fn cover(offsets: &[(usize, usize)], len: usize) -> Vec<(usize, usize)> {
     let mut reached = 0;
-    offsets
-        .iter()
-        .map(|&(start, end)| {
-            let span = (start.min(reached), end.clamp(start, len).max(start.min(reached)));
+    let shared =
+        offsets.chunk_by(|a, b| a == b).flat_map(|run| {
+            let (start, end) = run[0];
+            let one_byte_each = run.len() > 1 && end.saturating_sub(start) == run.len();
+            run.iter().enumerate().map(move |(i, &span)| {
+                if one_byte_each { (start + i, start + i + 1) } else { span }
+            })
+        });
+    shared
+        .map(|(start, end)| {
+            let span =
+                (start.min(reached), end.clamp(start, len.max(start)).max(start.min(reached)));
             reached = reached.max(span.1);
             span
         })
@@ -216,7 +226,8 @@ mod tests {
     #[test]
     fn spans_cover_trimmed_offsets() {
         assert_eq!(cover(&[(0, 2), (3, 5), (6, 6), (6, 9)], 9), [(0, 2), (2, 5), (5, 6), (6, 9)]);
-        // Several tokens of one character share its bytes.
+        // As many tokens as bytes: one each. Fewer: they share them.
+        assert_eq!(cover(&[(0, 2), (0, 2), (2, 3)], 3), [(0, 1), (1, 2), (2, 3)]);
         assert_eq!(cover(&[(0, 4), (0, 4), (4, 5)], 5), [(0, 4), (0, 4), (4, 5)]);
     }
 
