@@ -5,8 +5,17 @@ use super::progress::Progress;
 use crate::config::{Override, Resume, Syntax, TrainConfig};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::generate::{GenerationSettings, Generator, Sampling, chat_prompt, conversation, stop_ids};
 use crate::tokenizer::TextProcessor;
+use crate::train::trainer::Trainer;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// The longest answer shown, in tokens.
+const ANSWER_TOKENS: usize = 32;
 
 macro_rules! carried {
     ($($path:literal),* $(,)?) => {
@@ -71,7 +80,26 @@ impl Quickstart {
     }
 
     /// Shows the answers to the showcase questions before and after training.
-    pub fn watch<'a>(&'a self, _progress: &mut Progress<'a>, _text: &'a TextProcessor) {}
+    pub fn watch<'a>(&'a self, progress: &mut Progress<'a>, text: &'a TextProcessor) {
+        let before: Rc<RefCell<Vec<String>>> = Rc::default();
+        let kept = before.clone();
+        progress.before = Some(Box::new(move |trainer| {
+            *kept.borrow_mut() = answers(trainer, text)?;
+            Ok(())
+        }));
+        progress.after = Some(Box::new(move |trainer| {
+            for ((asked, before), after) in
+                showcase()?.iter().zip(before.borrow().iter()).zip(answers(trainer, text)?)
+            {
+                eprintln!(
+                    "\n  asked   {}\n  before  {before}\n  after   {after}\n  right   {}",
+                    asked.question, asked.answer
+                );
+            }
+            eprintln!();
+            Ok(())
+        }));
+    }
 
     /// What to do with the result.
     pub fn next_steps(&self, output_dir: &Path) -> String {
@@ -81,6 +109,48 @@ impl Quickstart {
              your own model:   cargo run --release --bin train -- --model DIR --data FILE.jsonl"
         )
     }
+}
+
+/// A held-out question with its answer.
+struct Asked {
+    question: String,
+    answer: String,
+}
+
+/// The questions that the quickstart shows, none of which is trained on.
+fn showcase() -> Result<Vec<Asked>> {
+    let content = |message: &Value| message["content"].as_str().map(str::to_owned);
+    let asked = |line: &str| {
+        let row: Value = serde_json::from_str(line).ok()?;
+        let messages = row["messages"].as_array()?;
+        Some(Asked { question: content(messages.first()?)?, answer: content(messages.last()?)? })
+    };
+    let broken = || Error::internal("quickstart", "showcase.jsonl is not as it was built");
+    SHOWCASE.lines().map(|line| asked(line).ok_or_else(broken)).collect()
+}
+
+/// The model's greedy answers to the showcase questions, each on one line.
+fn answers(trainer: &Trainer, text: &TextProcessor) -> Result<Vec<String>> {
+    let model = &trainer.model;
+    let settings = GenerationSettings {
+        sampling: Sampling::GREEDY,
+        max_new_tokens: ANSWER_TOKENS,
+        warnings: Vec::new(),
+    };
+    let mut generator = Generator::new(&settings, 0);
+    let stop_ids = stop_ids(text, &model.config);
+    let mut found = Vec::new();
+    for asked in showcase()? {
+        let prompt = chat_prompt(text, &model.config, &conversation(None, &asked.question))?;
+        let mut answer = String::new();
+        generator.answer(model, text.tokenizer.as_ref(), prompt, &stop_ids, &mut |piece| {
+            answer += piece;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        found.push(answer.split_whitespace().collect::<Vec<_>>().join(" "));
+        generator.clear();
+    }
+    Ok(found)
 }
 
 /// Copies the carried files to the user's cache, where an installed program finds no repository.
