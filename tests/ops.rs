@@ -34,6 +34,34 @@ fn wgpu_agrees_with_the_reference() -> tunesmith::Result<()> {
     Ok(())
 }
 
+/// The CUDA kernels, on the emulator: their results, and every access on the way.
+#[cfg(feature = "cudarc")]
+#[test]
+fn cuda_emulated_agrees_with_the_reference() -> tunesmith::Result<()> {
+    use tunesmith::backend::cuda::{EmulatedOptions, Nvrtc, open_emulated};
+    if let Err(error) = Nvrtc::find(u32::MAX)
+        && std::env::var_os("TUNESMITH_REQUIRE_ALL").is_none()
+    {
+        eprintln!("skipped: {error}");
+        return Ok(());
+    }
+    check_all(&open_emulated(EmulatedOptions { seed: 1 })?);
+    Ok(())
+}
+
+/// The CUDA kernels on a real GPU, where there is one.
+#[cfg(feature = "cudarc")]
+#[test]
+fn cuda_agrees_with_the_reference() -> tunesmith::Result<()> {
+    use tunesmith::backend::cuda::{Options, devices, open};
+    if devices().is_empty() {
+        eprintln!("skipped: no NVIDIA GPU");
+        return Ok(());
+    }
+    check_all(&open(0, Options { strict: true })?);
+    Ok(())
+}
+
 #[test]
 fn backwards_are_the_derivatives() {
     let small = |case: &ops::Case| {

@@ -7,6 +7,8 @@
 mod buffer;
 mod call;
 pub mod cpu;
+#[cfg(feature = "cudarc")]
+pub mod cuda;
 pub mod dry;
 pub mod reference;
 #[cfg(feature = "wgpu")]

@@ -1,0 +1,364 @@
+//! A real GPU: the CUDA driver, called through cudarc's plain bindings.
+//!
+//! One stream, in order; memory comes from the driver's stream-ordered pool, which keeps what is
+//! freed, so that steps of equal shape ask the system for nothing. The bindings end the process
+//! where the driver's library is missing, so it is looked for before anything else is called.
+
+use super::{Compiler, Driver, Image, Output, Target};
+use crate::backend::{Capabilities, KernelCall};
+use crate::error::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUmemPool_attribute as Pool};
+use std::cell::Cell;
+use std::ffi::{CString, c_int, c_void};
+
+/// Kernels count elements in 32 bits; a view of bytes may have no more than this.
+pub(super) const MAX_BINDING_BYTES: usize = u32::MAX as usize;
+/// Dynamic shared memory in bytes that a kernel may use without asking.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+/// The oldest driver, by the CUDA version that it takes.
+const MIN_CUDA_MAJOR: u32 = 12;
+
+/// The GPUs of this machine in words, in the order that `cuda:<index>` counts; none without a
+/// driver.
+pub fn devices() -> Vec<String> {
+    list().map(|(_, devices)| devices).unwrap_or_default()
+}
+
+/// CUDA's major version of the driver, and the GPUs.
+fn list() -> Result<(u32, Vec<String>)> {
+    let update = "see https://www.nvidia.com/drivers, or use --device wgpu or --device cpu";
+    // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::run(format!(
+            "no NVIDIA driver was found (libcuda); install one ({update})"
+        )));
+    }
+    let mut version = 0;
+    // SAFETY: the version is written to a valid place; this may be called before `cuInit`.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    asked.and_then(|()| result::init()).map_err(|error| {
+        Error::run(format!("the NVIDIA driver does not start: {}; {update}", words(error)))
+    })?;
+    let (major, minor) = (version as u32 / 1000, version as u32 % 1000 / 10);
+    if major < MIN_CUDA_MAJOR {
+        return Err(Error::run(format!(
+            "the NVIDIA driver is too old: it takes CUDA {major}.{minor}, and {MIN_CUDA_MAJOR}.0 \
+             is needed; update it ({update})"
+        )));
+    }
+    let failed = |error| Error::run(format!("listing the GPUs: {}", words(error)));
+    let mut devices = Vec::new();
+    for index in 0..result::device::get_count().map_err(failed)? {
+        let device = result::device::get(index).map_err(failed)?;
+        let name = result::device::get_name(device).map_err(failed)?;
+        let capability = capability(device).map_err(failed)?;
+        devices.push(format!("cuda:{index} ({name}, sm_{capability})"));
+    }
+    Ok((major, devices))
+}
+
+/// Compute capability times ten.
+fn capability(device: sys::CUdevice) -> Result<u32, DriverError> {
+    use Attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the device comes from the driver's list.
+    unsafe {
+        let major = result::device::get_attribute(device, MAJOR)?;
+        let minor = result::device::get_attribute(device, MINOR)?;
+        Ok((major * 10 + minor) as u32)
+    }
+}
+
+/// `CUDA_ERROR_ILLEGAL_ADDRESS (an illegal memory access was encountered)`.
+fn words(error: DriverError) -> String {
+    match error.error_string() {
+        Ok(text) => format!("{:?} ({})", error.0, text.to_string_lossy()),
+        Err(_) => format!("{:?}", error.0),
+    }
+}
+
+/// An open GPU. Its context is current on the thread that opened it, and handles stay there.
+pub(super) struct Gpu {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    /// The driver's pool; `None` on systems without one, where memory is allocated one by one.
+    pool: Option<sys::CUmemoryPool>,
+    cuda_major: u32,
+    /// `CUDA_LAUNCH_BLOCKING=1`: wait after each launch, to know which kernel failed.
+    blocking: bool,
+    last_kernel: Cell<&'static str>,
+}
+
+/// A kernel of a loaded module; the module lives as long as the context.
+pub(super) struct Kernel {
+    function: sys::CUfunction,
+    /// Dynamic shared memory that was asked for so far.
+    shared_bytes: Cell<u32>,
+}
+
+impl Gpu {
+    pub(super) fn open(index: usize) -> Result<Self> {
+        let (cuda_major, devices) = list()?;
+        if index >= devices.len() {
+            return Err(Error::run(match devices.is_empty() {
+                true => "the NVIDIA driver finds no GPU (CUDA_VISIBLE_DEVICES may hide it)".into(),
+                false => format!("there is no cuda:{index}; there are {}", devices.join(", ")),
+            }));
+        }
+        let open = || {
+            let device = result::device::get(index as c_int)?;
+            // SAFETY: the device comes from the driver; the context is released in `drop`, after
+            // everything that was made in it.
+            unsafe {
+                let context = result::primary_ctx::retain(device)?;
+                result::ctx::set_current(context)?;
+                Ok(Self {
+                    device,
+                    context,
+                    stream: result::stream::create(result::stream::StreamKind::NonBlocking)?,
+                    pool: pool(device)?,
+                    cuda_major,
+                    blocking: std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| v == "1"),
+                    last_kernel: Cell::new(""),
+                })
+            }
+        };
+        open().map_err(|e| Error::run(format!("{} cannot be opened: {}", devices[index], words(e))))
+    }
+
+    /// The newest major version of CUDA whose machine code the driver takes.
+    pub(super) fn cuda_major(&self) -> u32 {
+        self.cuda_major
+    }
+
+    /// Machine code for this very GPU; for one that is newer than the compiler, PTX of the newest
+    /// architecture that it knows, which the driver compiles further.
+    pub(super) fn target(&self, compiler: &Compiler) -> Result<Target> {
+        let capability = self.check(capability(self.device), "asking the GPU")?;
+        let known = compiler.nvrtc().architectures();
+        if known.contains(&capability) {
+            // Instructions of Hopper alone are behind the suffix.
+            let suffix = if capability == 90 { "a" } else { "" };
+            let arch = format!("sm_{capability}{suffix}");
+            return Ok(Target { arch, output: Output::Cubin, capability });
+        }
+        match known.iter().filter(|&&sm| sm < capability).max() {
+            Some(newest) => {
+                Ok(Target { arch: format!("compute_{newest}"), output: Output::Ptx, capability })
+            }
+            None => Err(Error::run(format!(
+                "this GPU (sm_{capability}) is too old for the compiler, which starts at sm_{}; \
+                 use --device wgpu",
+                known.iter().min().copied().unwrap_or(0)
+            ))),
+        }
+    }
+
+    pub(super) fn capabilities(&self, index: usize, target: &Target) -> Result<Capabilities> {
+        let name = self.check(result::device::get_name(self.device), "asking the GPU")?;
+        let (free, _) = self.check(result::mem_get_info(), "asking the GPU")?;
+        let capability = target.capability;
+        Ok(Capabilities {
+            description: format!("cuda:{index} ({name}, sm_{capability})"),
+            fast_bf16: capability >= 80,
+            compute_capability: Some(capability),
+            max_binding_bytes: MAX_BINDING_BYTES,
+            memory_bytes: Some(free as u64),
+        })
+    }
+
+    /// Names what failed; faults of kernels appear at a later call, so the last kernel is told too.
+    fn check<T>(&self, result: Result<T, DriverError>, doing: &str) -> Result<T> {
+        result.map_err(|error| {
+            let kernel = self.last_kernel.get();
+            let after = match (kernel, self.blocking) {
+                ("", _) => String::new(),
+                (_, true) => format!(", in kernel {kernel}"),
+                (_, false) => format!(
+                    "; the last kernel launched was {kernel}, run again with \
+                     CUDA_LAUNCH_BLOCKING=1 to learn which one failed"
+                ),
+            };
+            Error::run(format!("the GPU reports {} while {doing}{after}", words(error)))
+        })
+    }
+
+    fn try_alloc(&self, bytes: usize) -> Result<u64, DriverError> {
+        // SAFETY: the stream is alive, and `free` gives the memory back the same way.
+        unsafe {
+            match self.pool {
+                Some(_) => result::malloc_async(self.stream, bytes),
+                None => result::malloc_sync(bytes),
+            }
+        }
+    }
+
+    /// Lets the pool give back to the system what is free.
+    fn trim(&self) -> Result<(), DriverError> {
+        // SAFETY: stream and pool are alive.
+        unsafe {
+            result::stream::synchronize(self.stream)?;
+            match self.pool {
+                Some(pool) => sys::cuMemPoolTrimTo(pool, 0).result(),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// The device's pool, told to keep what is freed.
+///
+/// # Safety
+/// The device must come from the driver, and its context must be current.
+unsafe fn pool(device: sys::CUdevice) -> Result<Option<sys::CUmemoryPool>, DriverError> {
+    let supported = Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    // SAFETY: by the caller; the threshold is a 64-bit number that outlives the call.
+    unsafe {
+        if result::device::get_attribute(device, supported)? == 0 {
+            return Ok(None);
+        }
+        let pool = result::device::get_default_mem_pool(device)?;
+        let mut everything = u64::MAX;
+        let threshold = Pool::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut everything).cast()).result()?;
+        Ok(Some(pool))
+    }
+}
+
+impl Driver for Gpu {
+    type Kernel = Kernel;
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let first = self.try_alloc(bytes);
+        let full = matches!(first, Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)));
+        let address = match full {
+            true => self.trim().and_then(|()| self.try_alloc(bytes)).map_err(|error| {
+                Error::run(format!(
+                    "the GPU has no room for a buffer of {} MiB; lower \
+                     per_device_train_batch_size or max_length, or turn on \
+                     gradient_checkpointing: {}",
+                    bytes >> 20,
+                    words(error)
+                ))
+            })?,
+            false => self.check(first, "allocating memory")?,
+        };
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        // SAFETY: `alloc` made it, and its only owner gives it back once. The pool's order is the
+        // stream's; without a pool the driver waits. A device that failed reports it elsewhere.
+        let _ = unsafe {
+            match self.pool {
+                Some(_) => result::free_async(address, self.stream),
+                None => result::free_sync(address),
+            }
+        };
+    }
+
+    fn fill(&self, address: u64, bytes: usize, value: u8) -> Result<()> {
+        // SAFETY: the caller names memory of a live buffer.
+        let filled = unsafe { result::memset_d8_async(address, value, bytes, self.stream) };
+        self.check(filled, "filling memory")
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller names memory of a live buffer; from pageable memory, the driver has
+        // copied the bytes when this returns.
+        let written = unsafe { result::memcpy_htod_async(address, bytes, self.stream) };
+        self.check(written, "writing to the GPU")
+    }
+
+    fn read(&self, address: u64, bytes: usize) -> Result<Vec<u8>> {
+        let mut host = vec![0; bytes];
+        // SAFETY: the caller names memory of a live buffer; the copy has ended before `host` goes.
+        let read = unsafe {
+            result::memcpy_dtoh_async(&mut host, address, self.stream)
+                .and_then(|()| result::stream::synchronize(self.stream))
+        };
+        self.check(read, "reading from the GPU")?;
+        Ok(host)
+    }
+
+    fn load(&self, image: &Image, name: &'static str) -> Result<Kernel> {
+        let entry = CString::new(name).map_err(|_| Error::internal(name, "its name"))?;
+        // PTX is read up to a zero byte.
+        let mut bytes = image.bytes.clone();
+        bytes.push(0);
+        // SAFETY: the image is a cubin or a text with its zero, and the module is never unloaded.
+        let function = unsafe {
+            result::module::load_data(bytes.as_ptr().cast())
+                .and_then(|module| result::module::get_function(module, entry))
+        };
+        let function = self.check(function, &format!("loading kernel {name}"))?;
+        Ok(Kernel { function, shared_bytes: Cell::new(DEFAULT_SHARED_BYTES) })
+    }
+
+    fn launch(&self, kernel: &Kernel, call: &KernelCall, pointers: &[u64]) -> Result<()> {
+        let name = call.spec.name;
+        if call.shared_bytes > kernel.shared_bytes.get() {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = call.shared_bytes as i32;
+            // SAFETY: the function belongs to a loaded module.
+            let raised =
+                unsafe { result::function::set_function_attribute(kernel.function, limit, bytes) };
+            self.check(raised, &format!("giving {name} {bytes} bytes of shared memory"))?;
+            kernel.shared_bytes.set(call.shared_bytes);
+        }
+        let mut arguments: Vec<*mut c_void> =
+            pointers.iter().map(|pointer| (pointer as *const u64).cast_mut().cast()).collect();
+        if !call.params.is_empty() {
+            arguments.push(call.params.as_ptr().cast_mut().cast());
+        }
+        let ([gx, gy, gz], [bx, by, bz]) = (call.grid, call.spec.block);
+        // SAFETY: the call was checked against its spec, so the arguments are those of the kernel:
+        // the driver copies each before this returns, and writes to none.
+        let launched = unsafe {
+            result::launch_kernel(
+                kernel.function,
+                (gx, gy, gz),
+                (bx, by, bz),
+                call.shared_bytes,
+                self.stream,
+                &mut arguments,
+            )
+        };
+        self.check(launched, &format!("launching kernel {name}"))?;
+        self.last_kernel.set(name);
+        match self.blocking {
+            true => self.synchronize(),
+            false => Ok(()),
+        }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is alive.
+        let waited = unsafe { result::stream::synchronize(self.stream) };
+        self.check(waited, "waiting for it")
+    }
+
+    fn peak(&self) -> Option<u64> {
+        let mut peak = 0u64;
+        let high = Pool::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH;
+        // SAFETY: the attribute is a 64-bit number.
+        let asked = unsafe { sys::cuMemPoolGetAttribute(self.pool?, high, (&raw mut peak).cast()) };
+        asked.result().is_ok().then_some(peak)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: every buffer holds the `Gpu`, so nothing of the context is used any more.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
