@@ -4,7 +4,7 @@
 use crate::backend::MemoryUse;
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 /// One cache line: the unit and alignment of all memory.
@@ -70,9 +70,10 @@ impl Drop for Memory {
 
 /// Free memory by size, and the count of what is in use.
 pub struct Pool {
-    free: RefCell<HashMap<usize, Vec<Vec<Line>>>>,
+    free: RefCell<BTreeMap<usize, Vec<Vec<Line>>>>,
     in_use: Cell<u64>,
     free_bytes: Cell<u64>,
+    most_in_use: Cell<u64>,
     peak: Cell<u64>,
     poison: bool,
 }
@@ -84,6 +85,7 @@ impl Pool {
             free: RefCell::default(),
             in_use: Cell::new(0),
             free_bytes: Cell::new(0),
+            most_in_use: Cell::new(0),
             peak: Cell::new(0),
             poison,
         })
@@ -91,25 +93,29 @@ impl Pool {
 
     /// Memory for `byte_len` bytes: a free one of that size, or a new one.
     pub fn take(self: &Rc<Self>, byte_len: usize) -> Result<Memory> {
-        let count = byte_len.div_ceil(64) + usize::from(self.poison);
+        let count = size_class(byte_len.div_ceil(64)) + usize::from(self.poison);
         let bytes = count as u64 * 64;
+        self.in_use.set(self.in_use.get() + bytes);
+        self.most_in_use.set(self.most_in_use.get().max(self.in_use.get()));
         let reused = self.free.borrow_mut().get_mut(&count).and_then(Vec::pop);
-        let mut lines = match reused {
+        let lines = match reused {
             Some(lines) => {
                 self.free_bytes.set(self.free_bytes.get() - bytes);
-                lines
+                Ok(lines)
             }
-            None => new_lines(count).or_else(|error| {
-                self.free.borrow_mut().clear();
-                self.free_bytes.set(0);
-                new_lines(count).map_err(|_| error)
-            })?,
+            None => {
+                self.trim(self.most_in_use.get() / SLACK);
+                new_lines(count).or_else(|error| {
+                    self.trim(0);
+                    new_lines(count).map_err(|_| error)
+                })
+            }
         };
+        let mut lines = lines.inspect_err(|_| self.in_use.set(self.in_use.get() - bytes))?;
         if self.poison {
             lines.fill(POISON);
             lines[count - 1] = GUARD;
         }
-        self.in_use.set(self.in_use.get() + bytes);
         self.peak.set(self.peak.get().max(self.in_use.get() + self.free_bytes.get()));
         Ok(Memory {
             lines: UnsafeCell::new(lines),
@@ -117,6 +123,24 @@ impl Pool {
             pool: Rc::downgrade(self),
             guarded: self.poison,
         })
+    }
+
+    /// Gives free memory back to the system, the largest first, until all that is held is at most
+    /// `slack` more than was ever in use at once. Without this, steps of ever new sizes would each
+    /// leave buffers that no later step can use.
+    fn trim(&self, slack: u64) {
+        let mut free = self.free.borrow_mut();
+        let most = self.most_in_use.get() + slack;
+        while self.in_use.get() + self.free_bytes.get() > most {
+            let Some(mut largest) = free.last_entry() else { break };
+            if largest.get_mut().pop().is_some() {
+                let bytes = *largest.key() as u64 * 64;
+                self.free_bytes.set(self.free_bytes.get() - bytes);
+            }
+            if largest.get().is_empty() {
+                largest.remove();
+            }
+        }
     }
 
     fn put_back(&self, lines: Vec<Line>) {
@@ -130,6 +154,16 @@ impl Pool {
     pub fn memory_use(&self) -> MemoryUse {
         MemoryUse { in_use: self.in_use.get(), peak: self.peak.get() }
     }
+}
+
+/// What is kept free beyond the most ever in use: a sixteenth of that.
+const SLACK: u64 = 16;
+
+/// `count` rounded up to one of 16 sizes per power of two, so that batches of nearly one size share
+/// buffers; at most 6 percent are lost.
+fn size_class(count: usize) -> usize {
+    let step = (count.next_power_of_two() / 32).max(1);
+    count.next_multiple_of(step)
 }
 
 fn new_lines(count: usize) -> Result<Vec<Line>> {

@@ -5,7 +5,7 @@ use super::Gpu;
 use crate::backend::MemoryUse;
 use crate::error::{Error, Result};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 /// Bytes behind every buffer of a strict device that no kernel may write.
@@ -43,9 +43,10 @@ impl Drop for Memory {
 /// Free buffers by size, and the count of what is in use.
 pub(super) struct Pool {
     gpu: Rc<Gpu>,
-    free: RefCell<HashMap<u64, Vec<(wgpu::Buffer, u64)>>>,
+    free: RefCell<BTreeMap<u64, Vec<(wgpu::Buffer, u64)>>>,
     in_use: Cell<u64>,
     free_bytes: Cell<u64>,
+    most_in_use: Cell<u64>,
     peak: Cell<u64>,
     next_id: Cell<u64>,
 }
@@ -57,6 +58,7 @@ impl Pool {
             free: RefCell::default(),
             in_use: Cell::new(0),
             free_bytes: Cell::new(0),
+            most_in_use: Cell::new(0),
             peak: Cell::new(0),
             next_id: Cell::new(0),
         })
@@ -65,23 +67,43 @@ impl Pool {
     /// A buffer for `byte_len` bytes: a free one of that size, or a new one.
     pub(super) fn take(self: &Rc<Self>, byte_len: usize) -> Result<Memory> {
         // Few distinct sizes make the pool find more; binding ranges stay exact.
-        let usable = (byte_len.max(4) as u64).next_multiple_of(256);
+        let usable = size_class(byte_len.max(4) as u64);
         let size = usable + if self.gpu.strict { GUARD_BYTES } else { 0 };
+        self.in_use.set(self.in_use.get() + size);
+        self.most_in_use.set(self.most_in_use.get().max(self.in_use.get()));
         let reused = self.free.borrow_mut().get_mut(&size).and_then(Vec::pop);
-        let (buffer, id) = match reused {
+        let found = match reused {
             Some(free) => {
                 self.free_bytes.set(self.free_bytes.get() - size);
-                free
+                Ok(free)
             }
-            None => self.create(size).or_else(|_| {
-                self.free.borrow_mut().clear();
-                self.free_bytes.set(0);
-                self.create(size)
-            })?,
+            None => {
+                self.trim(self.most_in_use.get() / SLACK);
+                self.create(size).or_else(|_| {
+                    self.trim(0);
+                    self.create(size)
+                })
+            }
         };
-        self.in_use.set(self.in_use.get() + size);
+        let (buffer, id) = found.inspect_err(|_| self.in_use.set(self.in_use.get() - size))?;
         self.peak.set(self.peak.get().max(self.in_use.get() + self.free_bytes.get()));
         Ok(Memory { buffer, id, usable, pool: Rc::downgrade(self) })
+    }
+
+    /// Gives free buffers back to the driver, the largest first, until all that is held is at most
+    /// `slack` more than was ever in use at once: steps of ever new sizes leave none behind.
+    fn trim(&self, slack: u64) {
+        let mut free = self.free.borrow_mut();
+        let most = self.most_in_use.get() + slack;
+        while self.in_use.get() + self.free_bytes.get() > most {
+            let Some(mut largest) = free.last_entry() else { break };
+            if largest.get_mut().pop().is_some() {
+                self.free_bytes.set(self.free_bytes.get() - *largest.key());
+            }
+            if largest.get().is_empty() {
+                largest.remove();
+            }
+        }
     }
 
     fn create(&self, size: u64) -> Result<(wgpu::Buffer, u64)> {
@@ -121,4 +143,13 @@ impl Pool {
     pub(super) fn memory_use(&self) -> MemoryUse {
         MemoryUse { in_use: self.in_use.get(), peak: self.peak.get() }
     }
+}
+
+/// What is kept free beyond the most ever in use: a sixteenth of that.
+const SLACK: u64 = 16;
+
+/// `bytes` rounded up to one of 16 sizes per power of two, multiples of 256.
+fn size_class(bytes: u64) -> u64 {
+    let step = (bytes.next_power_of_two() / 32).max(256);
+    bytes.next_multiple_of(step)
 }
