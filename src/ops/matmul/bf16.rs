@@ -144,8 +144,12 @@ fn pack_b(b: &Operand, first: usize, end: usize, k: usize, panel: &mut [u16]) {
     if b.row_stride == 1 {
         for column in 0..count {
             with_line(b, (first + column) * b.column_stride, k, |line| {
-                for (pair, values) in line.chunks(2).enumerate() {
-                    panel[pair * PAIR + 2 * column..][..values.len()].copy_from_slice(values);
+                let (pairs, last) = line.as_chunks::<2>();
+                for (pair, values) in pairs.iter().enumerate() {
+                    panel[pair * PAIR + 2 * column..][..2].copy_from_slice(values);
+                }
+                if let [last] = last {
+                    panel[pairs.len() * PAIR + 2 * column] = *last;
                 }
             });
         }
