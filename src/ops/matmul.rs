@@ -3,6 +3,10 @@
 //! Three rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
 //! [`Rung::Blocked`]. Training uses the last one; all are tested and benched.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod cpu;
 mod operand;
 mod scratch;

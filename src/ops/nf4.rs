@@ -119,6 +119,26 @@ impl Nf4Tensor {
         })
     }
 
+    /// A weight over tensors that are on the device already, in the forms this type keeps; blocks of 64
+    /// and 256.
+    pub(crate) fn from_tensors(
+        shape: [usize; 2],
+        codes: &Tensor,
+        scales: &Tensor,
+        tables: &Tensor,
+        nested: bool,
+    ) -> Self {
+        Self {
+            shape,
+            codes: codes.clone(),
+            scales: scales.clone(),
+            tables: tables.clone(),
+            nested,
+            blocksize: BLOCKSIZE,
+            nested_blocksize: NESTED_BLOCKSIZE,
+        }
+    }
+
     /// Reads the matrix back to the host, for files.
     pub fn to_host(&self) -> Result<Nf4Weight> {
         let tables = self.tables.read_f32()?;

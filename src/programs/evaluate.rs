@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Write};
 
 use serde_json::{Value, json};
 
-use super::open::{OpenModel, open};
+use super::open::{Found, OpenModel};
 use crate::adapter::{attach, detach};
 use crate::cli::EvaluateOptions;
 use crate::data::{Batch, DataFile, Dataset, ExcessLength, LoadOptions, Plan};
@@ -33,10 +33,10 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         }
     };
     options.model.single_adapter()?;
-    let mut opened = open(&options.model, options.device.device, None, &say)?;
-    let max_length = max_length(options.max_length, &opened.model.config)?;
+    let found = Found::new(&options.model, &say)?;
+    let max_length = max_length(options.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
-    let text = opened.text_of((!opened.adapters.is_empty()).then_some(0));
+    let text = found.text();
     let load_options = LoadOptions {
         format: format_of(options.format)?,
         max_length,
@@ -45,7 +45,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         require_stop_token: false,
     };
     let data = Dataset::load(&files, text, &load_options)?;
-    data.check_vocabulary(opened.model.config.vocab_size, text.tokenizer.as_ref())?;
+    data.check_vocabulary(found.config.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
     say(&format!("{} examples, {} tokens with loss", stats.examples, stats.loss_tokens));
     if stats.truncated + stats.dropped_without_loss > 0 {
@@ -54,6 +54,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
             stats.truncated, stats.dropped_without_loss
         ));
     }
+    let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
     let measured = measure(&mut opened, &data)?;
     let shown = if options.output.json { to_json(&measured).to_string() } else { table(&measured) };
     match writeln!(io::stdout(), "{shown}") {

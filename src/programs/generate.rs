@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::open::{OpenModel, open};
+use super::open::{Found, OpenModel};
 use crate::adapter::attach;
 use crate::cli::{GenerateMode, GenerateOptions};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub fn run(options: GenerateOptions) -> Result<()> {
             let _ = writeln!(io::stderr(), "{message}");
         }
     };
-    let mut opened = open(&options.model, options.device.device, None, &say)?;
+    let found = Found::new(&options.model, &say)?;
     let overrides = Overrides {
         max_new_tokens: options.max_new_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         temperature: options.temperature,
@@ -41,54 +41,62 @@ pub fn run(options: GenerateOptions) -> Result<()> {
         min_p: options.min_p,
         repetition_penalty: options.repetition_penalty,
     };
-    let settings = GenerationSettings::load(&opened.source.path, &overrides)?;
+    let settings = GenerationSettings::load(&found.source.path, &overrides)?;
     settings.warnings.iter().for_each(|warning| say(warning));
+    let prompt = prompt(&mode, &found, &say)?;
+    let context = found.config.max_position_embeddings;
+    let mut opened = found.load(&options.model, options.device.device, context, &say)?;
     let seed = options.seed.unwrap_or(SEED);
     let seeded =
         if settings.sampling.is_greedy() { String::new() } else { format!(", seed {seed}") };
     say(&format!("sampling: {}{seeded}", settings.describe()));
     let generator = Generator::new(&settings, seed);
-    match mode {
-        GenerateMode::Chat { system } => chat(&mut opened, generator, system, quiet, &say),
-        mode => {
-            let first = opened.adapters.first();
-            if let Some(adapter) = first {
-                attach(&mut opened.model, &adapter.adapter)?;
-                say(&format!("adapter {}", adapter.name));
-            }
-            once(&opened, generator, &mode, &options, &say)
-        }
+    if let GenerateMode::Chat { system } = mode {
+        return chat(&mut opened, generator, system, quiet, &say);
     }
+    if let Some(adapter) = opened.adapters.first() {
+        attach(&mut opened.model, &adapter.adapter)?;
+        say(&format!("adapter {}", adapter.name));
+    }
+    let is_answer = options.chat;
+    once(&opened, generator, prompt, is_answer, options.output.json, &say)
 }
 
-/// Completes or answers one prompt.
-fn once(
-    opened: &OpenModel,
-    mut generator: Generator,
-    mode: &GenerateMode,
-    options: &GenerateOptions,
-    say: &dyn Fn(&str),
-) -> Result<()> {
-    let OpenModel { model, adapters, .. } = opened;
-    let text = opened.text_of((!adapters.is_empty()).then_some(0));
-    let json = options.output.json;
-    let mut show = |piece: &str| if json { Ok(ControlFlow::Continue(())) } else { print(piece) };
-    let start = Instant::now();
-    let (tokenizer, stops) = (text.tokenizer.as_ref(), stop_ids(text, &model.config));
-    let completion = match *mode {
+/// The tokens to continue; of a chat to come, those of a greeting, to see whether it is possible.
+fn prompt(mode: &GenerateMode, found: &Found, say: &dyn Fn(&str)) -> Result<Vec<u32>> {
+    let (text, config) = (found.text(), &found.config);
+    match *mode {
         GenerateMode::Complete(prompt) => {
             if text.template.is_some() {
                 say("hint: this completes raw text; the model has a chat template, and --chat \
                      answers through it");
             }
-            let ids = raw_prompt(text, &model.config, prompt)?;
-            generator.complete(model, tokenizer, ids, &stops, &mut show)?
+            raw_prompt(text, config, prompt)
         }
         GenerateMode::Answer { system, prompt } => {
-            let ids = chat_prompt(text, &model.config, &conversation(system, prompt))?;
-            generator.answer(model, tokenizer, ids, &stops, &mut show)?
+            chat_prompt(text, config, &conversation(system, prompt))
         }
-        GenerateMode::Chat { .. } => return Err(Error::internal("generate", "a chat is not once")),
+        GenerateMode::Chat { .. } => chat_prompt(text, config, &conversation(None, "Hello")),
+    }
+}
+
+/// Continues one prompt.
+fn once(
+    opened: &OpenModel,
+    mut generator: Generator,
+    prompt: Vec<u32>,
+    is_answer: bool,
+    json: bool,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let OpenModel { model, text, adapters } = opened;
+    let text = adapters.first().map_or(text, |adapter| adapter.text_or(text));
+    let mut show = |piece: &str| if json { Ok(ControlFlow::Continue(())) } else { print(piece) };
+    let start = Instant::now();
+    let (tokenizer, stops) = (text.tokenizer.as_ref(), stop_ids(text, &model.config));
+    let completion = match is_answer {
+        true => generator.answer(model, tokenizer, prompt, &stops, &mut show)?,
+        false => generator.complete(model, tokenizer, prompt, &stops, &mut show)?,
     };
     let end = if json { format!("{}\n", to_json(&completion)) } else { "\n".to_owned() };
     if print(&end)?.is_continue() {
@@ -111,15 +119,12 @@ fn chat(
     quiet: bool,
     say: &dyn Fn(&str),
 ) -> Result<()> {
-    let OpenModel { model, text, adapters, .. } = opened;
-    // Without a template this is the time to say so.
-    let answers = adapters.first().and_then(|adapter| adapter.text.as_ref()).unwrap_or(text);
-    chat_prompt(answers, &model.config, &conversation(None, "Hello"))?;
+    let OpenModel { model, text, adapters } = opened;
     let mut voices = vec![Voice { name: "none".into(), adapter: None, text }];
     voices.extend(adapters.iter().map(|adapter| Voice {
         name: adapter.name.clone(),
         adapter: Some(&adapter.adapter),
-        text: adapter.text.as_ref().unwrap_or(text),
+        text: adapter.text_or(text),
     }));
     let voice = usize::from(!adapters.is_empty());
     say("chat: /help lists the commands, Ctrl-D leaves");

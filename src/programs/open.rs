@@ -17,16 +17,32 @@ use crate::model::load::{LoadOptions, Source, load};
 use crate::model::{self, ModelConfig, ModelSource, Weights, resolve};
 use crate::tokenizer::{HfTokenizer, TextProcessor, TokenizerFiles};
 
+/// What the options name, found and read, before anything large is loaded: mistakes in the rest of
+/// the command line should show now.
+pub struct Found {
+    /// Where the model is from.
+    pub source: ModelSource,
+    /// Its config.json.
+    pub config: ModelConfig,
+    /// Its tokenizer and chat template.
+    pub text: TextProcessor,
+    weights: Weights,
+    adapters: Vec<FoundAdapter>,
+    trained: Option<Trained>,
+}
+
+struct FoundAdapter {
+    name: String,
+    path: PathBuf,
+    text: Option<TextProcessor>,
+}
+
 /// A model on a device, with what it speaks and the adapters it may wear.
 pub struct OpenModel {
     /// The model, without an adapter.
     pub model: Model,
     /// Its tokenizer and chat template.
     pub text: TextProcessor,
-    /// Where it computes.
-    pub device: Device,
-    /// Where it is from.
-    pub source: ModelSource,
     /// The adapters, loaded and not attached.
     pub adapters: Vec<OpenAdapter>,
 }
@@ -41,11 +57,10 @@ pub struct OpenAdapter {
     pub text: Option<TextProcessor>,
 }
 
-impl OpenModel {
-    /// The tokenizer and template of the adapter with this index, else of the model.
-    pub fn text_of(&self, adapter: Option<usize>) -> &TextProcessor {
-        let adapter = adapter.and_then(|index| self.adapters.get(index));
-        adapter.and_then(|adapter| adapter.text.as_ref()).unwrap_or(&self.text)
+impl OpenAdapter {
+    /// The tokenizer and template to use with the adapter, on a model that has `base`.
+    pub fn text_or<'a>(&'a self, base: &'a TextProcessor) -> &'a TextProcessor {
+        self.text.as_ref().unwrap_or(base)
     }
 }
 
@@ -70,44 +85,70 @@ impl Trained {
     }
 }
 
-/// Opens what the options name. `max_positions` bounds the longest sequence, if the program knows it;
-/// `say` gets messages for the user.
-///
-/// # Errors
-/// `Error::Input` for a model or adapter that is not there, not readable or not supported;
-/// `Error::Run` when the device is not there or its memory runs out.
-pub fn open(
-    options: &ModelOptions,
-    device: DeviceSpec,
-    max_positions: Option<usize>,
-    say: &dyn Fn(&str),
-) -> Result<OpenModel> {
-    let source = find(options)?;
-    let config = ModelConfig::open(&source.path)?;
-    let text = TextProcessor::load(&source.path, None, &source.path, now())?;
-    let weights = Weights::open(&source.path)?;
-    for warning in model::check(&weights, &config)? {
-        say(&format!("{}: {warning}", source.path.display()));
+impl Found {
+    /// Finds what the options name; `say` gets messages for the user.
+    ///
+    /// # Errors
+    /// `Error::Input` for a model or adapter that is not there, not readable or not supported.
+    pub fn new(options: &ModelOptions, say: &dyn Fn(&str)) -> Result<Self> {
+        let source = find(options)?;
+        let config = ModelConfig::open(&source.path)?;
+        let text = TextProcessor::load(&source.path, None, &source.path, now())?;
+        let weights = Weights::open(&source.path)?;
+        for warning in model::check(&weights, &config)? {
+            say(&format!("{}: {warning}", source.path.display()));
+        }
+        let adapters = options
+            .adapter
+            .iter()
+            .map(|AdapterOption { name, path }| {
+                let name = name.clone().unwrap_or_else(|| name_of(path));
+                Ok(FoundAdapter { name, path: path.clone(), text: adapter_text(path, &text)? })
+            })
+            .collect::<Result<_>>()?;
+        let trained = trained(&options.adapter, say)?;
+        Ok(Self { source, config, text, weights, adapters, trained })
     }
-    let trained = trained(&options.adapter, say)?;
-    let device = device::open(device)?;
-    let dtype = dtype(options.dtype, trained, &device);
-    let nf4 = match options.load_in_4bit {
-        true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),
-        false => trained.and_then(|trained| trained.nf4),
-    };
-    let four_bit = if nf4.is_some() || config.quantization.is_some() { ", 4-bit" } else { "" };
-    let description = &device.capabilities().description;
-    say(&format!("{} on {description}, {}{four_bit}", source.base_id, dtype.name()));
-    let max_positions = config.max_position_embeddings.min(max_positions.unwrap_or(usize::MAX));
-    let load_options = LoadOptions { dtype, nf4, train_all: false, max_positions };
-    let (model, _) = load(&device, &config, &Source::Weights(&weights), load_options)?;
-    let adapters = options
-        .adapter
-        .iter()
-        .map(|option| open_adapter(option, &config, &text, &device))
-        .collect::<Result<_>>()?;
-    Ok(OpenModel { model, text, device, source, adapters })
+
+    /// The tokenizer and template of the first adapter, else of the model.
+    pub fn text(&self) -> &TextProcessor {
+        let first = self.adapters.first().and_then(|adapter| adapter.text.as_ref());
+        first.unwrap_or(&self.text)
+    }
+
+    /// Loads the model for sequences of at most `max_positions` tokens, and the adapters.
+    ///
+    /// # Errors
+    /// `Error::Input` for weights that do not fit the config; `Error::Run` when the device is not
+    /// there or its memory runs out.
+    pub fn load(
+        self,
+        options: &ModelOptions,
+        device: DeviceSpec,
+        max_positions: usize,
+        say: &dyn Fn(&str),
+    ) -> Result<OpenModel> {
+        let Self { source, config, text, weights, adapters, trained } = self;
+        let device = device::open(device)?;
+        let dtype = dtype(options.dtype, trained, &device);
+        let nf4 = match options.load_in_4bit {
+            true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),
+            false => trained.and_then(|trained| trained.nf4),
+        };
+        let four_bit = if nf4.is_some() || config.quantization.is_some() { ", 4-bit" } else { "" };
+        let description = &device.capabilities().description;
+        say(&format!("{} on {description}, {}{four_bit}", source.base_id, dtype.name()));
+        let load_options = LoadOptions { dtype, nf4, train_all: false, max_positions };
+        let (model, _) = load(&device, &config, &Source::Weights(&weights), load_options)?;
+        let adapters = adapters
+            .into_iter()
+            .map(|FoundAdapter { name, path, text }| {
+                let adapter = PeftAdapter::load(&path, &config, &device)?;
+                Ok(OpenAdapter { name, adapter, text })
+            })
+            .collect::<Result<_>>()?;
+        Ok(OpenModel { model, text, adapters })
+    }
 }
 
 /// The model that the options name, or the base of the adapter they name.
@@ -188,20 +229,10 @@ fn dtype(asked: Option<DtypeChoice>, trained: Option<Trained>, device: &Device) 
     })
 }
 
-fn open_adapter(
-    option: &AdapterOption,
-    model: &ModelConfig,
-    base: &TextProcessor,
-    device: &Device,
-) -> Result<OpenAdapter> {
-    let AdapterOption { name, path } = option;
-    let adapter = PeftAdapter::load(path, model, device)?;
-    let text = adapter_text(path, base)?;
-    let of_directory = || {
-        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-        path.file_name().map_or("adapter".into(), |name| name.to_string_lossy().into_owned())
-    };
-    Ok(OpenAdapter { name: name.clone().unwrap_or_else(of_directory), adapter, text })
+/// The name of an adapter that was given none.
+fn name_of(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    dir.file_name().map_or("adapter".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The tokenizer and template that an adapter was trained with, where its directory has them.

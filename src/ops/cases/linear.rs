@@ -6,6 +6,8 @@ use crate::ops;
 use crate::ops::matmul::{Layout, Rung, matmul_rung};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{Dropout, Nf4Tensor};
+use crate::quant::dynamic8::dynamic_map;
+use crate::quant::nf4::{BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE};
 use crate::tensor::Tensor;
 
 const F32: DType = DType::F32;
@@ -181,20 +183,48 @@ fn nf4_codes([n, k]: [usize; 2], dtype: DType, double_quant: bool) -> Case {
 
 fn nf4_matmul([m, n, k]: [usize; 3], dtype: DType, double_quant: bool) -> Case {
     let (size, weights) = (dtype.size() as f64, (n * k) as f64);
+    let mut inputs = vec![Input::new("x", &[m, k], dtype).grad()];
+    inputs.extend(nf4_parts(n * k, double_quant));
     Case {
         op: "nf4_matmul",
         variant: format!("{m}x{n}x{k} {}{}", dtype.name(), nested(double_quant)),
-        inputs: vec![
-            Input::new("x", &[m, k], dtype).grad(),
-            Input::new("w", &[n, k], F32).values(Values::Normal(0.02)),
-        ],
+        inputs,
         rule: Rule::Reduction(vec![k, n]),
         cost: (size * (m * (n + k)) as f64 + 0.52 * weights, 2.0 * m as f64 * weights),
         run: Box::new(move |tape, inputs| {
-            let weight = Nf4Tensor::quantize(&inputs[1], double_quant)?;
-            Ok(vec![ops::nf4_matmul(tape, &inputs[0], &weight)?])
+            let [x, codes, scales, tables] = inputs else { return Ok(Vec::new()) };
+            let weight = Nf4Tensor::from_tensors([n, k], codes, scales, tables, double_quant);
+            Ok(vec![ops::nf4_matmul(tape, x, &weight)?])
         }),
     }
+}
+
+/// Codes, scales and tables of a weight of `count` elements.
+fn nf4_parts(count: usize, double_quant: bool) -> [Input; 3] {
+    let blocks = count.div_ceil(BLOCKSIZE);
+    let byte = |i: usize, factor: usize| (i * factor + i / 7) as u8;
+    let codes: Vec<u8> = (0..count.div_ceil(2)).map(|i| byte(i, 197)).collect();
+    let scale = |i: usize| 0.02 + 0.003 * (i as f32).sin();
+    let mut tables = CODEBOOK.to_vec();
+    let mut scales = vec![0u8];
+    if double_quant {
+        scales = (0..blocks).map(|i| byte(i, 89)).collect();
+        tables.extend(dynamic_map());
+        tables.push(0.02);
+        tables.extend((0..blocks.div_ceil(NESTED_BLOCKSIZE)).map(|i| 0.1 * scale(i)));
+    } else {
+        tables.extend((0..blocks).map(scale));
+    }
+    let bytes = |name, values: Vec<u8>| Input {
+        dtype: DType::U8,
+        values: Values::Bytes(values.clone()),
+        ..Input::new(name, &[values.len()], F32)
+    };
+    [
+        bytes("codes", codes),
+        bytes("scales", scales),
+        Input::new("tables", &[tables.len()], F32).values(Values::Floats(tables)),
+    ]
 }
 
 fn nested(double_quant: bool) -> &'static str {

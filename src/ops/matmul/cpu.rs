@@ -1,7 +1,8 @@
 //! The product on the CPU.
 //!
-//! f32 goes through the `gemm` crate as it lies. 16-bit operands are widened to f32 block by block,
-//! so that scratch stays small whatever the size of the weights. For up to four rows of `x`
+//! f32 goes through the `gemm` crate as it lies. bf16 goes to the processor's matrix unit where there is
+//! one ([`super::bf16`]); else 16-bit operands are widened to f32 block by block, so that scratch stays
+//! small whatever the size of the weights. NF4 weights are decoded block by block in the same places. For up to four rows of `x`
 //! (generation) the product is bound by reading `w`, and goes row by row through it instead.
 //!
 //! Work is cut by sizes alone, and `gemm` cuts only M and N among threads: same bits at any number.
@@ -61,10 +62,21 @@ fn run(
         let out = call.output::<Out>(out);
         if rows_of_w && m <= FEW_ROWS {
             few_rows([m, n, k], a, b, scale, out);
+        } else if on_matrix_unit(a, b) && k > 0 {
+            #[cfg(target_arch = "x86_64")]
+            super::bf16::product([m, n, k], a, b, scale, out);
         } else {
             product([m, n, k], a, b, scale, out);
         }
     });
+}
+
+#[cfg(target_arch = "x86_64")]
+use super::bf16::takes as on_matrix_unit;
+
+#[cfg(not(target_arch = "x86_64"))]
+fn on_matrix_unit(_: &Operand, _: &Operand) -> bool {
+    false
 }
 
 /// What happens to a finished sum: out = alpha · sum, plus what was there if `accumulate`.
@@ -77,7 +89,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    fn apply<T: Element>(self, out: &mut T, sum: f32) {
+    /// Writes one element.
+    pub fn apply<T: Element>(self, out: &mut T, sum: f32) {
         let earlier = if self.accumulate { out.to_f32() } else { 0.0 };
         *out = T::from_f32(earlier + self.alpha * sum);
     }
