@@ -59,7 +59,7 @@ fn rope(
         y_first[lane] = a * c - b * s;
         y_second[lane] = b * c + a * s;
     }
-    // [3] write both words
+    // [3] write both
     y[word_of(first, DT_Y)] = pack(y_first[0], y_first[1], DT_Y);
     y[word_of(second, DT_Y)] = pack(y_second[0], y_second[1], DT_Y);
 }

@@ -1,5 +1,35 @@
 //! Tunesmith fine-tunes Llama-family language models with LoRA, QLoRA and full training,
 //! on kernels written by hand in CUDA C++ and in WGSL.
+//!
+//! # Map
+//!
+//! From the metal up; each module knows those above it, and `tests/tidy.rs` holds the borders.
+//!
+//! - [`dtype`], [`error`], [`random`], [`files`]: element types, errors, random bits, whole files
+//! - [`kernels`]: what a kernel is, as data
+//! - [`backend`]: memory and launches on the CPU, wgpu and CUDA; a [`Device`] is a handle on one
+//! - [`tensor`], [`tape`]: a handle on memory; differentiation
+//! - [`ops`]: one file per op, with definition, fast CPU version, launch and backward
+//! - [`quant`]: NF4
+//! - [`nn`], [`model`], [`adapter`]: layers, model directories and the network, LoRA
+//! - [`tokenizer`], [`data`]: from JSON Lines to rows of tokens
+//! - [`optim`], [`train`], [`evaluate`], [`generate`]: what is done with a model
+//! - [`config`], and with the feature `cli` `cli` and `programs`: settings and command lines
+//!
+//! # Reading order
+//!
+//! `examples/qlora_by_hand.rs`, then [`tensor`], [`tape`], `src/ops/rms_norm.rs` with its two kernels,
+//! [`quant`], `src/model/llama.rs`, `src/train/trainer.rs`. The README has a longer tour.
+//!
+//! # Invariants
+//!
+//! - Tensors are contiguous and row-major. A batch is padding-free: activations are [T, C], T counting
+//!   the tokens of all its sequences.
+//! - A launch is checked against its kernel's spec before it runs: a wrong one is an error.
+//! - A tensor that wants a gradient and meets an op without a backward is an error, never a silent cut.
+//! - What changes between steps of equal shape is in a device buffer, the [`ops::StepState`].
+//! - No float atomics, sums in a fixed order, work cut by sizes alone: equal inputs give equal bits.
+//! - What a user can cause is an [`Error`] that says where and what to do, never a panic.
 
 pub mod adapter;
 pub mod backend;

@@ -1,0 +1,131 @@
+//! What the tests against the fixtures share: models, rows and reference tensors of tests/fixtures.
+
+// Every test program uses a part of it.
+#![allow(dead_code)]
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use tunesmith::backend::cpu::Cpu;
+use tunesmith::data::Batch;
+use tunesmith::model::llama::Model;
+use tunesmith::model::load::{LoadOptions, Source, load};
+use tunesmith::model::{ModelConfig, Weights};
+use tunesmith::nn::Parameter;
+use tunesmith::{DType, Device, Result};
+
+/// One sequence: its tokens, and for each of them the label, -100 where there is no loss.
+#[derive(Clone, Deserialize)]
+pub struct Row {
+    pub input_ids: Vec<u32>,
+    pub labels: Vec<i32>,
+}
+
+/// The folder of a fixture.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// The folders in a folder of fixtures, by name.
+pub fn families(path: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(fixture(path)).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(!names.is_empty(), "no fixtures in {path}");
+    names
+}
+
+/// The contents of a JSON file.
+pub fn json<T: DeserializeOwned>(path: &Path) -> T {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The float32 tensors of a file, read without this crate's reader.
+pub struct Tensors(Vec<u8>);
+
+impl Tensors {
+    pub fn open(path: &Path) -> Self {
+        Self(std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    }
+
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.file().names().into_iter().map(String::from).collect()
+    }
+
+    pub fn get(&self, name: &str) -> Vec<f32> {
+        let file = self.file();
+        let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+}
+
+/// The CPU, with memory that shows what was not written.
+pub fn cpu() -> Device {
+    Device::new(Cpu::poisoned())
+}
+
+/// The first WebGPU adapter, held to the standard's limits.
+#[cfg(feature = "wgpu")]
+pub fn wgpu() -> Device {
+    use tunesmith::backend::wgpu::{Options, Wgpu};
+    Device::new(Wgpu::open(0, Options { strict: true }).unwrap())
+}
+
+/// The options of a model in float32.
+pub fn options(nf4: Option<bool>, train_all: bool, max_positions: usize) -> LoadOptions {
+    LoadOptions { dtype: DType::F32, nf4, train_all, max_positions }
+}
+
+/// The model in a folder, on a device.
+pub fn open(device: &Device, dir: &Path, options: LoadOptions) -> Result<(Model, Vec<Parameter>)> {
+    let config = ModelConfig::open(dir)?;
+    let weights = Weights::open(dir)?;
+    load(device, &config, &Source::Weights(&weights), options)
+}
+
+/// Tokens that carry loss.
+pub fn loss_tokens(rows: &[Row]) -> usize {
+    rows.iter().flat_map(|row| &row.labels).filter(|&&label| label >= 0).count()
+}
+
+/// The rows one after another, as the data code collates them; `ordinal` is that of the first.
+pub fn batch(rows: &[Row], ordinal: u32) -> Batch {
+    let mut batch = Batch::default();
+    for (row, ordinal) in rows.iter().zip(ordinal..) {
+        let start = batch.num_tokens() as u32;
+        let length = row.input_ids.len() as u32;
+        let bounds = [start, start + length];
+        batch.input_ids.extend(&row.input_ids);
+        batch.targets.extend(row.labels[1..].iter().chain(&[-100]));
+        batch.positions.extend(0..length);
+        batch.bounds.extend(row.input_ids.iter().map(|_| bounds));
+        batch.ordinals.extend(row.input_ids.iter().map(|_| ordinal));
+        batch.rows.push(bounds);
+        batch.num_loss_tokens += loss_tokens(std::slice::from_ref(row));
+    }
+    batch
+}
+
+/// Largest error of a tensor of a whole model in f32, as a share of its largest reference value.
+pub const MODEL_F32: f32 = 1e-5;
+
+/// Compares a tensor of a whole model in f32 with its reference.
+pub fn compare(name: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    assert!(largest > 0.0, "{name}: a reference of zeros shows nothing");
+    let error = |(found, expected): (&f32, &f32)| (found - expected).abs();
+    // Not f32::max, which would pass over a NaN.
+    let errors = || found.iter().zip(expected).map(error);
+    let worst = errors().fold(0f32, f32::max) / largest;
+    let fits = errors().all(|error| error <= MODEL_F32 * largest);
+    assert!(fits, "{name}: off by {worst:e} of the largest value {largest:e}");
+}

@@ -1,0 +1,385 @@
+//! The rules of the house: who may import whom, how long files are, that kernel twins are twins, and
+//! that the README's table of ops says what the code does.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use tunesmith::backend::cpu::Cpu;
+use tunesmith::backend::{self, Backend, Buffer, KernelCall, LocalFuture, MemoryUse, View};
+use tunesmith::kernels::{Access, KernelSpec, Kind};
+use tunesmith::{DType, Device, Result, ops};
+
+/// Longest files, in lines.
+const SOURCE_LINES: usize = 600;
+const KERNEL_LINES: usize = 500;
+
+/// The only files with `unsafe` code, and what they need it for.
+const UNSAFE: &[(&str, &str)] = &[
+    ("src/backend/cpu/", "kernels borrow several buffers of one pool at once"),
+    ("src/backend/cuda/", "the driver's and NVRTC's functions"),
+    ("src/backend/wgpu/pipeline.rs", "shaders without run-time checks"),
+    ("src/model/tensor_file.rs", "files mapped into memory"),
+    ("src/ops/attention/tile.rs", "the inner loop of products of tiles"),
+    ("src/ops/matmul/cpu.rs", "the gemm crate takes pointers"),
+    ("src/ops/nf4/decode.rs", "AVX-512 intrinsics"),
+    ("src/programs/progress.rs", "signal handlers"),
+    ("tools/ptx-emulator/examples/compile_kernels.rs", "NVRTC's functions"),
+    ("tools/ptx-emulator/src/exec/step.rs", "code compiled for wider vector units"),
+    ("tools/ptx-emulator/src/memory/global.rs", "device memory as bytes and as words"),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files with one of these extensions below a folder: (path from the root, text), in order.
+fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
+    let (mut found, mut pending) = (Vec::new(), vec![root().join(folder)]);
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{folder:?}: {e}")) {
+            let path: PathBuf = entry.unwrap().path();
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if path.is_dir() {
+                pending.push(path);
+            } else if extension.is_some_and(|extension| extensions.contains(&extension)) {
+                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+                found.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every Rust file of the repository.
+fn rust_files() -> Vec<(String, String)> {
+    ["src", "tests", "tools", "examples"].iter().flat_map(|folder| files(folder, &["rs"])).collect()
+}
+
+/// A line without its `//` comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether a word stands in a text by itself.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part)
+    })
+}
+
+fn report(problems: Vec<String>) {
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+#[test]
+fn modules_know_only_whom_they_may() {
+    /// Files, what they must not name, and why.
+    type Rule = (&'static [&'static str], &'static [&'static str], &'static str);
+    const RULES: &[Rule] = &[
+        (
+            &["src/backend/"],
+            &["crate::tensor", "crate::tape", "crate::ops", "crate::Tensor", "crate::Tape"],
+            "a backend moves bytes and launches kernels",
+        ),
+        (
+            &["src/kernels/"],
+            &["crate::tensor", "crate::tape", "crate::ops", "crate::backend"],
+            "a kernel's spec knows no op and no backend",
+        ),
+        (&["src/tensor/"], &["crate::tape", "crate::ops"], "tensors do no arithmetic"),
+        (
+            &["src/adapter/", "src/data/", "src/evaluate.rs", "src/generate/", "src/model/"],
+            &["KernelCall", "backend::cpu", "backend::wgpu", "backend::cuda", "backend::reference"],
+            "only ops launch kernels, and only programs choose a backend",
+        ),
+        (
+            &["src/nn/", "src/optim/", "src/quant/", "src/tape/", "src/tensor/", "src/train/"],
+            &["KernelCall", "backend::cpu", "backend::wgpu", "backend::cuda"],
+            "only ops launch kernels, and only programs choose a backend",
+        ),
+    ];
+    let mut problems = Vec::new();
+    for (name, text) in files("src", &["rs"]) {
+        // Tests at the end of a file may use anything.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            for (folders, forbidden, why) in RULES {
+                let applies = folders.iter().any(|folder| name.starts_with(folder));
+                if let Some(what) = forbidden.iter().find(|what| has_word(code(line), what))
+                    && applies
+                {
+                    problems.push(format!("{name}:{}: names {what}, but {why}", number + 1));
+                }
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn files_are_short() {
+    let kernels = ["kernels-wgsl", "kernels-cuda"]
+        .iter()
+        .flat_map(|folder| files(folder, &["wgsl", "cu", "cuh"]))
+        .map(|file| (file, KERNEL_LINES));
+    let sources = rust_files().into_iter().map(|file| (file, SOURCE_LINES));
+    let too_long = kernels.chain(sources).filter(|((_, text), most)| text.lines().count() > *most);
+    report(
+        too_long
+            .map(|((name, text), most)| {
+                format!("{name}: {} lines, {most} allowed", text.lines().count())
+            })
+            .collect(),
+    );
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    // Put together here, so that this file does not find itself.
+    let marks = ["todo", "unimplemented"].map(|mark| format!("{mark}!"));
+    let ignored = concat!("#[", "ignore");
+    let mut problems = Vec::new();
+    for (name, text) in rust_files() {
+        for (number, line) in text.lines().enumerate() {
+            let found = marks.iter().any(|mark| code(line).contains(mark.as_str()));
+            if found || code(line).contains(ignored) {
+                problems.push(format!("{name}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn unsafe_code_is_rare_and_says_why_it_is_sound() {
+    let word = concat!("un", "safe");
+    let mut problems = Vec::new();
+    for (name, text) in rust_files() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = code(line);
+            // An attribute or a type that names it, or a test's string, is no such code.
+            let opens = ["{", "fn", "impl", "extern"]
+                .iter()
+                .any(|next| has_word(code, word) && code.contains(&format!("{word} {next}")));
+            let is_type = code.contains(&format!("{word} extern \"C\" fn("));
+            if !opens || is_type {
+                continue;
+            }
+            if !UNSAFE.iter().any(|(file, _)| name.starts_with(file)) {
+                problems.push(format!("{name}:{}: no file for {word} code", number + 1));
+            }
+            let explained = lines[number.saturating_sub(8)..=number]
+                .iter()
+                .any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
+            if !explained {
+                problems.push(format!("{name}:{}: no SAFETY comment", number + 1));
+            }
+        }
+    }
+    report(problems);
+}
+
+/// The entry points of a kernel file in order: (name, parameters, body up to the next one).
+fn entry_points<'a>(text: &'a str, marker: &str) -> Vec<(&'a str, &'a str, &'a str)> {
+    let starts: Vec<usize> = text.match_indices(marker).map(|(at, _)| at).collect();
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .map(|(&start, end)| {
+            // The rest of the marker's line is its attributes; the next line starts with the name.
+            let text = &text[start..end];
+            let text = &text[text.find('\n').expect("a line after the marker") + 1..];
+            let (name, rest) = text.split_once('(').expect("parameters");
+            let (parameters, body) = rest.split_once(") {").unwrap_or((rest, ""));
+            (name.trim().trim_start_matches("fn "), parameters, body)
+        })
+        .collect()
+}
+
+const WGSL_ENTRY: &str = "@compute";
+const CUDA_ENTRY: &str = "extern \"C\" __global__";
+
+/// The steps `// [n] what` of a text, without what follows a comma or semicolon: twins may differ in
+/// how they do a step.
+fn steps(text: &str) -> Vec<String> {
+    let labels = text.lines().filter_map(|line| line.trim().strip_prefix("// ["));
+    let labels = labels.filter(|label| label.contains("] "));
+    labels.map(|label| label.split([',', ';']).next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn kernel_twins_are_twins() {
+    let by_stem = |folder: &str, extension: &str| -> BTreeMap<String, String> {
+        let stem = |name: &str| Path::new(name).file_stem().unwrap().to_str().unwrap().to_owned();
+        files(folder, &[extension]).into_iter().map(|(name, text)| (stem(&name), text)).collect()
+    };
+    let mut wgsl = by_stem("kernels-wgsl", "wgsl");
+    let cuda = by_stem("kernels-cuda", "cu");
+    assert!(wgsl.remove("common").is_some(), "common.wgsl is shared by every kernel");
+    let cuda_only: BTreeSet<&str> = ops::kernels()
+        .iter()
+        .filter(|spec| spec.text.wgsl.is_none())
+        .map(|spec| spec.text.stem)
+        .collect();
+    let mut problems = Vec::new();
+    for stem in wgsl.keys().chain(cuda.keys()).collect::<BTreeSet<_>>() {
+        let Some(cuda) = cuda.get(stem) else {
+            problems.push(format!("kernels-wgsl/{stem}.wgsl has no twin in kernels-cuda"));
+            continue;
+        };
+        let Some(wgsl) = wgsl.get(stem) else {
+            if !cuda_only.contains(stem.as_str()) {
+                problems.push(format!("kernels-cuda/{stem}.cu has no twin in kernels-wgsl"));
+            }
+            continue;
+        };
+        for section in ["Tensors", "Mapping", "Launch", "Cost", "Numerics", "Twin"] {
+            for (text, file) in [(wgsl, format!("{stem}.wgsl")), (cuda, format!("{stem}.cu"))] {
+                if !text.lines().any(|line| line.starts_with(&format!("// {section}"))) {
+                    problems.push(format!("{file}: the header says nothing of {section}"));
+                }
+            }
+        }
+        let (wgsl, cuda) = (entry_points(wgsl, WGSL_ENTRY), entry_points(cuda, CUDA_ENTRY));
+        let names = |entries: &[(&str, &str, &str)]| -> Vec<String> {
+            entries.iter().map(|(name, ..)| (*name).to_owned()).collect()
+        };
+        if names(&wgsl) != names(&cuda) {
+            let (wgsl, cuda) = (names(&wgsl), names(&cuda));
+            problems.push(format!("{stem}: entry points {wgsl:?} in WGSL, {cuda:?} in CUDA"));
+            continue;
+        }
+        for ((name, _, wgsl), (.., cuda)) in wgsl.iter().zip(&cuda) {
+            if steps(wgsl) != steps(cuda) {
+                let (wgsl, cuda) = (steps(wgsl), steps(cuda));
+                problems.push(format!("{name}: steps {wgsl:?} in WGSL, {cuda:?} in CUDA"));
+            }
+        }
+    }
+    report(problems);
+}
+
+/// Naga checks the WGSL twin against the spec (`tests/shaders.rs`); a pointer of the wrong kind or in
+/// the wrong place would be silent in CUDA.
+#[test]
+fn cuda_parameters_are_the_bindings_of_the_spec() {
+    let mut problems = Vec::new();
+    for spec in ops::kernels() {
+        let entries = entry_points(spec.text.cuda, CUDA_ENTRY);
+        let Some((_, parameters, _)) = entries.iter().find(|(name, ..)| *name == spec.name) else {
+            problems.push(format!("{}.cu has no {}", spec.text.stem, spec.name));
+            continue;
+        };
+        let mut found: Vec<String> = parameters
+            .split(',')
+            .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        // The block of scalars comes last.
+        found.pop();
+        let pointers = spec.bindings.iter().map(|binding| {
+            let access = if binding.access == Access::Read { "const " } else { "" };
+            let kinds: &[&str] = match binding.kind {
+                // A kernel that moves whole words may see a float buffer as words.
+                Kind::Float => &["void", "u32"],
+                Kind::F32 => &["float"],
+                Kind::U32 => &["u32"],
+                Kind::U8 => &["u8", "u32", "unsigned char", "uint2", "uint4"],
+            };
+            kinds.iter().map(|kind| format!("{access}{kind}* {}", binding.name)).collect::<Vec<_>>()
+        });
+        let expected: Vec<Vec<String>> = pointers.collect();
+        let fits = found.len() == expected.len()
+            && found.iter().zip(&expected).all(|(found, expected)| expected.contains(found));
+        if !fits {
+            problems.push(format!("{}: CUDA has {found:?}, the spec {expected:?}", spec.name));
+        }
+    }
+    report(problems);
+}
+
+/// The kernels that were launched since it was last asked, by name.
+type Launched = Rc<RefCell<BTreeMap<&'static str, &'static KernelSpec>>>;
+
+/// The CPU, which also notes what is launched.
+struct Recorder {
+    cpu: Cpu,
+    launched: Launched,
+}
+
+impl Backend for Recorder {
+    fn capabilities(&self) -> &backend::Capabilities {
+        self.cpu.capabilities()
+    }
+    fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
+        self.cpu.alloc(dtype, len)
+    }
+    fn upload(&self, view: &View, bytes: &[u8]) -> Result<()> {
+        self.cpu.upload(view, bytes)
+    }
+    fn download<'a>(&'a self, view: &'a View) -> LocalFuture<'a, Result<Vec<u8>>> {
+        self.cpu.download(view)
+    }
+    fn launch(&self, call: &KernelCall) -> Result<()> {
+        self.launched.borrow_mut().insert(call.spec.name, call.spec);
+        self.cpu.launch(call)
+    }
+    fn synchronize(&self) -> LocalFuture<'_, Result<()>> {
+        self.cpu.synchronize()
+    }
+    fn memory(&self) -> MemoryUse {
+        self.cpu.memory()
+    }
+}
+
+/// The README's table, as the code has it: what every op of the case table launches.
+fn table_of_ops() -> String {
+    let launched = Launched::default();
+    let device = Device::new(Recorder { cpu: Cpu::new(), launched: launched.clone() });
+    let mut rows: BTreeMap<&str, (BTreeMap<&str, &KernelSpec>, bool)> = BTreeMap::new();
+    for case in ops::cases() {
+        ops::verify(&case, &device).unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));
+        let row = rows.entry(case.op).or_default();
+        row.0.extend(launched.take());
+        row.1 |= case.inputs.iter().any(|input| input.grad.is_some());
+    }
+    for spec in ops::kernels() {
+        let tested = rows.values().any(|(kernels, _)| kernels.contains_key(spec.name));
+        assert!(tested, "no case runs {}", spec.name);
+    }
+    let mut table = String::from("| op | cpu | wgsl | cuda | backward | kernel files |\n");
+    table += "|---|---|---|---|---|---|\n";
+    for (op, (kernels, backward)) in rows {
+        let yes = |yes: bool| if yes { "yes" } else { "-" };
+        let files: BTreeSet<&str> = kernels.values().map(|spec| spec.text.stem).collect();
+        let wgsl = kernels.values().all(|spec| spec.text.wgsl.is_some() || files.len() > 1);
+        let files = files.into_iter().map(|stem| format!("`{stem}`")).collect::<Vec<_>>().join(" ");
+        table += &format!("| `{op}` | yes | {} | yes | {} | {files} |\n", yes(wgsl), yes(backward));
+    }
+    table
+}
+
+#[test]
+fn every_kernel_has_a_case_and_the_readme_lists_the_ops() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (start, end) = ("<!-- table of ops -->\n", "<!-- end of the table of ops -->");
+    let (_, rest) = readme.split_once(start).expect("README.md marks the table of ops");
+    let (found, _) = rest.split_once(end).expect("README.md marks the table's end");
+    let expected = table_of_ops();
+    assert!(found == expected, "README.md: the table of ops should be\n{expected}");
+}
+
+#[test]
+fn the_links_of_the_readme_lead_somewhere() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let targets = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let missing = targets
+        .filter(|target| !target.starts_with("http") && !target.starts_with('#'))
+        .filter(|target| !root().join(target).exists());
+    report(missing.map(|target| format!("README.md: there is no {target}")).collect());
+}
