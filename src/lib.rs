@@ -40,6 +40,7 @@ pub mod data;
 pub mod dtype;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod files;
 pub mod generate;
 pub mod kernels;

@@ -97,16 +97,17 @@ pub fn verify(case: &Case, device: &Device) -> Result<Vec<Comparison>> {
 /// Finite differences on the f64 reference device, for cases small enough.
 pub fn gradcheck_case(case: &Case) -> Result<()> {
     let device = Device::new(Reference::<f64>::new());
-    let inputs = case
-        .inputs
-        .iter()
-        .enumerate()
-        .map(|(number, input)| make(input, number, &device, false))
-        .collect::<Result<Vec<_>>>()?;
+    let inputs = inputs(case, &device)?;
     gradcheck(&inputs, |tape, inputs| {
         let mut outputs = (case.run)(tape, inputs)?;
         Ok(outputs.swap_remove(0))
     })
+}
+
+/// The inputs of a case on a device, the same numbers on all of them.
+pub fn inputs(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    let numbered = case.inputs.iter().enumerate();
+    numbered.map(|(number, input)| make(input, number, device, false)).collect()
 }
 
 fn run(case: &Case, device: &Device, absolute: bool) -> Result<Outcome> {

@@ -1,12 +1,199 @@
 //! Writes a model in another form.
 
-use crate::cli::ExportOptions;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::device;
+use super::open::find;
+use super::train::print;
+use crate::adapter::{PeftAdapter, attach, peft};
+use crate::backend::Device;
+use crate::cli::{ExportOptions, ExportTarget, MergeInto};
+use crate::config::TrainConfig;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::export::directory::{write_merged, write_nf4};
+use crate::export::{Base, Difference, Merge, compare, logits};
+use crate::files;
+use crate::model::load::{LoadOptions, Source, load};
+use crate::model::save::copy_companions;
+use crate::model::{self, ModelConfig, Weights};
+
+/// Positions that the models need for being compared.
+const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
 
 /// Runs `export`.
 ///
 /// # Errors
 /// What is wrong with the input, or with the run.
-pub fn run(_options: ExportOptions) -> Result<()> {
-    Err(Error::run("export is not built yet"))
+pub fn run(options: ExportOptions) -> Result<()> {
+    let say = |text: &str| {
+        if !options.messages.quiet {
+            eprintln!("{text}");
+        }
+    };
+    if options.to == ExportTarget::Gguf {
+        return Err(Error::input(
+            "--to gguf is not built yet: export --to merged, and convert that directory with \
+             llama.cpp's convert_hf_to_gguf.py",
+        ));
+    }
+    check_output(&options.output)?;
+    let adapter_dir = options.model.single_adapter()?.map(|adapter| adapter.path.as_path());
+    let source = find(&options.model)?;
+    let config = ModelConfig::open(&source.path)?;
+    let weights = Weights::open(&source.path)?;
+    for warning in model::check(&weights, &config)? {
+        say(&format!("{}: {warning}", source.path.display()));
+    }
+    let dtype = options.model.dtype.and_then(|choice| choice.dtype());
+    let dtype = dtype.or(config.dtype).unwrap_or(DType::F32);
+    let trained = adapter_dir.map(trained_double_quant).transpose()?.flatten();
+    let base = base(options.merge_into, &config, trained)?;
+    if let (Base::Original, None, Some(_)) = (base, options.merge_into, trained) {
+        say("the adapter was trained on 4-bit weights and is merged into the original ones; \
+             --merge-into dequantized adds it to the weights it was trained on");
+    }
+    let mut merge = Merge::new(&weights, base, dtype);
+    if let Some(dir) = adapter_dir {
+        let (peft_config, adapter) = peft::load(dir, &config)?;
+        merge = merge.with_adapter(&peft_config, adapter);
+    }
+    let device = device::open(options.device.device)?;
+    say(&format!("writing {} as {}", options.output.display(), dtype.name()));
+    if let Some(parent) = options.output.parent().filter(|p| !p.as_os_str().is_empty()) {
+        files::create_directory(parent)?;
+    }
+    let mut difference = None;
+    files::write_directory(&options.output, |dir| {
+        match options.to {
+            ExportTarget::Nf4 => write_nf4(dir, &config, &source.path, &merge)?,
+            _ => write_merged(dir, &config, &source.path, &merge)?,
+        }
+        if let Some(adapter) = adapter_dir {
+            // The tokenizer and the chat template that it was trained with.
+            copy_companions(adapter, dir)?;
+        }
+        check_merged(&merge)?;
+        let meant = with_adapter(&device, &config, &weights, adapter_dir, base, dtype)?;
+        let written = reloaded(&device, dir, dtype)?;
+        difference = Some(compare(&meant, &written, config.vocab_size)?);
+        Ok(())
+    })?;
+    let Some(difference) = difference else {
+        return Err(Error::internal("export", "nothing was compared"));
+    };
+    report(&options, &difference, &merge)
+}
+
+/// Refuses to write over anything.
+fn check_output(path: &Path) -> Result<()> {
+    let shown = path.display();
+    match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => Err(Error::input(format!(
+            "--output {shown} is not empty: give a directory that does not exist yet"
+        ))),
+        Err(_) if path.exists() => {
+            Err(Error::input(format!("--output {shown} is a file; expected a new directory")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the run that trained the adapter had 4-bit weights: with double quantization then?
+fn trained_double_quant(adapter: &Path) -> Result<Option<bool>> {
+    let path = adapter.join("config.toml");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let quantization = TrainConfig::load(&path, &[])?.quantization;
+    Ok(quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant))
+}
+
+/// What the adapter is added to: the original weights unless only 4-bit ones are there.
+fn base(asked: Option<MergeInto>, config: &ModelConfig, trained: Option<bool>) -> Result<Base> {
+    let dequantized = Base::Dequantized { double: trained.unwrap_or(true) };
+    match (asked, &config.quantization) {
+        (Some(MergeInto::Original), Some(_)) => Err(Error::input(
+            "--merge-into original: the base model is a 4-bit checkpoint and has no original \
+             weights; give the unquantized model with --model, or --merge-into dequantized",
+        )),
+        (Some(MergeInto::Dequantized), _) | (None, Some(_)) => Ok(dequantized),
+        (Some(MergeInto::Original) | None, None) => Ok(Base::Original),
+    }
+}
+
+/// A merge that rounds every update away would silently undo the training.
+fn check_merged(merge: &Merge) -> Result<()> {
+    let counts = merge.counts();
+    match counts.updated > 0 && counts.changed == 0 {
+        false => Ok(()),
+        true => Err(Error::run(format!(
+            "the merged model equals its base: every update of the adapter is lost in rounding to \
+             {}; use --dtype float32",
+            merge.dtype().name()
+        ))),
+    }
+}
+
+/// The logits of the base with its adapter, as it is used without merging.
+fn with_adapter(
+    device: &Device,
+    config: &ModelConfig,
+    weights: &Weights,
+    adapter: Option<&Path>,
+    base: Base,
+    dtype: DType,
+) -> Result<Vec<f32>> {
+    let nf4 = match base {
+        Base::Original => None,
+        Base::Dequantized { double } => Some(double),
+    };
+    let max_positions = MAX_POSITIONS.min(config.max_position_embeddings);
+    let options = LoadOptions { dtype, nf4, train_all: false, max_positions };
+    let (mut model, _) = load(device, config, &Source::Weights(weights), options)?;
+    if let Some(dir) = adapter {
+        attach(&mut model, &PeftAdapter::load(dir, config, device)?)?;
+    }
+    logits(&model, max_positions)
+}
+
+/// The logits of what was written.
+fn reloaded(device: &Device, dir: &Path, dtype: DType) -> Result<Vec<f32>> {
+    let config = ModelConfig::open(dir)?;
+    let weights = Weights::open(dir)?;
+    model::check(&weights, &config)?;
+    let max_positions = MAX_POSITIONS.min(config.max_position_embeddings);
+    let options = LoadOptions { dtype, nf4: None, train_all: false, max_positions };
+    let (model, _) = load(device, &config, &Source::Weights(&weights), options)?;
+    logits(&model, max_positions)
+}
+
+fn report(options: &ExportOptions, difference: &Difference, merge: &Merge) -> Result<()> {
+    let Difference { max, mean, kl } = *difference;
+    let counts = merge.counts();
+    if options.messages.json {
+        let text = json!({
+            "output": options.output,
+            "max_logit_difference": max,
+            "mean_logit_difference": mean,
+            "kl": kl,
+            "updated_elements": counts.updated,
+            "changed_elements": counts.changed,
+        });
+        return print(&format!("{text}\n"));
+    }
+    if !options.messages.quiet {
+        if counts.updated > 0 {
+            let share = 100.0 * counts.changed as f64 / counts.updated as f64;
+            eprintln!("{share:.1}% of the adapter's updates change the weight after rounding");
+        }
+        eprintln!(
+            "logits against the model before export: largest difference {max:.2e}, mean \
+             {mean:.2e}, KL {kl:.2e} nats"
+        );
+        eprintln!("result: {}", options.output.display());
+    }
+    Ok(())
 }

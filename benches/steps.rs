@@ -1,0 +1,209 @@
+//! Tokens per second and peak memory of whole training steps.
+//!
+//! `cargo bench --bench steps -- --shape 12M --mode lora --dtype float32 --steps 5`
+//!
+//! Random weights and tokens, AdamW included, no recomputation: what `tools/bench_peft.py` measures
+//! of PEFT, with the same shapes, flags and keys in its one JSON line. The first step is not timed.
+//! Peak memory is the process's, loading included.
+
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
+use tunesmith::config::DeviceSpec;
+use tunesmith::data::Batch;
+use tunesmith::model::ModelConfig;
+use tunesmith::model::load::{LoadOptions, Source, load};
+use tunesmith::ops::Implementation;
+use tunesmith::optim::Settings;
+use tunesmith::programs::device;
+use tunesmith::random::Rng;
+use tunesmith::train::trainer::Trainer;
+use tunesmith::{DType, Device, Error, Result};
+
+/// Measure training steps on random weights and tokens
+#[derive(Parser)]
+#[command(name = "steps")]
+struct Options {
+    /// The model and the batch
+    #[arg(long, value_enum, default_value = "12m", ignore_case = true)]
+    shape: Shape,
+    /// What is trained
+    #[arg(long, value_enum, default_value = "lora")]
+    mode: Mode,
+    /// Of weights and activations
+    #[arg(long, value_enum, default_value = "float32")]
+    dtype: Float,
+    /// Timed steps
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// CPU threads [default: all]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where to compute
+    #[arg(long, default_value = "cpu")]
+    device: DeviceSpec,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    #[value(name = "12M")]
+    M12,
+    #[value(name = "135M")]
+    M135,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Mode {
+    Lora,
+    Qlora,
+    Full,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Float {
+    Float32,
+    Bfloat16,
+}
+
+impl Shape {
+    /// The model, rows in a step, tokens in a row.
+    fn sizes(self) -> (serde_json::Value, usize, usize) {
+        match self {
+            Self::M12 => (
+                json!({
+                    "hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8,
+                    "num_key_value_heads": 4, "intermediate_size": 688, "vocab_size": 8192,
+                    "tie_word_embeddings": false,
+                }),
+                4,
+                256,
+            ),
+            Self::M135 => (
+                json!({
+                    "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+                    "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152,
+                    "tie_word_embeddings": true,
+                }),
+                2,
+                256,
+            ),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|error| Error::run(error.to_string()))?;
+    }
+    let (mut keys, rows, length) = options.shape.sizes();
+    keys["model_type"] = "llama".into();
+    keys["max_position_embeddings"] = 2048.into();
+    let config = ModelConfig::from_json(&keys.to_string(), "the benchmark's config")?;
+    let device = device::open(options.device)?;
+    let mut trainer = trainer(&options, &config, &device, length)?;
+
+    let mut rng = Rng::new(1, "bench tokens", 0);
+    let mut seconds = Vec::new();
+    for step in 1..=options.steps + 1 {
+        let batch = random_batch(&mut rng, config.vocab_size, rows, length);
+        let start = Instant::now();
+        trainer.step(step, 2e-4, batch.num_loss_tokens, std::iter::once(batch))?;
+        pollster::block_on(device.synchronize())?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    seconds.remove(0);
+    seconds.sort_by(f64::total_cmp);
+    let middle = seconds.len() / 2;
+    let median = match seconds.len() % 2 {
+        0 => (seconds[middle - 1] + seconds[middle]) / 2.0,
+        _ => seconds[middle],
+    };
+    let name = |value: Option<clap::builder::PossibleValue>| {
+        value.map(|value| value.get_name().to_owned())
+    };
+    let trained: usize = trainer.parameters.iter().map(|p| p.master.len()).sum();
+    let found = json!({
+        "shape": name(options.shape.to_possible_value()),
+        "mode": name(options.mode.to_possible_value()),
+        "dtype": name(options.dtype.to_possible_value()),
+        "threads": rayon::current_num_threads(),
+        "steps": options.steps,
+        "step_seconds": median,
+        "fastest_step_seconds": seconds[0],
+        "tokens_per_second": (rows * length) as f64 / median,
+        "peak_rss_mib": peak_rss_mib(),
+        "peak_device_mib": device.memory().peak >> 20,
+        "trainable_parameters": trained,
+        "device": device.capabilities().description,
+    });
+    println!("{found}");
+    Ok(())
+}
+
+fn trainer(
+    options: &Options,
+    config: &ModelConfig,
+    device: &Device,
+    max_positions: usize,
+) -> Result<Trainer> {
+    let load_options = LoadOptions {
+        dtype: match options.dtype {
+            Float::Float32 => DType::F32,
+            Float::Bfloat16 => DType::BF16,
+        },
+        nf4: (options.mode == Mode::Qlora).then_some(true),
+        train_all: options.mode == Mode::Full,
+        max_positions,
+    };
+    let (mut model, mut parameters) = load(device, config, &Source::Random(0), load_options)?;
+    if options.mode != Mode::Full {
+        let adapter = PeftConfig {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            target_modules: TargetModules::AllLinear,
+            base_model_name_or_path: None,
+            revision: None,
+        };
+        parameters = trainable::attach_fresh(&mut model, &adapter, 0)?;
+    }
+    let settings =
+        Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 };
+    Trainer::new(model, parameters, settings, Implementation::Flash, 0)
+}
+
+/// Rows of random tokens, of which all but the first carry loss.
+fn random_batch(rng: &mut Rng, vocab: usize, rows: usize, length: usize) -> Batch {
+    let mut batch = Batch::default();
+    for row in 0..rows as u32 {
+        let (start, end) = (row * length as u32, (row + 1) * length as u32);
+        let ids: Vec<u32> =
+            (0..length).map(|_| (rng.next_f32() * vocab as f32) as u32 % vocab as u32).collect();
+        batch.targets.extend(ids.iter().skip(1).map(|&id| id as i32));
+        batch.targets.push(-100);
+        batch.input_ids.extend(ids);
+        batch.positions.extend(0..length as u32);
+        batch.bounds.extend(std::iter::repeat_n([start, end], length));
+        batch.ordinals.extend(std::iter::repeat_n(row, length));
+        batch.rows.push([start, end]);
+        batch.num_loss_tokens += length - 1;
+    }
+    batch
+}
+
+/// The most memory this process has had, where the system tells.
+fn peak_rss_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib >> 10)
+}
