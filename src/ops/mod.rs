@@ -50,7 +50,7 @@ pub use rope::rope;
 pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
-pub use verify::{Comparison, gradcheck_case, verify};
+pub use verify::{Comparison, gradcheck_case, launches, verify};
 
 use crate::kernels::KernelSpec;
 
