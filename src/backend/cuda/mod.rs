@@ -270,3 +270,6 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
         Ok(guard.iter().all(|&byte| byte == GUARD))
     }
 }
+
+#[cfg(test)]
+mod tests;
