@@ -20,11 +20,13 @@ static BROKEN: KernelText = KernelText {
     cuda: "\nextern \"C\" __global__ void one_too_many(float* y) { y[0] = z; }\n",
 };
 
+const BINDINGS: &[Binding] = &[Binding::read("x", Kind::F32), Binding::write("y", Kind::F32)];
+
 const fn spec(text: &'static KernelText, requires: Requires) -> KernelSpec {
     KernelSpec {
         name: "one_too_many",
         text,
-        bindings: &[Binding::read("x", Kind::F32), Binding::write("y", Kind::F32)],
+        bindings: BINDINGS,
         constants: &[],
         block: [32, 1, 1],
         requires,
