@@ -1,4 +1,5 @@
-//! A device that computes nothing and counts memory: what a run would need, before it is run.
+//! A device that computes nothing, counts memory and notes what is launched: what a run would need,
+//! before it is run.
 //!
 //! It hands out buffers of the sizes asked for and recycles them as the other backends' pools do,
 //! so that a training step run on it finds the step's peak.
@@ -6,6 +7,7 @@
 use super::{Backend, Buffer, Capabilities, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::kernels::KernelSpec;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -17,7 +19,20 @@ const GRANULE: u64 = 256;
 pub struct Dry {
     capabilities: Capabilities,
     counts: Rc<Counts>,
+    launches: Launches,
 }
+
+/// A version of a kernel that was launched.
+#[derive(Clone)]
+pub struct Launch {
+    /// The kernel.
+    pub spec: &'static KernelSpec,
+    /// Its compile-time constants.
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+/// The versions that a device has launched, each once, in the order of their first launch.
+pub type Launches = Rc<RefCell<Vec<Launch>>>;
 
 #[derive(Default)]
 struct Counts {
@@ -45,7 +60,12 @@ impl Drop for Memory {
 impl Dry {
     /// A stand-in for a device with these capabilities.
     pub fn new(capabilities: Capabilities) -> Self {
-        Self { capabilities, counts: Rc::default() }
+        Self { capabilities, counts: Rc::default(), launches: Rc::default() }
+    }
+
+    /// What is launched from now on; to be asked for before the device is wrapped.
+    pub fn launches(&self) -> Launches {
+        self.launches.clone()
     }
 }
 
@@ -74,7 +94,14 @@ impl Backend for Dry {
         Box::pin(std::future::ready(Ok(vec![0; view.byte_len()])))
     }
 
-    fn launch(&self, _call: &KernelCall) -> Result<()> {
+    fn launch(&self, call: &KernelCall) -> Result<()> {
+        let mut launches = self.launches.borrow_mut();
+        let known = launches
+            .iter()
+            .any(|known| known.spec.name == call.spec.name && known.constants == call.constants);
+        if !known {
+            launches.push(Launch { spec: call.spec, constants: call.constants.clone() });
+        }
         Ok(())
     }
 

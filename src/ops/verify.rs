@@ -1,8 +1,9 @@
 //! Runs a case on a device and on the reference, forward and backward, and compares.
 
-use super::cases::{Case, Input, Rule, Values};
-use crate::backend::Device;
+use super::cases::{Case, Input, Rule, Values, cases};
+use crate::backend::dry::{Dry, Launch};
 use crate::backend::reference::Reference;
+use crate::backend::{Capabilities, Device};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tape::{Tape, gradcheck};
@@ -92,6 +93,20 @@ pub fn verify(case: &Case, device: &Device) -> Result<Vec<Comparison>> {
         comparisons.push(compare(name, tensor, &values, &reference, &bounds)?);
     }
     Ok(comparisons)
+}
+
+/// Every version of a kernel that the case table launches on a device with these capabilities.
+///
+/// # Errors
+/// What an op reports.
+pub fn launches(capabilities: Capabilities) -> Result<Vec<Launch>> {
+    let dry = Dry::new(capabilities);
+    let launches = dry.launches();
+    let device = Device::new(dry);
+    for case in cases() {
+        run(&case, &device, false)?;
+    }
+    Ok(launches.take())
 }
 
 /// Finite differences on the f64 reference device, for cases small enough.

@@ -1,4 +1,4 @@
-//! From a kernel with its constants to an image, by way of the cache; and what the image costs.
+//! From a kernel with its constants to an image, by way of the cache.
 
 use super::cache::Cache;
 use super::nvrtc::{Image, Nvrtc, Output, warnings};
@@ -52,63 +52,5 @@ impl Compiler {
         }
         self.cache.put(&key, &image);
         Ok(image)
-    }
-}
-
-/// What a kernel takes of a multiprocessor, as the assembler reports it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Registers per thread.
-    pub registers: u32,
-    /// Bytes of static shared memory per block.
-    pub shared_bytes: u32,
-    /// Bytes per thread that did not fit into registers, written and read back.
-    pub spill_bytes: u32,
-}
-
-/// The resources of `kernel` from the log of a cubin's compilation; `None` where it says nothing.
-pub fn resources(log: &str, kernel: &str) -> Option<Resources> {
-    let entry = format!("Compiling entry function '{kernel}'");
-    let mut lines = log.lines().skip_while(|line| !line.contains(&entry)).skip(1);
-    let mut found = Resources::default();
-    lines.by_ref().take_while(|line| !line.contains("Compiling entry function")).for_each(|line| {
-        for part in line.split([',', ':']) {
-            let mut words = part.split_whitespace().filter(|&word| word != "Used");
-            let Some(count) = words.next().and_then(|word| word.parse::<u32>().ok()) else {
-                continue;
-            };
-            match words.collect::<Vec<_>>()[..] {
-                ["registers"] => found.registers = count,
-                ["bytes", "smem"] => found.shared_bytes = count,
-                ["bytes", "spill", ..] => found.spill_bytes += count,
-                _ => {}
-            }
-        }
-    });
-    (found.registers > 0).then_some(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_log_gives_each_kernel_its_own_resources() {
-        let log = "\
-ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'first' for 'sm_80'
-ptxas info    : Function properties for first
-    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 255 registers, used 1 barriers, 8704 bytes smem, 400 bytes cmem[0]
-ptxas info    : Compiling entry function 'second' for 'sm_80'
-ptxas info    : Function properties for second
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 10 registers, used 0 barriers, 400 bytes cmem[0]
-";
-        let first = Resources { registers: 255, shared_bytes: 8704, spill_bytes: 20 };
-        assert_eq!(resources(log, "first"), Some(first));
-        let second = Resources { registers: 10, ..Resources::default() };
-        assert_eq!(resources(log, "second"), Some(second));
-        assert_eq!(resources(log, "third"), None);
     }
 }

@@ -11,6 +11,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUmemPool_attribute as Pool};
 use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
+use std::fmt;
 
 /// Kernels count elements in 32 bits; a view of bytes may have no more than this.
 pub(super) const MAX_BINDING_BYTES: usize = u32::MAX as usize;
@@ -138,7 +139,7 @@ impl Gpu {
     /// Machine code for this very GPU; for one that is newer than the compiler, PTX of the newest
     /// architecture that it knows, which the driver compiles further.
     pub(super) fn target(&self, compiler: &Compiler) -> Result<Target> {
-        let capability = self.check(capability(self.device), "asking the GPU")?;
+        let capability = self.call(format_args!("telling its kind"), || capability(self.device))?;
         let known = compiler.nvrtc().architectures();
         if known.contains(&capability) {
             // Instructions of Hopper alone are behind the suffix.
@@ -159,8 +160,9 @@ impl Gpu {
     }
 
     pub(super) fn capabilities(&self, index: usize, target: &Target) -> Result<Capabilities> {
-        let name = self.check(result::device::get_name(self.device), "asking the GPU")?;
-        let (free, _) = self.check(result::mem_get_info(), "asking the GPU")?;
+        let (name, (free, _)) = self.call(format_args!("telling its name and memory"), || {
+            Ok((result::device::get_name(self.device)?, result::mem_get_info()?))
+        })?;
         let capability = target.capability;
         Ok(Capabilities {
             description: format!("cuda:{index} ({name}, sm_{capability})"),
@@ -171,13 +173,18 @@ impl Gpu {
         })
     }
 
-    /// Names what failed; faults of kernels appear at a later call, so the last kernel is told too.
-    fn check<T>(&self, result: Result<T, DriverError>, doing: &str) -> Result<T> {
-        result.map_err(|error| {
+    /// Does `work` in this GPU's context and names what failed. The fault of a kernel appears at
+    /// some later call, so the last kernel is told too.
+    fn call<T>(
+        &self,
+        doing: fmt::Arguments<'_>,
+        work: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T> {
+        self.enter().and_then(|()| work()).map_err(|error| {
             let kernel = self.last_kernel.get();
             let after = match (kernel, self.blocking) {
                 ("", _) => String::new(),
-                (_, true) => format!(", in kernel {kernel}"),
+                (_, true) => format!("; it was kernel {kernel}"),
                 (_, false) => format!(
                     "; the last kernel launched was {kernel}, run again with \
                      CUDA_LAUNCH_BLOCKING=1 to learn which one failed"
@@ -185,6 +192,12 @@ impl Gpu {
             };
             Error::run(format!("the GPU reports {} while {doing}{after}", words(error)))
         })
+    }
+
+    /// Makes this GPU the one that the thread's calls are about.
+    fn enter(&self) -> Result<(), DriverError> {
+        // SAFETY: the context is retained as long as `self` lives.
+        unsafe { result::ctx::set_current(self.context) }
     }
 
     fn try_alloc(&self, bytes: usize) -> Result<u64, DriverError> {
@@ -233,102 +246,99 @@ impl Driver for Gpu {
     type Kernel = Kernel;
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        let first = self.try_alloc(bytes);
-        let full = matches!(first, Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)));
-        let address = match full {
-            true => self.trim().and_then(|()| self.try_alloc(bytes)).map_err(|error| {
-                Error::run(format!(
-                    "the GPU has no room for a buffer of {} MiB; lower \
-                     per_device_train_batch_size or max_length, or turn on \
-                     gradient_checkpointing: {}",
-                    bytes >> 20,
-                    words(error)
-                ))
-            })?,
-            false => self.check(first, "allocating memory")?,
-        };
-        Ok(address)
+        let full = |error: &DriverError| error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        // The outer result is of the device, the inner one of the search for room.
+        let room = self.call(format_args!("allocating memory"), || {
+            let mut found = self.try_alloc(bytes);
+            if found.as_ref().is_err_and(full) {
+                self.trim()?;
+                found = self.try_alloc(bytes);
+            }
+            match found {
+                Err(error) if full(&error) => Ok(None),
+                found => found.map(Some),
+            }
+        })?;
+        room.ok_or_else(|| {
+            Error::run(format!(
+                "the GPU has no room for a buffer of {} MiB; lower per_device_train_batch_size or \
+                 max_length, or turn on gradient_checkpointing",
+                bytes >> 20
+            ))
+        })
     }
 
     fn free(&self, address: u64) {
         // SAFETY: `alloc` made it, and its only owner gives it back once. The pool's order is the
         // stream's; without a pool the driver waits. A device that failed reports it elsewhere.
-        let _ = unsafe {
+        let _ = self.enter().and_then(|()| unsafe {
             match self.pool {
                 Some(_) => result::free_async(address, self.stream),
                 None => result::free_sync(address),
             }
-        };
+        });
     }
 
     fn fill(&self, address: u64, bytes: usize, value: u8) -> Result<()> {
         // SAFETY: the caller names memory of a live buffer.
-        let filled = unsafe { result::memset_d8_async(address, value, bytes, self.stream) };
-        self.check(filled, "filling memory")
+        self.call(format_args!("filling memory"), || unsafe {
+            result::memset_d8_async(address, value, bytes, self.stream)
+        })
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller names memory of a live buffer; from pageable memory, the driver has
         // copied the bytes when this returns.
-        let written = unsafe { result::memcpy_htod_async(address, bytes, self.stream) };
-        self.check(written, "writing to the GPU")
+        self.call(format_args!("taking data"), || unsafe {
+            result::memcpy_htod_async(address, bytes, self.stream)
+        })
     }
 
     fn read(&self, address: u64, bytes: usize) -> Result<Vec<u8>> {
         let mut host = vec![0; bytes];
         // SAFETY: the caller names memory of a live buffer; the copy has ended before `host` goes.
-        let read = unsafe {
-            result::memcpy_dtoh_async(&mut host, address, self.stream)
-                .and_then(|()| result::stream::synchronize(self.stream))
-        };
-        self.check(read, "reading from the GPU")?;
+        self.call(format_args!("giving data back"), || unsafe {
+            let copied = result::memcpy_dtoh_async(&mut host, address, self.stream);
+            result::stream::synchronize(self.stream).and(copied)
+        })?;
         Ok(host)
     }
 
     fn load(&self, image: &Image, name: &'static str) -> Result<Kernel> {
-        let entry = CString::new(name).map_err(|_| Error::internal(name, "its name"))?;
+        let entry = CString::new(name).map_err(|_| Error::internal(name, "a zero in its name"))?;
         // PTX is read up to a zero byte.
-        let mut bytes = image.bytes.clone();
-        bytes.push(0);
+        let bytes = [image.bytes.as_slice(), &[0]].concat();
         // SAFETY: the image is a cubin or a text with its zero, and the module is never unloaded.
-        let function = unsafe {
-            result::module::load_data(bytes.as_ptr().cast())
-                .and_then(|module| result::module::get_function(module, entry))
-        };
-        let function = self.check(function, &format!("loading kernel {name}"))?;
+        let function = self.call(format_args!("loading kernel {name}"), || unsafe {
+            let module = result::module::load_data(bytes.as_ptr().cast())?;
+            result::module::get_function(module, entry)
+        })?;
         Ok(Kernel { function, shared_bytes: Cell::new(DEFAULT_SHARED_BYTES) })
     }
 
     fn launch(&self, kernel: &Kernel, call: &KernelCall, pointers: &[u64]) -> Result<()> {
         let name = call.spec.name;
-        if call.shared_bytes > kernel.shared_bytes.get() {
+        let shared = call.shared_bytes;
+        if shared > kernel.shared_bytes.get() {
             let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = call.shared_bytes as i32;
             // SAFETY: the function belongs to a loaded module.
-            let raised =
-                unsafe { result::function::set_function_attribute(kernel.function, limit, bytes) };
-            self.check(raised, &format!("giving {name} {bytes} bytes of shared memory"))?;
-            kernel.shared_bytes.set(call.shared_bytes);
+            self.call(format_args!("giving {name} {shared} bytes of shared memory"), || unsafe {
+                result::function::set_function_attribute(kernel.function, limit, shared as i32)
+            })?;
+            kernel.shared_bytes.set(shared);
         }
         let mut arguments: Vec<*mut c_void> =
-            pointers.iter().map(|pointer| (pointer as *const u64).cast_mut().cast()).collect();
+            pointers.iter().map(|pointer| (&raw const *pointer).cast_mut().cast()).collect();
         if !call.params.is_empty() {
             arguments.push(call.params.as_ptr().cast_mut().cast());
         }
-        let ([gx, gy, gz], [bx, by, bz]) = (call.grid, call.spec.block);
+        let (grid, block) = (call.grid.into(), call.spec.block.into());
         // SAFETY: the call was checked against its spec, so the arguments are those of the kernel:
         // the driver copies each before this returns, and writes to none.
-        let launched = unsafe {
-            result::launch_kernel(
-                kernel.function,
-                (gx, gy, gz),
-                (bx, by, bz),
-                call.shared_bytes,
-                self.stream,
-                &mut arguments,
-            )
-        };
-        self.check(launched, &format!("launching kernel {name}"))?;
+        self.call(format_args!("launching kernel {name}"), || unsafe {
+            let (function, stream) = (kernel.function, self.stream);
+            result::launch_kernel(function, grid, block, shared, stream, &mut arguments)
+        })?;
         self.last_kernel.set(name);
         match self.blocking {
             true => self.synchronize(),
@@ -338,8 +348,9 @@ impl Driver for Gpu {
 
     fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is alive.
-        let waited = unsafe { result::stream::synchronize(self.stream) };
-        self.check(waited, "waiting for it")
+        self.call(format_args!("finishing its work"), || unsafe {
+            result::stream::synchronize(self.stream)
+        })
     }
 
     fn peak(&self) -> Option<u64> {

@@ -4,6 +4,7 @@
 //! and share everything here but a handful of calls, [`Driver`]. Nothing of CUDA is linked: the
 //! driver and NVRTC are looked for when a device is opened.
 
+mod assembly;
 mod cache;
 mod compiler;
 mod emulated;
@@ -11,7 +12,8 @@ mod gpu;
 mod library;
 mod nvrtc;
 
-pub use compiler::{Compiler, Resources, resources};
+pub use assembly::{Assembled, Resources, assemble, stand_in};
+pub use compiler::Compiler;
 pub use emulated::Options as EmulatedOptions;
 pub use gpu::devices;
 pub use nvrtc::{Image, Nvrtc, Output, warnings};
@@ -268,3 +270,6 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
         Ok(guard.iter().all(|&byte| byte == GUARD))
     }
 }
+
+#[cfg(test)]
+mod tests;

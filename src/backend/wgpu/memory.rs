@@ -49,6 +49,7 @@ pub(super) struct Pool {
     most_in_use: Cell<u64>,
     peak: Cell<u64>,
     next_id: Cell<u64>,
+    trims: Cell<u64>,
 }
 
 impl Pool {
@@ -61,6 +62,7 @@ impl Pool {
             most_in_use: Cell::new(0),
             peak: Cell::new(0),
             next_id: Cell::new(0),
+            trims: Cell::new(0),
         })
     }
 
@@ -98,6 +100,7 @@ impl Pool {
         while self.in_use.get() + self.free_bytes.get() > most {
             let Some(mut largest) = free.last_entry() else { break };
             if largest.get_mut().pop().is_some() {
+                self.trims.set(self.trims.get() + 1);
                 self.free_bytes.set(self.free_bytes.get() - *largest.key());
             }
             if largest.get().is_empty() {
@@ -138,6 +141,12 @@ impl Pool {
         self.in_use.set(self.in_use.get() - size);
         self.free_bytes.set(self.free_bytes.get() + size);
         self.free.borrow_mut().entry(size).or_default().push((buffer, id));
+    }
+
+    /// How many buffers were given back: whoever keeps references to buffers must drop them when
+    /// this changes.
+    pub(super) fn trims(&self) -> u64 {
+        self.trims.get()
     }
 
     pub(super) fn memory_use(&self) -> MemoryUse {

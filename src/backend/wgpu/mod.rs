@@ -224,7 +224,7 @@ impl Backend for Wgpu {
         let pipeline = self.pipelines.get(call)?;
         let memories =
             call.views.iter().map(|view| memory_of(&view.buffer)).collect::<Result<Vec<_>>>()?;
-        let bind_group = self.pipelines.bind(&pipeline, call, &memories)?;
+        let bind_group = self.pipelines.bind(&pipeline, call, &memories, self.pool.trims())?;
         self.recorder.launch(&pipeline.pipeline, &bind_group, call)?;
         self.gpu.check()
     }

@@ -5,7 +5,7 @@ use super::memory::Memory;
 use crate::backend::KernelCall;
 use crate::error::{Error, Result};
 use crate::kernels::{Access, wgsl_source};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -29,11 +29,18 @@ pub(super) struct Pipelines {
     gpu: Rc<Gpu>,
     pipelines: RefCell<HashMap<PipelineKey, Rc<Pipeline>>>,
     bind_groups: RefCell<HashMap<BindGroupKey, wgpu::BindGroup>>,
+    /// [`Pool::trims`](super::memory::Pool::trims) when the bind groups were made.
+    trims: Cell<u64>,
 }
 
 impl Pipelines {
     pub(super) fn new(gpu: Rc<Gpu>) -> Self {
-        Self { gpu, pipelines: RefCell::default(), bind_groups: RefCell::default() }
+        Self {
+            gpu,
+            pipelines: RefCell::default(),
+            bind_groups: RefCell::default(),
+            trims: Cell::new(0),
+        }
     }
 
     /// The pipeline of the call's kernel with its constants.
@@ -112,7 +119,12 @@ impl Pipelines {
         pipeline: &Pipeline,
         call: &KernelCall,
         memories: &[&Memory],
+        trims: u64,
     ) -> Result<wgpu::BindGroup> {
+        // A bind group keeps its buffers alive, those given back too.
+        if self.trims.replace(trims) != trims {
+            self.bind_groups.borrow_mut().clear();
+        }
         let ranges: Vec<_> = call
             .views
             .iter()
