@@ -50,11 +50,7 @@ pub use rope::rope;
 pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
-<<<<<<< HEAD
-pub use verify::{Comparison, gradcheck_case, inputs, verify};
-=======
-pub use verify::{Comparison, gradcheck_case, launches, verify};
->>>>>>> cuda
+pub use verify::{Comparison, gradcheck_case, inputs, launches, verify};
 
 use crate::kernels::KernelSpec;
 
