@@ -22,6 +22,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/backend/wgpu/pipeline.rs", "shaders without run-time checks"),
     ("src/model/tensor_file.rs", "files mapped into memory"),
     ("src/ops/attention/tile.rs", "the inner loop of products of tiles"),
+    ("src/ops/matmul/amx.rs", "instructions of the matrix unit"),
     ("src/ops/matmul/cpu.rs", "the gemm crate takes pointers"),
     ("src/ops/nf4/decode.rs", "AVX-512 intrinsics"),
     ("src/programs/progress.rs", "signal handlers"),

@@ -31,10 +31,10 @@ pub struct KernelCall {
 impl KernelCall {
     /// A call of `spec` with the buffers `views`, in binding order.
     pub fn new(spec: &'static KernelSpec, views: &[&View]) -> Self {
-        let dtype_constants = spec.bindings.iter().zip(views).filter_map(|(binding, view)| {
-            (binding.kind == Kind::Float)
-                .then(|| (dtype_constant(binding.name), view.dtype().code()))
-        });
+        let bindings = spec.bindings.iter().zip(views);
+        let floats = bindings.filter(|(binding, _)| binding.kind == Kind::Float);
+        let dtype_constants =
+            floats.map(|(binding, view)| (dtype_constant(binding.name), view.dtype().code()));
         Self {
             spec,
             constants: dtype_constants.collect(),
@@ -114,7 +114,7 @@ impl KernelCall {
                 return fail(format!("constant {name} was not given"));
             }
         }
-        if self.params.len() > MAX_PARAMS || self.params.len() % 4 != 0 {
+        if self.params.len() > MAX_PARAMS || !self.params.len().is_multiple_of(4) {
             return fail(format!("a parameter block of {} bytes", self.params.len()));
         }
         if self.grid.iter().any(|&blocks| blocks > MAX_GRID) {

@@ -8,6 +8,8 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 /// The matrix of a linear layer, [N, K] (out, in).
+// One per layer, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Weight {
     /// Floats of the model's dtype.
     Dense(Tensor),

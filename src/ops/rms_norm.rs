@@ -19,7 +19,7 @@ use rayon::prelude::*;
 /// dtype out.
 pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let columns = x.columns();
-    if weight.len() != columns || (x.dtype() != DType::F32 && columns % 2 != 0) {
+    if weight.len() != columns || (x.dtype() != DType::F32 && !columns.is_multiple_of(2)) {
         return Err(Error::internal("rms_norm", format!("{x:?} with weight {weight:?}")));
     }
     let device = x.device();

@@ -55,7 +55,7 @@ impl Tensor {
         bytes: &[u8],
     ) -> Result<Self> {
         let tensor = Self::empty(device, shape, dtype)?;
-        if !bytes.is_empty() || tensor.len() != 0 {
+        if !bytes.is_empty() || !tensor.is_empty() {
             device.upload(&tensor.view, bytes)?;
         }
         Ok(tensor)

@@ -192,7 +192,7 @@ impl Backend for Wgpu {
     fn upload(&self, view: &View, bytes: &[u8]) -> Result<()> {
         let end = view.byte_offset() + view.byte_len();
         let ends_buffer = view.offset + view.len == view.buffer.len();
-        if bytes.len() != view.byte_len() || !(end % 4 == 0 || ends_buffer) {
+        if bytes.len() != view.byte_len() || !(end.is_multiple_of(4) || ends_buffer) {
             let what = format!("{} bytes to bytes {}..{end}", bytes.len(), view.byte_offset());
             return Err(Error::internal("upload", what));
         }
