@@ -5,7 +5,9 @@ use super::progress::Progress;
 use crate::config::{Override, Resume, Syntax, TrainConfig};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::generate::{GenerationSettings, Generator, Sampling, chat_prompt, conversation, stop_ids};
+use crate::generate::{
+    GenerationSettings, Generator, Sampling, chat_prompt, conversation, stop_ids,
+};
 use crate::tokenizer::TextProcessor;
 use crate::train::trainer::Trainer;
 use serde_json::Value;
