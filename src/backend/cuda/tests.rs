@@ -17,14 +17,14 @@ one_too_many(const float* x, float* y, Params params) {
 static BROKEN: KernelText = KernelText {
     stem: "broken",
     wgsl: None,
-    cuda: "\nextern \"C\" __global__ void one_too_many(float* y) { y[0] = z; }\n",
+    cuda: "\nextern \"C\" __global__ void broken(float* y) { y[0] = z; }\n",
 };
 
 const BINDINGS: &[Binding] = &[Binding::read("x", Kind::F32), Binding::write("y", Kind::F32)];
 
-const fn spec(text: &'static KernelText, requires: Requires) -> KernelSpec {
+const fn spec(name: &'static str, text: &'static KernelText, requires: Requires) -> KernelSpec {
     KernelSpec {
-        name: "one_too_many",
+        name,
         text,
         bindings: BINDINGS,
         constants: &[],
@@ -36,9 +36,9 @@ const fn spec(text: &'static KernelText, requires: Requires) -> KernelSpec {
     }
 }
 
-static OUT_OF_BOUNDS: KernelSpec = spec(&TEXT, Requires::Portable);
-static HOPPER_ONLY: KernelSpec = spec(&TEXT, Requires::Sm(90));
-static NOT_CUDA: KernelSpec = spec(&BROKEN, Requires::Portable);
+static OUT_OF_BOUNDS: KernelSpec = spec("one_too_many", &TEXT, Requires::Portable);
+static HOPPER_ONLY: KernelSpec = spec("hopper_only", &TEXT, Requires::Sm(90));
+static NOT_CUDA: KernelSpec = spec("broken", &BROKEN, Requires::Portable);
 
 /// The message of a launch over `count` of 8 elements, or `None` where all went well.
 fn run(device: &Device, spec: &'static KernelSpec, count: u32) -> Option<String> {
