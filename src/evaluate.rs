@@ -7,7 +7,6 @@ use crate::nn::Context;
 use crate::ops::{self, Implementation, StepState};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::train::trainer::targets;
 use std::rc::Rc;
 
 /// The loss over some examples.
@@ -45,7 +44,8 @@ pub fn evaluate(
             Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
         let tape = Tape::inference();
         let hidden = model.hidden(&tape, &batch.input_ids, &Rc::new(context))?;
-        let targets = Tensor::from_u32(device, &[batch.num_tokens()], &targets(&batch))?;
+        let targets =
+            Tensor::from_u32(device, &[batch.num_tokens()], &ops::target_ids(&batch.targets))?;
         let found = ops::linear_cross_entropy(&tape, &hidden, &model.lm_head, &targets, &state)?;
         total.loss_sum += found.losses.read_f32()?.into_iter().map(f64::from).sum::<f64>();
         total.tokens += batch.num_loss_tokens;

@@ -16,7 +16,6 @@ use tunesmith::model::llama::{Model, Recompute};
 use tunesmith::model::rope::RopeScaling;
 use tunesmith::nn::{Context, Parameter};
 use tunesmith::ops::{self, Implementation, StepState, StepValues};
-use tunesmith::train::trainer::targets;
 use tunesmith::{DType, Device, Result, Tape, Tensor};
 
 #[derive(Deserialize)]
@@ -74,7 +73,8 @@ impl Case {
             }
             let tape = Tape::recording();
             let hidden = hidden(&self.model, &tape, batch, self.attention)?;
-            let targets = Tensor::from_u32(&device, &[batch.num_tokens()], &targets(batch))?;
+            let targets =
+                Tensor::from_u32(&device, &[batch.num_tokens()], &ops::target_ids(&batch.targets))?;
             let head = &self.model.lm_head;
             let found = ops::linear_cross_entropy(&tape, &hidden, head, &targets, &state)?;
             tape.backward(

@@ -32,10 +32,11 @@ impl Fixture {
         (tensor.shape().to_vec(), values.collect())
     }
 
-    fn labels(&self, name: &str) -> Vec<i64> {
+    fn labels(&self, name: &str) -> Vec<i32> {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
-        tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        let values = tensor.data().chunks_exact(8);
+        values.map(|b| i64::from_le_bytes(b.try_into().unwrap()) as i32).collect()
     }
 
     fn tensor(&self, device: &Device, name: &str) -> Result<Tensor> {
@@ -170,8 +171,7 @@ fn cross_entropy() {
         let shape = [vocabulary, vocabulary];
         let identity = Tensor::from_f32(device, &shape, DType::F32, &identity)?;
         let labels = fixture.labels("cross_entropy.labels");
-        let targets = labels.iter().map(|&label| u32::try_from(label).unwrap_or(ops::IGNORE));
-        let targets: Vec<u32> = targets.collect();
+        let targets = ops::target_ids(&labels);
         let targets = Tensor::from_u32(device, &[targets.len()], &targets)?;
         let state = StepState::new(device)?;
         let tape = Tape::recording();

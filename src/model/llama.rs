@@ -104,7 +104,7 @@ impl Model {
                 Recompute::Layer => {
                     let (layer, rope, context) =
                         (layer.clone(), self.rope.clone(), context.clone());
-                    tape.checkpoint(&x, move |tape, x| {
+                    ops::checkpoint(tape, &x, move |tape, x| {
                         let x = layer.attend(tape, x, &rope, &context, None)?;
                         layer.mlp(tape, &x, &context)
                     })?
@@ -112,7 +112,7 @@ impl Model {
                 Recompute::Mlp => {
                     let x = layer.attend(tape, &x, &self.rope, context, None)?;
                     let (layer, context) = (layer.clone(), context.clone());
-                    tape.checkpoint(&x, move |tape, x| layer.mlp(tape, x, &context))?
+                    ops::checkpoint(tape, &x, move |tape, x| layer.mlp(tape, x, &context))?
                 }
                 Recompute::Nothing => {
                     let x = layer.attend(tape, &x, &self.rope, context, None)?;

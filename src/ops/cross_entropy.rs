@@ -26,6 +26,11 @@ use rayon::prelude::*;
 /// The target of a token that carries no loss: the -100 of label files.
 pub const IGNORE: u32 = u32::MAX;
 
+/// Labels as this op takes them: -100, which PyTorch ignores, becomes [`IGNORE`].
+pub fn target_ids(labels: &[i32]) -> Vec<u32> {
+    labels.iter().map(|&label| u32::try_from(label).unwrap_or(IGNORE)).collect()
+}
+
 /// What [`linear_cross_entropy`] computes.
 pub struct CrossEntropy {
     /// f32 [1]: LOSS_SCALE * INV_TOKENS * sum of `losses`, both factors from the step state. Backward

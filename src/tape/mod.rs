@@ -62,12 +62,24 @@ impl Tape {
         output: Tensor,
         backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
     ) -> Tensor {
-        if !self.wants(inputs) {
-            return output;
+        match self.wants(inputs) {
+            true => self.record_always(op, output, backward),
+            false => output,
         }
+    }
+
+    /// [`Tape::record`] for an op whose inputs cannot tell whether a gradient is wanted.
+    pub(crate) fn record_always(
+        &self,
+        op: &'static str,
+        output: Tensor,
+        backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
+    ) -> Tensor {
         let output = output.with_grad(op, output.dtype());
-        if let Some(slot) = output.slot() {
-            self.push(op, slot.clone(), output.shape(), backward);
+        if let Some(slot) = output.slot().cloned() {
+            let shape = output.shape().to_vec();
+            let node = Node { op, output: slot, shape, backward: Box::new(backward) };
+            self.nodes.borrow_mut().push(node);
         }
         output
     }
@@ -84,42 +96,6 @@ impl Tape {
             }),
             _ => Ok(()),
         }
-    }
-
-    /// Runs `forward` keeping only `x`, and runs it again when its gradient is wanted (activation
-    /// recomputation). Kernels are deterministic, so the gradients have the same bits as without.
-    ///
-    /// `forward` must be a function of its argument and of parameters alone.
-    pub fn checkpoint(
-        &self,
-        x: &Tensor,
-        forward: impl Fn(&Tape, &Tensor) -> Result<Tensor> + 'static,
-    ) -> Result<Tensor> {
-        if !self.recording {
-            return forward(self, x);
-        }
-        let y = forward(&Tape::inference(), &x.detach())?;
-        // Parameters inside may want gradients even where `x` does not, so record always.
-        let y = y.with_grad("checkpoint", y.dtype());
-        let (x, slot) = (x.clone(), y.slot().cloned());
-        let backward = move |dy: &Tensor| {
-            let tape = Tape::recording();
-            let inner = x.detach().with_grad("checkpoint input", x.dtype());
-            let y = forward(&tape, &inner)?;
-            tape.backward(&y, dy.clone())?;
-            match inner.slot().and_then(|slot| slot.take()) {
-                Some(dx) if x.needs_grad() => crate::ops::accumulate(&x, dx),
-                None if x.needs_grad() => Err(Error::MissingGradient {
-                    tensor: "checkpoint input".into(),
-                    why: "the recomputed function does not depend on its input".into(),
-                }),
-                _ => Ok(()),
-            }
-        };
-        if let Some(output) = slot {
-            self.push("checkpoint", output, y.shape(), backward);
-        }
-        Ok(y)
     }
 
     /// Walks the tape backwards from `output`, whose gradient is `dout`. Every tensor that wants a
@@ -150,17 +126,6 @@ impl Tape {
             }
         }
         Ok(())
-    }
-
-    fn push(
-        &self,
-        op: &'static str,
-        output: Rc<GradSlot>,
-        shape: &[usize],
-        backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
-    ) {
-        let node = Node { op, output, shape: shape.to_vec(), backward: Box::new(backward) };
-        self.nodes.borrow_mut().push(node);
     }
 
     // A method of its own, so that the borrow ends before the node's closure runs.

@@ -190,7 +190,11 @@ impl Trainer {
         )?);
         let tape = Tape::recording();
         let hidden = self.model.hidden(&tape, &batch.input_ids, &context)?;
-        let targets = Tensor::from_u32(&self.device, &[batch.num_tokens()], &targets(batch))?;
+        let targets = Tensor::from_u32(
+            &self.device,
+            &[batch.num_tokens()],
+            &ops::target_ids(&batch.targets),
+        )?;
         let head = &self.model.lm_head;
         let found = ops::linear_cross_entropy(&tape, &hidden, head, &targets, &self.state)?;
         // The loss scale and the token count are in the scaled loss already.
@@ -198,9 +202,4 @@ impl Trainer {
         tape.backward(&found.scaled_loss, one)?;
         Ok(found.losses)
     }
-}
-
-/// The batch's targets as the loss takes them: -100 becomes [`ops::IGNORE`].
-pub fn targets(batch: &Batch) -> Vec<u32> {
-    batch.targets.iter().map(|&target| u32::try_from(target).unwrap_or(ops::IGNORE)).collect()
 }
