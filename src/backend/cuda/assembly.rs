@@ -1,7 +1,7 @@
 //! What the kernels cost once they are machine code: registers, shared memory, spills.
 
 use super::compiler::Compiler;
-use super::nvrtc::{Output, warnings};
+use super::nvrtc::{Image, Output, warnings};
 use crate::backend::Capabilities;
 use crate::backend::dry::Launch;
 use crate::error::{Error, Result};
@@ -38,21 +38,64 @@ pub fn stand_in(capability: u32) -> Capabilities {
 /// # Errors
 /// `Error::Run` with the compiler's message where one does not compile.
 pub fn assemble(compiler: &Compiler, launches: &[Launch], arch: &str) -> Result<Vec<Assembled>> {
-    let one = |launch: &Launch| {
-        let (spec, constants) = (launch.spec, &launch.constants);
-        let image = compiler.compile(spec, constants, arch, Output::Cubin)?;
-        let resources = resources(&image.log, spec.name).ok_or_else(|| {
-            Error::internal(spec.name, format!("the assembler says nothing of it:\n{}", image.log))
-        })?;
-        Ok(Assembled {
-            kernel: spec.name,
-            stem: spec.text.stem,
-            constants: constants.clone(),
-            resources,
-            warnings: warnings(&image.log).into_iter().map(str::to_owned).collect(),
-        })
+    let compile = |unit: &Unit<'_>| {
+        let first = unit.launches[0].spec;
+        let image = compiler.compile(first, &unit.constants, arch, Output::Cubin)?;
+        unit.launches.iter().map(|launch| assembled(launch, &image)).collect::<Result<Vec<_>>>()
     };
-    launches.par_iter().map(one).collect()
+    let parts: Vec<_> = units(launches).par_iter().map(compile).collect::<Result<_>>()?;
+    Ok(parts.concat())
+}
+
+/// A translation unit for several launches of one file, whose constants do not contradict one
+/// another: a kernel is the same whatever the constants that it does not use, and a file takes as
+/// long to compile for one of its kernels as for all.
+struct Unit<'a> {
+    constants: Vec<(&'static str, u32)>,
+    launches: Vec<&'a Launch>,
+}
+
+impl Unit<'_> {
+    fn value(&self, name: &str) -> Option<u32> {
+        self.constants.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    fn takes(&self, launch: &Launch) -> bool {
+        let agrees = |&(name, wanted)| self.value(name).is_none_or(|known| known == wanted);
+        std::ptr::eq(self.launches[0].spec.text, launch.spec.text)
+            && launch.constants.iter().all(agrees)
+    }
+}
+
+fn units(launches: &[Launch]) -> Vec<Unit<'_>> {
+    let mut units: Vec<Unit<'_>> = Vec::new();
+    for launch in launches {
+        let Some(unit) = units.iter_mut().find(|unit| unit.takes(launch)) else {
+            units.push(Unit { constants: launch.constants.clone(), launches: vec![launch] });
+            continue;
+        };
+        for &(name, value) in &launch.constants {
+            if unit.value(name).is_none() {
+                unit.constants.push((name, value));
+            }
+        }
+        unit.launches.push(launch);
+    }
+    units
+}
+
+fn assembled(launch: &Launch, image: &Image) -> Result<Assembled> {
+    let spec = launch.spec;
+    let resources = resources(&image.log, spec.name).ok_or_else(|| {
+        Error::internal(spec.name, format!("the assembler says nothing of it:\n{}", image.log))
+    })?;
+    Ok(Assembled {
+        kernel: spec.name,
+        stem: spec.text.stem,
+        constants: launch.constants.clone(),
+        resources,
+        warnings: warnings(&image.log).into_iter().map(str::to_owned).collect(),
+    })
 }
 
 /// What a kernel takes of a multiprocessor, as the assembler reports it.
