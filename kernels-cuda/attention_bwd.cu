@@ -35,6 +35,9 @@ struct Params {
 };
 
 constexpr u32 SLABS = (HEAD_WIDTH + 31) / 32;
+// Blocks that a multiprocessor holds at once, which grants a thread 128 registers, or 255 for wide heads;
+// left to itself, the compiler spills to make room for more blocks.
+constexpr u32 RESIDENT_BLOCKS = SLABS <= 3 ? 4 : 2;
 
 __device__ __forceinline__ u32 lowest_key(const u32* bounds, u32 i, u32 window) {
     u32 first = bounds[2 * i];
@@ -137,7 +140,7 @@ attention_bwd_delta(const void* out, const void* dout, float* stats, Params para
     stats[row * 2 + 1] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, RESIDENT_BLOCKS)
 attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout, const float* stats,
                   const u32* bounds, void* dk, void* dv, Params params) {
     __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each
@@ -199,7 +202,7 @@ attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, RESIDENT_BLOCKS)
 attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, const float* stats,
                  const u32* bounds, void* dq, Params params) {
     __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each

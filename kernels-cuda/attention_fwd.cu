@@ -99,6 +99,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
             stage<DT_Q>(q_tile, q, first_query, params.tokens, params.heads, head, slab);
             stage<DT_K>(kv_tile, k, first_key, params.keys, params.kv_heads, kv_head, slab);
             __syncthreads();
+#pragma unroll 4
             for (u32 d = 0; d < 32; d++) {
                 float low = kv_tile[2 * x * 33 + d];
                 float high = kv_tile[(2 * x + 1) * 33 + d];
@@ -150,6 +151,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
         for (u32 slab = 0; slab < SLABS; slab++) {
             stage<DT_V>(kv_tile, v, first_key, params.keys, params.kv_heads, kv_head, slab);
             __syncthreads();
+#pragma unroll 4
             for (u32 j = 0; j < 32; j++) {
                 float low = kv_tile[j * 33 + 2 * x];
                 float high = kv_tile[j * 33 + 2 * x + 1];

@@ -73,6 +73,7 @@ matmul(const void* a, const void* b, void* out, Params params) {
         }
         __syncthreads();
         // [2] 16 steps of k: the outer product of 4 values of a and 4 of b
+#pragma unroll 8
         for (u32 k = 0; k < BK; k++) {
             float4 a_quad = *reinterpret_cast<const float4*>(&a_tile[k * STRIDE + row]);    // [4]
             float4 b_quad = *reinterpret_cast<const float4*>(&b_tile[k * STRIDE + column]); // [4]
