@@ -1,8 +1,8 @@
 //! Every case of the table, on every backend that is here, against the f64 reference.
 
-use tunesmith::Device;
-use tunesmith::backend::cpu::Cpu;
-use tunesmith::ops;
+mod common;
+
+use tunesmith::{Device, ops};
 
 fn check_all(device: &Device) {
     let mut failures = Vec::new();
@@ -23,43 +23,31 @@ fn check_all(device: &Device) {
 
 #[test]
 fn cpu_agrees_with_the_reference() {
-    check_all(&Device::new(Cpu::poisoned()));
+    check_all(&common::cpu());
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
-fn wgpu_agrees_with_the_reference() -> tunesmith::Result<()> {
-    use tunesmith::backend::wgpu::{Options, Wgpu};
-    check_all(&Device::new(Wgpu::open(0, Options { strict: true })?));
-    Ok(())
+fn wgpu_agrees_with_the_reference() {
+    check_all(&common::wgpu());
 }
 
 /// The CUDA kernels, on the emulator: their results, and every access on the way.
 #[cfg(feature = "cudarc")]
 #[test]
-fn cuda_emulated_agrees_with_the_reference() -> tunesmith::Result<()> {
-    use tunesmith::backend::cuda::{EmulatedOptions, Nvrtc, open_emulated};
-    if let Err(error) = Nvrtc::find(u32::MAX)
-        && std::env::var_os("TUNESMITH_REQUIRE_ALL").is_none()
-    {
-        eprintln!("skipped: {error}");
-        return Ok(());
+fn cuda_emulated_agrees_with_the_reference() {
+    if let Some(device) = common::cuda_emulated() {
+        check_all(&device);
     }
-    check_all(&open_emulated(EmulatedOptions { seed: 1 })?);
-    Ok(())
 }
 
 /// The CUDA kernels on a real GPU, where there is one.
 #[cfg(feature = "cudarc")]
 #[test]
-fn cuda_agrees_with_the_reference() -> tunesmith::Result<()> {
-    use tunesmith::backend::cuda::{Options, devices, open};
-    if devices().is_empty() {
-        eprintln!("skipped: no NVIDIA GPU");
-        return Ok(());
+fn cuda_agrees_with_the_reference() {
+    if let Some(device) = common::cuda() {
+        check_all(&device);
     }
-    check_all(&open(0, Options { strict: true })?);
-    Ok(())
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::backend::{self, Backend, Buffer, KernelCall, LocalFuture, MemoryUse, View};
-use tunesmith::kernels::{Access, KernelSpec, Kind, Requires, wgsl_source};
+use tunesmith::kernels::{Access, KernelSpec, Kind, Requires, Texts};
 use tunesmith::{DType, Device, Result, ops};
 
 const WORKGROUP_BYTES: u32 = 16 * 1024;
@@ -74,7 +74,9 @@ fn every_shader_is_valid_and_portable_and_has_a_case() {
 fn check_shaders(launches: &HashMap<(&'static str, Constants), &'static KernelSpec>) {
     let portable = launches.iter().filter(|(_, spec)| spec.requires == Requires::Portable);
     for ((name, constants), spec) in portable {
-        let source = wgsl_source(spec.text, constants).unwrap_or_else(|| panic!("{name}: no WGSL"));
+        let source = Texts::default()
+            .wgsl(spec.text, constants)
+            .unwrap_or_else(|| panic!("{name}: no WGSL"));
         let problem = |what: String| -> ! { panic!("{name} with {constants:?}: {what}") };
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| problem(e.emit_to_string(&source)));

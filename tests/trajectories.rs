@@ -226,10 +226,25 @@ fn qlora_without_double_quantization_follows_bitsandbytes() -> Result<()> {
     check_all("qlora-single")
 }
 
+/// Another device than the CPU, on one family: it goes PyTorch's way, and so the CPU's.
+fn check_device(device: &Device) -> Result<()> {
+    ["full", "lora", "qlora"].iter().try_for_each(|mode| check(device, "llama", mode))
+}
+
 #[cfg(feature = "wgpu")]
 #[test]
-fn wgpu_follows_peft_and_bitsandbytes() -> Result<()> {
-    let device = common::wgpu();
-    check(&device, "llama", "lora")?;
-    check(&device, "llama", "qlora")
+fn wgpu_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
+    check_device(&common::wgpu())
+}
+
+#[cfg(feature = "cudarc")]
+#[test]
+fn cuda_emulated_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
+    common::cuda_emulated().map_or(Ok(()), |device| check_device(&device))
+}
+
+#[cfg(feature = "cudarc")]
+#[test]
+fn cuda_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
+    common::cuda().map_or(Ok(()), |device| check_device(&device))
 }

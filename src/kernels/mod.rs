@@ -8,7 +8,7 @@ mod host;
 mod source;
 
 pub use host::{HostArg, HostCall, Real, RefArg, RefCall};
-pub use source::{KernelText, cuda_source, wgsl_source};
+pub use source::{KernelText, Texts};
 
 /// What a kernel does to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,25 +28,49 @@ macro_rules! kernel_text {
 const COMMON_WGSL: &str = include_str!("../../kernels-wgsl/common.wgsl");
 const COMMON_CUDA: &str = include_str!("../../kernels-cuda/common.cuh");
 
-/// The complete WGSL module, or `None` where the kernel has no WGSL text.
-pub fn wgsl_source(text: &KernelText, constants: &[(&str, u32)]) -> Option<String> {
-    let wgsl = text.wgsl?;
-    let mut source = format!("{wgsl}\n{COMMON_WGSL}\n");
-    for (name, value) in with_other_dtypes(wgsl, constants) {
-        source += &format!("const {name}: u32 = {value}u;\n");
-    }
-    Some(source)
+/// Where a device takes kernel text from: the crate, but for files that a test replaces to see what a
+/// faulty kernel does.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    replaced: Vec<(String, String)>,
 }
 
-/// The complete CUDA translation unit.
-pub fn cuda_source(text: &KernelText, constants: &[(&str, u32)]) -> String {
-    let mut source = String::from("#line 1 \"constants\"\n");
-    for (name, value) in with_other_dtypes(text.cuda, constants) {
-        source += &format!("constexpr unsigned {name} = {value};\n");
+impl Texts {
+    /// The crate's own text but for the file `path`, such as `kernels-cuda/rope.cu` or
+    /// `kernels-wgsl/common.wgsl`.
+    pub fn replacing(path: &str, text: String) -> Self {
+        Self { replaced: vec![(path.to_owned(), text)] }
     }
-    source += &format!("#line 1 \"kernels-cuda/common.cuh\"\n{COMMON_CUDA}\n");
-    source += &format!("#line 1 \"kernels-cuda/{}.cu\"\n{}", text.stem, text.cuda);
-    source
+
+    fn file<'a>(&'a self, path: &str, own: &'a str) -> &'a str {
+        let replaced = self.replaced.iter().find(|(replaced, _)| replaced == path);
+        replaced.map_or(own, |(_, text)| text)
+    }
+
+    /// The complete WGSL module, or `None` where the kernel has no WGSL text.
+    pub fn wgsl(&self, text: &KernelText, constants: &[(&str, u32)]) -> Option<String> {
+        let wgsl = self.file(&format!("kernels-wgsl/{}.wgsl", text.stem), text.wgsl?);
+        let common = self.file("kernels-wgsl/common.wgsl", COMMON_WGSL);
+        let mut source = format!("{wgsl}\n{common}\n");
+        for (name, value) in with_other_dtypes(wgsl, constants) {
+            source += &format!("const {name}: u32 = {value}u;\n");
+        }
+        Some(source)
+    }
+
+    /// The complete CUDA translation unit.
+    pub fn cuda(&self, text: &KernelText, constants: &[(&str, u32)]) -> String {
+        let (common_path, path) =
+            ("kernels-cuda/common.cuh", format!("kernels-cuda/{}.cu", text.stem));
+        let (common, cuda) = (self.file(common_path, COMMON_CUDA), self.file(&path, text.cuda));
+        let mut source = String::from("#line 1 \"constants\"\n");
+        for (name, value) in with_other_dtypes(cuda, constants) {
+            source += &format!("constexpr unsigned {name} = {value};\n");
+        }
+        source += &format!("#line 1 \"{common_path}\"\n{common}\n");
+        source += &format!("#line 1 \"{path}\"\n{cuda}");
+        source
+    }
 }
 
 /// `constants`, and a `DT_*` of 0 for each that the text names besides: those of the file's other

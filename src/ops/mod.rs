@@ -52,7 +52,7 @@ pub use rope::rope;
 pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
-pub use verify::{Comparison, gradcheck_case, inputs, launches, verify};
+pub use verify::{Comparison, gradcheck_case, inputs, launches, launches_of, verify};
 
 use crate::kernels::KernelSpec;
 

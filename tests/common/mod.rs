@@ -22,9 +22,10 @@ pub struct Row {
     pub labels: Vec<i32>,
 }
 
-/// The folder of a fixture.
+/// The folder of a fixture. Tests run at the root of the repository, not always the one they were
+/// built in.
 pub fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+    std::env::current_dir().unwrap().join("tests/fixtures").join(path)
 }
 
 /// The folders in a folder of fixtures, by name.
@@ -77,6 +78,31 @@ pub fn cpu() -> Device {
 pub fn wgpu() -> Device {
     use tunesmith::backend::wgpu::{Options, Wgpu};
     Device::new(Wgpu::open(0, Options { strict: true }).unwrap())
+}
+
+/// The CUDA kernels on the emulator; `None` where there is no compiler, and need not be.
+#[cfg(feature = "cudarc")]
+pub fn cuda_emulated() -> Option<Device> {
+    use tunesmith::backend::cuda::{EmulatedOptions, open_emulated};
+    match open_emulated(EmulatedOptions { seed: 1 }) {
+        Ok(device) => Some(device),
+        Err(error) if std::env::var_os("TUNESMITH_REQUIRE_ALL").is_some() => panic!("{error}"),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// The first NVIDIA GPU, where there is one.
+#[cfg(feature = "cudarc")]
+pub fn cuda() -> Option<Device> {
+    use tunesmith::backend::cuda::{Options, devices, open};
+    if devices().is_empty() {
+        eprintln!("skipped: no NVIDIA GPU");
+        return None;
+    }
+    Some(open(0, Options { strict: true }).unwrap())
 }
 
 /// The options of a model in float32.

@@ -3,12 +3,13 @@
 use super::cache::Cache;
 use super::nvrtc::{Image, Nvrtc, Output, warnings};
 use crate::error::Result;
-use crate::kernels::{KernelSpec, cuda_source};
+use crate::kernels::{KernelSpec, Texts};
 
 /// NVRTC with the cache of what it made.
 pub struct Compiler {
     nvrtc: Nvrtc,
     cache: Cache,
+    texts: Texts,
 }
 
 impl Compiler {
@@ -17,7 +18,13 @@ impl Compiler {
     /// # Errors
     /// `Error::Run` that says how to install it.
     pub fn find(max_major: u32) -> Result<Self> {
-        Ok(Self { nvrtc: Nvrtc::find(max_major)?, cache: Cache::of_user() })
+        let nvrtc = Nvrtc::find(max_major)?;
+        Ok(Self { nvrtc, cache: Cache::of_user(), texts: Texts::default() })
+    }
+
+    /// The same, of kernels whose text is `texts`.
+    pub fn reading(self, texts: Texts) -> Self {
+        Self { texts, ..self }
     }
 
     /// The compiler behind the cache.
@@ -39,7 +46,7 @@ impl Compiler {
         arch: &str,
         output: Output,
     ) -> Result<Image> {
-        let source = cuda_source(spec.text, constants);
+        let source = self.texts.cuda(spec.text, constants);
         let (major, minor) = self.nvrtc.version();
         let options = Nvrtc::options(arch, output).join(" ");
         let key = format!("NVRTC {major}.{minor} {output:?} {options}\n{source}");

@@ -19,6 +19,8 @@ pub(super) const MAX_BINDING_BYTES: usize = u32::MAX as usize;
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 /// The oldest driver, by the CUDA version that it takes.
 const MIN_CUDA_MAJOR: u32 = 12;
+/// What to do about the driver.
+const UPDATE: &str = "see https://www.nvidia.com/drivers, or use --device wgpu or --device cpu";
 
 /// The GPUs of this machine in words, in the order that `cuda:<index>` counts; none without a
 /// driver.
@@ -28,26 +30,19 @@ pub fn devices() -> Vec<String> {
 
 /// CUDA's major version of the driver, and the GPUs.
 fn list() -> Result<(u32, Vec<String>)> {
-    let update = "see https://www.nvidia.com/drivers, or use --device wgpu or --device cpu";
     // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::run(format!(
-            "no NVIDIA driver was found (libcuda); install one ({update})"
+            "no NVIDIA driver was found (libcuda); install one ({UPDATE})"
         )));
     }
     let mut version = 0;
     // SAFETY: the version is written to a valid place; this may be called before `cuInit`.
     let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
     asked.and_then(|()| result::init()).map_err(|error| {
-        Error::run(format!("the NVIDIA driver does not start: {}; {update}", words(error)))
+        Error::run(format!("the NVIDIA driver does not start: {}; {UPDATE}", words(error)))
     })?;
-    let (major, minor) = (version as u32 / 1000, version as u32 % 1000 / 10);
-    if major < MIN_CUDA_MAJOR {
-        return Err(Error::run(format!(
-            "the NVIDIA driver is too old: it takes CUDA {major}.{minor}, and {MIN_CUDA_MAJOR}.0 \
-             is needed; update it ({update})"
-        )));
-    }
+    let major = major_version(version)?;
     let failed = |error| Error::run(format!("listing the GPUs: {}", words(error)));
     let mut devices = Vec::new();
     for index in 0..result::device::get_count().map_err(failed)? {
@@ -57,6 +52,18 @@ fn list() -> Result<(u32, Vec<String>)> {
         devices.push(format!("cuda:{index} ({name}, sm_{capability})"));
     }
     Ok((major, devices))
+}
+
+/// CUDA's major version, of the version as the driver writes it (12040 is 12.4).
+pub(super) fn major_version(version: c_int) -> Result<u32> {
+    let (major, minor) = (version as u32 / 1000, version as u32 % 1000 / 10);
+    if major < MIN_CUDA_MAJOR {
+        return Err(Error::run(format!(
+            "the NVIDIA driver is too old: it takes CUDA {major}.{minor}, and {MIN_CUDA_MAJOR}.0 \
+             is needed; update it ({UPDATE})"
+        )));
+    }
+    Ok(major)
 }
 
 /// Compute capability times ten.

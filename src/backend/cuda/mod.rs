@@ -21,7 +21,7 @@ pub use nvrtc::{Image, Nvrtc, Output, warnings};
 use super::{Backend, Buffer, Capabilities, Device, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::Requires;
+use crate::kernels::{Requires, Texts};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -58,8 +58,16 @@ pub fn open(index: usize, options: Options) -> Result<Device> {
 /// # Errors
 /// `Error::Run` where NVRTC is missing.
 pub fn open_emulated(options: EmulatedOptions) -> Result<Device> {
+    open_emulated_reading(Texts::default(), options)
+}
+
+/// [`open_emulated`], of kernels whose text is `texts`.
+///
+/// # Errors
+/// As [`open_emulated`].
+pub fn open_emulated_reading(texts: Texts, options: EmulatedOptions) -> Result<Device> {
     // No driver limits which version may compile.
-    let compiler = Compiler::find(u32::MAX)?;
+    let compiler = Compiler::find(u32::MAX)?.reading(texts);
     let (target, capabilities) = (emulated::target(), emulated::capabilities());
     let driver = emulated::Emulator::new(options);
     // The emulator poisons new memory and checks every bound itself.

@@ -14,6 +14,7 @@ pub use adapters::{AdapterSummary, adapters};
 use super::{Backend, Buffer, Capabilities, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::Texts;
 use memory::{GUARD_BYTES, GUARD_WORD, Memory, Pool};
 use pipeline::Pipelines;
 use recorder::Recorder;
@@ -130,10 +131,15 @@ impl Wgpu {
                 memory_bytes: None,
             },
             pool: Pool::new(gpu.clone()),
-            pipelines: Pipelines::new(gpu.clone()),
+            pipelines: Pipelines::new(gpu.clone(), Texts::default()),
             recorder: Recorder::new(gpu.clone()),
             gpu,
         })
+    }
+
+    /// The same device, of kernels whose text is `texts`.
+    pub fn reading(self, texts: Texts) -> Self {
+        Self { pipelines: Pipelines::new(self.gpu.clone(), texts), ..self }
     }
 
     async fn read(&self, buffer: &wgpu::Buffer, start: u64, byte_len: usize) -> Result<Vec<u8>> {

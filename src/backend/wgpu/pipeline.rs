@@ -4,7 +4,7 @@ use super::Gpu;
 use super::memory::Memory;
 use crate::backend::KernelCall;
 use crate::error::{Error, Result};
-use crate::kernels::{Access, wgsl_source};
+use crate::kernels::{Access, Texts};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -27,6 +27,7 @@ pub(super) struct Pipeline {
 /// The caches.
 pub(super) struct Pipelines {
     gpu: Rc<Gpu>,
+    texts: Texts,
     pipelines: RefCell<HashMap<PipelineKey, Rc<Pipeline>>>,
     bind_groups: RefCell<HashMap<BindGroupKey, wgpu::BindGroup>>,
     /// [`Pool::trims`](super::memory::Pool::trims) when the bind groups were made.
@@ -34,9 +35,10 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    pub(super) fn new(gpu: Rc<Gpu>) -> Self {
+    pub(super) fn new(gpu: Rc<Gpu>, texts: Texts) -> Self {
         Self {
             gpu,
+            texts,
             pipelines: RefCell::default(),
             bind_groups: RefCell::default(),
             trims: Cell::new(0),
@@ -57,11 +59,12 @@ impl Pipelines {
 
     fn compile(&self, call: &KernelCall, id: u64) -> Result<Pipeline> {
         let spec = call.spec;
-        let source = wgsl_source(spec.text, &call.constants).ok_or_else(|| Error::Unsupported {
-            op: spec.name,
-            backend: "wgpu".into(),
-            why: "this version is written for CUDA only".into(),
-        })?;
+        let source =
+            self.texts.wgsl(spec.text, &call.constants).ok_or_else(|| Error::Unsupported {
+                op: spec.name,
+                backend: "wgpu".into(),
+                why: "this version is written for CUDA only".into(),
+            })?;
         let device = &self.gpu.device;
         let checks = match self.gpu.strict {
             true => wgpu::ShaderRuntimeChecks::checked(),

@@ -40,6 +40,8 @@ const SHAPES: &[Shape] = &[
     windowed(shape(&[33], 4, 2, 66), 9),
     shape(&[20, 13, 32], 6, 2, 40),
     shape(&[65], 1, 1, 5),
+    // The last query that sees a tile of keys is the first of a tile of queries.
+    windowed(shape(&[70], 1, 1, 2), 34),
     windowed(shape(&[1, 64], 3, 3, 8), 32),
     windowed(shape(&[150, 40], 3, 1, 16), 70),
     shape(&[140], 2, 2, 130),

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     for ids in [vec![0], vec![4, 0, 4, 2, 2, 4], vec![]] {
         cases.push(embedding(5, 7, ids, DType::F32));
     }
+    cases.push(embedding_twice(5, 7));
     cases.push(embedding(6, 34, vec![5, 5, 1], DType::BF16));
     cases.push(embedding(900, 64, (0..600).map(|t| t * t % 900).collect(), DType::F32));
     for (from, to) in
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
     {
         cases.push(cast(3, 34, from, to));
     }
+    cases.push(cast_from_below(100));
     for dtype in [DType::F32, DType::BF16] {
         cases.push(fill(5, 34, dtype));
     }
@@ -78,6 +80,19 @@ fn embedding(vocab: usize, columns: usize, ids: Vec<u32>, dtype: DType) -> Case 
     }
 }
 
+/// A table that is used twice, whose two gradients must add up.
+fn embedding_twice(vocab: usize, columns: usize) -> Case {
+    Case {
+        variant: format!("{vocab}x{columns}, used twice"),
+        run: Box::new(|tape, inputs| {
+            let first = ops::embedding(tape, &inputs[0], &[3, 0, 3])?;
+            let second = ops::embedding(tape, &inputs[0], &[1, 3, 3])?;
+            Ok(vec![ops::add(tape, &first, &second)?])
+        }),
+        ..embedding(vocab, columns, Vec::new(), DType::F32)
+    }
+}
+
 fn cast(rows: usize, columns: usize, from: DType, to: DType) -> Case {
     let count = (rows * columns) as f64;
     Case {
@@ -87,6 +102,17 @@ fn cast(rows: usize, columns: usize, from: DType, to: DType) -> Case {
         rule: Rule::Naive,
         cost: (count * (from.size() + to.size()) as f64, 0.0),
         run: Box::new(move |tape, inputs| Ok(vec![ops::cast(tape, &inputs[0], to)?])),
+    }
+}
+
+/// Numbers just below those of bf16, to which the nearest is far nearer than the next one down.
+fn cast_from_below(count: usize) -> Case {
+    let values = (0..count).map(|i| (i as f32 + 1.0) * (1.0 - 1e-4)).collect();
+    let x = Input::new("x", &[1, count], DType::F32).values(Values::Floats(values)).grad();
+    Case {
+        variant: format!("{count} from below"),
+        inputs: vec![x],
+        ..cast(1, count, DType::F32, DType::BF16)
     }
 }
 

@@ -69,6 +69,7 @@ pub fn cases() -> Vec<Case> {
     for (rows, columns, dtype) in [(4, 5, F32), (33, 65, F32), (0, 8, F32), (6, 66, BF16)] {
         cases.push(dropout(rows, columns, dtype));
     }
+    cases.push(dropout_twice(4, 5));
     cases
 }
 
@@ -276,6 +277,20 @@ fn dropout(rows: usize, columns: usize, dtype: DType) -> Case {
             let noise = noise(0.3, &inputs[1], &inputs[2])?;
             Ok(vec![ops::dropout(tape, &inputs[0], &noise)?])
         }),
+    }
+}
+
+/// An input of two layers: the second gradient is masked as it is added to the first.
+fn dropout_twice(rows: usize, columns: usize) -> Case {
+    Case {
+        variant: format!("{rows}x{columns}, used twice"),
+        run: Box::new(|tape, inputs| {
+            let noise = noise(0.3, &inputs[1], &inputs[2])?;
+            let first = ops::dropout(tape, &inputs[0], &noise)?;
+            let second = ops::dropout(tape, &inputs[0], &noise)?;
+            Ok(vec![ops::add(tape, &first, &second)?])
+        }),
+        ..dropout(rows, columns, F32)
     }
 }
 
