@@ -1,4 +1,4 @@
-"""Tokens per second and peak memory of PEFT training steps on the CPU.
+"""Tokens per second and peak memory of PEFT training steps, on the CPU or a GPU.
 
     python tools/bench_peft.py --shape 12M --mode lora --dtype float32 --steps 5
 
@@ -82,7 +82,7 @@ def load(args: argparse.Namespace) -> torch.nn.Module:
         if writer.exitcode != 0:
             raise SystemExit("could not write the random model")
         double_quant = True if args.mode == "qlora" else None
-        model = load_base(directory, dtype, double_quant, attention="sdpa")
+        model = load_base(directory, dtype, double_quant, attention="sdpa", device=args.device)
     if args.mode == "full":
         return model
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("lora", "qlora", "full"), default="lora")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -104,11 +105,14 @@ def main() -> None:
     optimizer, schedule = make_optimizer(model, Hyperparameters(2e-4, args.steps + 1))
     stream = torch.Generator().manual_seed(1)
     seconds, cpu_seconds = [], []
+    on_gpu = args.device.startswith("cuda")
     for _ in range(args.steps + 1):
         ids = torch.randint(0, keys["vocab_size"], (rows, length), generator=stream).tolist()
         batch = [{"input_ids": row, "labels": row} for row in ids]
         start, cpu_start = time.perf_counter(), time.process_time()
         train_step(model, optimizer, schedule, batch, rows, max_grad_norm=1.0, dtype=args.dtype)
+        if on_gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     step = statistics.median(seconds[1:])
@@ -125,6 +129,8 @@ def main() -> None:
                 "cpu_seconds": round(statistics.median(cpu_seconds[1:]), 4),
                 "tokens_per_second": round(rows * length / step, 1),
                 "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_device_mib": torch.cuda.max_memory_allocated() >> 20 if on_gpu else None,
+                "device": torch.cuda.get_device_name() if on_gpu else "cpu",
                 "trainable_parameters": sum(
                     p.numel() for p in model.parameters() if p.requires_grad
                 ),

@@ -70,17 +70,20 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     double_quant: bool | None = None,
     attention: str = "eager",
+    device: str = "cpu",
 ) -> PreTrainedModel:
-    """Load a model directory on the CPU; `double_quant` None leaves the weights unquantized."""
+    """Load a model directory; `double_quant` None leaves the weights unquantized."""
     options = {}
     if double_quant is not None:
         options["quantization_config"] = quantization_config(double_quant, dtype)
-        options["device_map"] = {"": "cpu"}
+        options["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, attn_implementation=attention, local_files_only=True, **options
     )
     if double_quant is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    else:
+        model = model.to(device)
     # Training mode also keeps bitsandbytes off its bfloat16 inference path on the CPU.
     return model.train()
 
@@ -154,8 +157,9 @@ def backward(
     loss = 0.0
     for micro_batch in split(rows, micro_batch_size):
         # One context per forward pass: autocast keeps its bfloat16 copies of weights until it ends.
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            part = model(**pad(micro_batch), num_items_in_batch=targets, use_cache=False).loss
+        batch = {key: tensor.to(model.device) for key, tensor in pad(micro_batch).items()}
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            part = model(**batch, num_items_in_batch=targets, use_cache=False).loss
         part.backward()
         loss += part.item()
     return loss, targets
