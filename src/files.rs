@@ -83,6 +83,11 @@ pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
     let is_empty = match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(_) if path.is_file() => {
+            return Err(Error::input(format!(
+                "output_dir {shown} is a file: give a directory that is new or empty"
+            )));
+        }
         Err(error) => {
             return Err(Error::input(format!("output_dir {shown} cannot be used: {error}")));
         }
@@ -90,7 +95,7 @@ pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
     if !is_empty && !resuming {
         return Err(Error::input(format!(
             "output_dir {shown} is not empty: give another one, or go on with the run in it with \
-             --resume"
+             --resume (where it has saved a checkpoint)"
         )));
     }
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);

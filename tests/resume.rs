@@ -5,10 +5,8 @@
 
 mod common;
 
-use common::{Tensors, fixture};
+use common::{Tensors, write_model};
 use jiff::civil::date;
-use safetensors::tensor::{Dtype, TensorView};
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use tunesmith::backend::cpu::Cpu;
@@ -18,34 +16,11 @@ use tunesmith::train::prepare::Prepared;
 use tunesmith::train::run::{Observer, Summary, run};
 use tunesmith::{Device, Error, Result};
 
-/// Tokens of the tokenizer, which the model's embedding is made as large as.
-const VOCAB_SIZE: usize = 403;
-const WIDTH: usize = 32;
 const STEPS: u64 = 7;
 
-/// The llama fixture with an embedding for the chatml tokenizer, and 40 texts.
+/// A model with a tokenizer, and 40 texts.
 fn write_inputs(dir: &Path) {
-    let model = dir.join("model");
-    fs::create_dir(&model).unwrap();
-    let source = fixture("models/llama");
-    let config = fs::read_to_string(source.join("config.json")).unwrap();
-    let config = config.replace("\"vocab_size\": 131", &format!("\"vocab_size\": {VOCAB_SIZE}"));
-    fs::write(model.join("config.json"), config).unwrap();
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(fixture("tokenizers/chatml").join(name), model.join(name)).unwrap();
-    }
-
-    let stored = fs::read(source.join("model.safetensors")).unwrap();
-    let stored = safetensors::SafeTensors::deserialize(&stored).unwrap();
-    let value = |i: usize| (0.2 * (i as f32 * 0.7).sin()).to_le_bytes();
-    let embedding: Vec<u8> = (0..VOCAB_SIZE * WIDTH).flat_map(value).collect();
-    let shape = vec![VOCAB_SIZE, WIDTH];
-    let embedding = TensorView::new(Dtype::F32, shape, &embedding).unwrap();
-    let mut tensors: HashMap<_, _> = stored.iter().collect();
-    tensors.insert("model.embed_tokens.weight", embedding);
-    let bytes = safetensors::serialize(tensors, None).unwrap();
-    fs::write(model.join("model.safetensors"), bytes).unwrap();
-
+    write_model(&dir.join("model"));
     let text = |i: u32| {
         let text = format!("example {i}: {} squared is {}.", i % 7, (i % 7) * (i % 7));
         format!("{}\n", serde_json::json!({ "text": text }))

@@ -20,6 +20,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/backend/cpu/", "kernels borrow several buffers of one pool at once"),
     ("src/backend/cuda/", "the driver's and NVRTC's functions"),
     ("src/backend/wgpu/pipeline.rs", "shaders without run-time checks"),
+    ("src/cli/start.rs", "the environment, before there are threads"),
     ("src/model/tensor_file.rs", "files mapped into memory"),
     ("src/ops/attention/tile.rs", "the inner loop of products of tiles"),
     ("src/ops/matmul/amx.rs", "instructions of the matrix unit"),

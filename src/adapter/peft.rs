@@ -261,7 +261,11 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
         }
     };
     let mut adapter = Vec::new();
-    for module in config.modules(model)? {
+    let modules = config.modules(model).map_err(|error| match error {
+        Error::Input(why) => Error::input(format!("{}: {why}", dir.join(CONFIG).display())),
+        other => other,
+    })?;
+    for module in modules {
         let [a, b] = names(&module);
         let lora_a = factor(a, [config.r, module.inputs])?;
         let lora_b = factor(b, [module.outputs, config.r])?;

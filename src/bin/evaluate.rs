@@ -7,5 +7,5 @@ use tunesmith::cli::{self, EvaluateOptions};
 use tunesmith::programs::evaluate;
 
 fn main() -> ExitCode {
-    cli::report(evaluate::run(EvaluateOptions::parse()))
+    cli::start(|| evaluate::run(EvaluateOptions::parse()))
 }

@@ -7,5 +7,5 @@ use tunesmith::cli::{self, ExportOptions};
 use tunesmith::programs::export;
 
 fn main() -> ExitCode {
-    cli::report(export::run(ExportOptions::parse()))
+    cli::start(|| export::run(ExportOptions::parse()))
 }

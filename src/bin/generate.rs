@@ -7,5 +7,5 @@ use tunesmith::cli::{self, GenerateOptions};
 use tunesmith::programs::generate;
 
 fn main() -> ExitCode {
-    cli::report(generate::run(GenerateOptions::parse()))
+    cli::start(|| generate::run(GenerateOptions::parse()))
 }

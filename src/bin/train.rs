@@ -7,5 +7,5 @@ use tunesmith::cli::{self, TrainOptions};
 use tunesmith::programs::train;
 
 fn main() -> ExitCode {
-    cli::report(train::run(TrainOptions::parse()))
+    cli::start(|| train::run(TrainOptions::parse()))
 }

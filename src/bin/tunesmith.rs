@@ -7,7 +7,7 @@ use tunesmith::cli::{self, Command, GenerateOptions, Tunesmith};
 use tunesmith::programs::{evaluate, export, generate, train, verify};
 
 fn main() -> ExitCode {
-    cli::report(match Tunesmith::parse().command {
+    cli::start(|| match Tunesmith::parse().command {
         Command::Train(options) => train::run(*options),
         Command::Generate(options) => generate::run(*options),
         Command::Chat(options) => generate::run(GenerateOptions { chat: true, ..*options }),

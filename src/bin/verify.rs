@@ -7,5 +7,5 @@ use tunesmith::cli::{self, VerifyOptions};
 use tunesmith::programs::verify;
 
 fn main() -> ExitCode {
-    cli::report(verify::run(VerifyOptions::parse()))
+    cli::start(|| verify::run(VerifyOptions::parse()))
 }

@@ -1,20 +1,19 @@
-//! The command line of every program, and how a program ends.
+//! The command line of every program, and how a program begins and ends.
 
 mod model;
+mod start;
 mod train;
 
 pub use model::{
     AdapterOption, EvaluateOptions, ExportOptions, ExportTarget, GenerateMode, GenerateOptions,
     MergeInto, ModelOptions, VerifyOptions,
 };
+pub use start::start;
 pub use train::{TrainOptions, TrainSource};
-
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Choice, DeviceSpec};
-use crate::error::{Error, Result};
 
 /// How every program speaks.
 #[derive(Args, Clone, Debug, Default)]
@@ -59,21 +58,6 @@ pub enum Command {
     Export(Box<ExportOptions>),
     /// Check every kernel on this device against the CPU reference
     Verify(VerifyOptions),
-}
-
-/// Ends a program: an error is printed to stderr as one message, and decides the exit status.
-pub fn report(result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            match error {
-                // Nothing went wrong: the user asked for it.
-                Error::Interrupted(_) => eprintln!("{error}"),
-                _ => eprintln!("error: {error}"),
-            }
-            ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(1))
-        }
-    }
 }
 
 /// A parser of one of an enum's names, for clap.

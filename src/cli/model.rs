@@ -116,19 +116,19 @@ pub struct GenerateOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_new_tokens: Option<u64>,
     /// Divide logits by this; 0 takes the likeliest token
-    #[arg(long, value_name = "T", value_parser = non_negative)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = non_negative)]
     pub temperature: Option<f64>,
     /// Choose among the K likeliest tokens; 0 is all
     #[arg(long, value_name = "K")]
     pub top_k: Option<u32>,
     /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
     pub top_p: Option<f64>,
     /// Choose among tokens at least this probable, relative to the likeliest
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
     pub min_p: Option<f64>,
     /// Divide the logits of tokens seen before by this; 1 is none
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = positive)]
     pub repetition_penalty: Option<f64>,
     /// The seed of sampling
     #[arg(long, value_name = "N")]
@@ -189,7 +189,7 @@ pub struct EvaluateOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelOptions,
-    /// The examples: JSON Lines
+    /// The examples: JSON Lines, or one JSON array
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// auto, text, messages, prompt-completion, preference, alpaca, sharegpt

@@ -4,7 +4,7 @@ use clap::CommandFactory;
 
 use super::*;
 use crate::config::{DtypeChoice, Resume};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 fn train(arguments: &[&str]) -> TrainOptions {
     TrainOptions::try_parse_from([&["train"], arguments].concat()).unwrap()

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::{OutputOptions, choice};
-use crate::config::{Choice, DeviceSpec, DtypeChoice, Override, Resume, TrainConfig, parse_size};
+use crate::config::{
+    Choice, DeviceSpec, DtypeChoice, Override, Resume, TrainConfig, describe_keys, parse_size,
+};
 use crate::error::{Error, Result};
 
 /// Fine-tune a model: `train CONFIG.toml`, `train --model DIR --data FILE`, or, without arguments,
 /// the quickstart
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "train", version)]
+#[command(name = "train", version, after_long_help = after_help())]
 pub struct TrainOptions {
     /// The config: TOML or YAML
     pub config: Option<PathBuf>,
     /// A model directory, or Org/Name[@revision] in the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
     pub model: Option<String>,
-    /// The training data: JSON Lines
+    /// The training data: JSON Lines, or one JSON array
     #[arg(long, value_name = "FILE")]
     pub data: Option<String>,
     /// Start from this PEFT adapter; its base model is the default of --model
@@ -58,6 +60,15 @@ pub struct TrainOptions {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: OutputOptions,
+}
+
+fn after_help() -> String {
+    format!(
+        "A config is TOML or YAML; its relative paths start from where it lies. --set takes the same \
+         keys:\n\n{}\nExit status: 0 done; 1 the run failed; 2 the command line, config, model or \
+         data is wrong; 130 and 143 after SIGINT and SIGTERM, with a checkpoint saved.",
+        describe_keys()
+    )
 }
 
 /// What `train` is to do.

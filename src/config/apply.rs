@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::choice::{Choice, DtypeChoice};
 use super::foreign::{self, Foreign};
 use super::keys::{self, Key, SECTIONS};
 use super::paths::Bases;
@@ -95,10 +96,11 @@ impl Given {
             if node.value == Value::Null {
                 continue;
             }
+            let (place, value) = (node.place.to_string(), node.value.clone());
             let assignment = Assignment { written: written.clone(), node };
-            let place = assignment.node.place.to_string();
             let previous = self.assignments.insert(key.path(), assignment);
-            if let Some(previous) = previous.filter(|_| !replace) {
+            // axolotl's `adapter: qlora` comes with `load_in_4bit: true`: both say the same.
+            if let Some(previous) = previous.filter(|p| !replace && p.node.value != value) {
                 return Err(Error::input(format!(
                     "{place}: {written}: already given as {} ({}); keep one of them",
                     previous.written, previous.node.place
@@ -125,11 +127,30 @@ impl Given {
         if !self.has("train.learning_rate") {
             config.train.learning_rate = if config.lora.is_some() { 2e-4 } else { 2e-5 };
         }
-        if !self.has("quantization.bnb_4bit_compute_dtype") {
-            config.quantization.bnb_4bit_compute_dtype = config.dtype;
-        }
+        self.resolve_dtype(&mut config)?;
         self.resolve_best_model(&mut config)?;
         Ok(config)
+    }
+
+    /// 4-bit weights are decoded to the dtype of the activations, whichever key names it.
+    fn resolve_dtype(&self, config: &mut TrainConfig) -> Result<()> {
+        const COMPUTE: &str = "quantization.bnb_4bit_compute_dtype";
+        let compute = config.quantization.bnb_4bit_compute_dtype;
+        let (auto, dtype) = (DtypeChoice::Auto, config.dtype);
+        if config.quantization.load_in_4bit && self.has(COMPUTE) && compute != auto {
+            if dtype != auto && dtype != compute {
+                return Err(self.error(
+                    COMPUTE,
+                    &format!(
+                        "must be the same as dtype = {:?}: leave one of them out",
+                        dtype.name()
+                    ),
+                ));
+            }
+            config.dtype = compute;
+        }
+        config.quantization.bnb_4bit_compute_dtype = config.dtype;
+        Ok(())
     }
 
     fn resolve_lora(&self, config: &mut TrainConfig) -> Result<()> {

@@ -9,6 +9,7 @@ mod apply;
 mod choice;
 mod device;
 mod foreign;
+mod help;
 mod keys;
 mod paths;
 mod read;
@@ -28,6 +29,7 @@ pub use choice::{
     GradientCheckpointing, Init, LrSchedulerType, Objective, QuantType,
 };
 pub use device::DeviceSpec;
+pub use help::describe_keys;
 pub use paths::is_hub_id;
 pub use settings::{
     DataConfig, DataSource, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume,

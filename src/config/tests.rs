@@ -218,7 +218,7 @@ fn wrong_values_say_what_is_expected_and_what_was_found() {
 #[test]
 fn contradictions_are_errors() {
     let cases: [(&str, &[&str]); 10] = [
-        ("lora_r = 8\n[lora]\nr = 8", &["lora.r", "already given as lora_r (run.toml:3)"]),
+        ("lora_r = 8\n[lora]\nr = 4", &["lora.r", "already given as lora_r (run.toml:3)"]),
         ("[data]\neval = 'e'\neval_split = 0.1", &["run.toml:5", "data.eval"]),
         ("load_in_4bit = true", &["run.toml:3", "[lora]"]),
         ("use_peft = false\n[lora]\nr = 8", &["run.toml:3: use_peft", "contradicts"]),
@@ -286,6 +286,32 @@ fn a_model_and_a_data_file_are_enough() {
 }
 
 #[test]
+fn four_bit_weights_are_decoded_to_the_dtype() {
+    let section =
+        "[lora]\n[quantization]\nload_in_4bit = true\nbnb_4bit_compute_dtype = \"float32\"";
+    assert_eq!(with(section).unwrap().dtype, DtypeChoice::Float32);
+    let contradiction = with(&format!("dtype = \"bfloat16\"\n{section}"));
+    assert_error(contradiction, &["bnb_4bit_compute_dtype", "the same as dtype = \"bfloat16\""]);
+}
+
+#[test]
+fn saying_a_thing_twice_is_no_contradiction() {
+    let config = yaml(
+        "base_model: m\noutput_dir: o\ndatasets: [path: d]\nadapter: qlora\nload_in_4bit: true\n",
+    );
+    let config = config.unwrap();
+    assert!(config.quantization.load_in_4bit && config.lora.is_some());
+}
+
+#[test]
+fn settings_that_part_two_runs_are_told() {
+    let (now, saved) = (with("seed = 1\nsave_steps = 3").unwrap(), with("seed = 2").unwrap());
+    assert_eq!(now.differences(&saved), ["train.seed is 1, was 2"]);
+    let lora = with("[lora]\nr = 4").unwrap();
+    assert!(lora.differences(&saved).contains(&"lora.r is 4, was not set".to_owned()));
+}
+
+#[test]
 fn the_saved_config_reads_back_the_same() {
     let full = r#"
         device = "cuda:1"
@@ -296,7 +322,7 @@ fn the_saved_config_reads_back_the_same() {
         [quantization]
         load_in_4bit = true
         bnb_4bit_use_double_quant = false
-        bnb_4bit_compute_dtype = "float32"
+        bnb_4bit_compute_dtype = "bfloat16"
         [lora]
         r = 3
         lora_alpha = 0.1

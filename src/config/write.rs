@@ -3,7 +3,47 @@
 use super::keys::{self, SECTIONS};
 use super::settings::TrainConfig;
 
+/// The settings that decide neither the numbers nor the order of a run: where things are, what is
+/// looked at and kept on the way, and what costs memory or time only. (Model and data are compared
+/// by what they hold.)
+const WITHOUT_EFFECT: [&str; 22] = [
+    "model",
+    "output_dir",
+    "device",
+    "max_memory",
+    "attn_implementation",
+    "lora.adapter",
+    "data.train",
+    "data.eval",
+    "data.format",
+    "data.chat_template",
+    "train.per_device_eval_batch_size",
+    "train.gradient_checkpointing",
+    "train.num_train_epochs",
+    "train.max_steps",
+    "train.logging_steps",
+    "train.logging_strategy",
+    "train.eval_steps",
+    "train.eval_strategy",
+    "train.save_steps",
+    "train.save_strategy",
+    "train.save_total_limit",
+    "train.early_stopping_patience",
+];
+
 impl TrainConfig {
+    /// The settings in which a run of this config and one of `saved` would part, as
+    /// `train.seed is 1, was 2`.
+    pub fn differences(&self, saved: &Self) -> Vec<String> {
+        let shown = |value: Option<String>| value.unwrap_or_else(|| "not set".into());
+        keys::all()
+            .filter(|key| !key.is_never_saved() && !WITHOUT_EFFECT.contains(&key.path().as_str()))
+            .map(|key| (key.path(), (key.show)(self), (key.show)(saved)))
+            .filter(|(_, now, was)| now != was)
+            .map(|(path, now, was)| format!("{path} is {}, was {}", shown(now), shown(was)))
+            .collect()
+    }
+
     /// The config as commented TOML. Reading it back gives the same config, except for `resume`,
     /// which belongs to one start of the run; paths are absolute.
     pub fn to_toml(&self) -> String {

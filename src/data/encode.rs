@@ -419,7 +419,7 @@ mod tests {
         let message = encoder.encode(&chat(&[("assistant", "a")])).unwrap_err().to_string();
         assert!(message.contains("one of alpaca, chatml, mistral, vicuna, zephyr"), "{message}");
         assert!(
-            message.contains("(llama3 end turns with a token this tokenizer lacks)"),
+            message.contains("(not llama3: this tokenizer lacks the end-of-turn token)"),
             "{message}"
         );
     }

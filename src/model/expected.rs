@@ -67,7 +67,9 @@ pub fn check(weights: &Weights, config: &ModelConfig) -> Result<Vec<String>> {
             n => format!("\n  and {n} more"),
         };
         return Err(Error::input(format!(
-            "the weights do not fit config.json:\n  {}{more}",
+            "{}: the weights do not fit config.json:\n  {}{more}\nTake both from the same model, \
+             whole",
+            weights.place(),
             shown.join("\n  ")
         )));
     }
@@ -76,10 +78,11 @@ pub fn check(weights: &Weights, config: &ModelConfig) -> Result<Vec<String>> {
             (weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight"))
         && (head.dtype, head.bytes) != (embedding.dtype, embedding.bytes)
     {
-        return Err(Error::input(
-            "lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; set \
-             `tie_word_embeddings` to false there",
-        ));
+        return Err(Error::input(format!(
+            "{}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; \
+             set `tie_word_embeddings` to false there",
+            weights.place()
+        )));
     }
     let expected: std::collections::HashSet<&str> =
         expected.iter().map(|(name, _)| name.as_str()).collect();

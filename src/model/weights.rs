@@ -16,6 +16,8 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Tensors by name, over one or several safetensors files.
 pub struct Weights {
+    /// What messages call them: a directory or a file.
+    place: String,
     files: Vec<TensorFile>,
     /// Which file each tensor is in.
     places: BTreeMap<String, usize>,
@@ -63,15 +65,13 @@ impl Weights {
     /// Errors: neither is there; a file is missing, truncated or malformed; an index that points
     /// out of the directory, or names a tensor that its file does not have.
     pub fn open(dir: &Path) -> Result<Self> {
-        let single = dir.join(SINGLE);
-        if single.exists() {
-            return Self::open_file(&single);
-        }
-        let index = dir.join(INDEX);
-        if index.exists() {
-            return Self::open_index(dir, &index);
-        }
-        Err(no_weights(dir))
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        let weights = match (single.exists(), index.exists()) {
+            (true, _) => Self::open_file(&single)?,
+            (false, true) => Self::open_index(dir, &index)?,
+            (false, false) => return Err(no_weights(dir)),
+        };
+        Ok(Self { place: dir.display().to_string(), ..weights })
     }
 
     /// Opens one safetensors file.
@@ -127,7 +127,11 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files: files.into_iter().map(|(file, _)| file).collect(), places })
+        let place = match &files[..] {
+            [(_, name)] => name.clone(),
+            _ => "the weights".to_owned(),
+        };
+        Ok(Self { place, files: files.into_iter().map(|(file, _)| file).collect(), places })
     }
 
     /// The tensor `name`, if it is there.
@@ -143,7 +147,13 @@ impl Weights {
 
     /// The tensor `name`, or an error that it is missing.
     pub fn expect(&self, name: &str) -> Result<TensorSlice<'_>> {
-        self.get(name).ok_or_else(|| Error::input(format!("the weights have no tensor {name}")))
+        self.get(name)
+            .ok_or_else(|| Error::input(format!("{}: there is no tensor {name}", self.place)))
+    }
+
+    /// What messages call the weights: the directory or file that they were opened from.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// All names, sorted.
@@ -208,7 +218,10 @@ fn no_weights(dir: &Path) -> Error {
             ));
         }
     }
-    Error::input(format!("{place}: no weights: neither {SINGLE} nor {INDEX} is there"))
+    Error::input(format!(
+        "{place}: no weights: neither {SINGLE} nor {INDEX} is there; download the whole model, or \
+         save it with Transformers' `save_pretrained`"
+    ))
 }
 
 #[cfg(test)]

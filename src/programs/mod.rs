@@ -9,3 +9,20 @@ pub mod progress;
 pub mod quickstart;
 pub mod train;
 pub mod verify;
+
+use std::path::Path;
+
+/// How a program is called: through the installed `tunesmith`, or from the repository.
+fn called(program: &str) -> String {
+    let this = std::env::current_exe().ok();
+    match this.as_deref().and_then(Path::file_stem).is_some_and(|name| name == "tunesmith") {
+        true => format!("tunesmith {program}"),
+        false => format!("cargo run --release --bin {program} --"),
+    }
+}
+
+/// A path as a user types it: from the current directory where it lies there.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    let current = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&current).unwrap_or(path).display()
+}

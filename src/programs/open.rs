@@ -16,6 +16,7 @@ use crate::model::llama::Model;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::{self, ModelConfig, ModelSource, Weights, resolve};
 use crate::tokenizer::{HfTokenizer, TextProcessor, TokenizerFiles};
+use crate::train::prepare::other_base;
 
 /// What the options name, found and read, before anything large is loaded: mistakes in the rest of
 /// the command line should show now.
@@ -106,6 +107,13 @@ impl Found {
                 Ok(FoundAdapter { name, path: path.clone(), text: adapter_text(path, &text)? })
             })
             .collect::<Result<_>>()?;
+        if options.model.is_some() {
+            for AdapterOption { path, .. } in &options.adapter {
+                if let Some(warning) = other_base(path, &PeftConfig::open(path)?, &source) {
+                    say(&format!("warning: {warning}"));
+                }
+            }
+        }
         let trained = trained(&options.adapter, say)?;
         Ok(Self { source, config, text, weights, adapters, trained })
     }

@@ -109,7 +109,13 @@ impl Observer for Progress<'_> {
     }
 
     fn before_training(&mut self, trainer: &Trainer) -> Result<()> {
-        self.before.as_mut().map_or(Ok(()), |hook| hook(trainer))
+        let done = self.before.as_mut().map_or(Ok(()), |hook| hook(trainer));
+        // The time left is told by that of the steps alone.
+        self.started = Instant::now();
+        if let Some(bar) = &self.bar {
+            bar.reset_eta();
+        }
+        done
     }
 
     fn after_training(&mut self, trainer: &Trainer) -> Result<()> {

@@ -2,6 +2,7 @@
 //! before and after.
 
 use super::progress::Progress;
+use super::{called, shown};
 use crate::config::{Override, Resume, Syntax, TrainConfig};
 use crate::error::{Error, Result};
 use crate::files;
@@ -105,10 +106,12 @@ impl Quickstart {
 
     /// What to do with the result.
     pub fn next_steps(&self, output_dir: &Path) -> String {
-        let output = output_dir.display();
         format!(
-            "chat with it:     cargo run --release --bin generate -- --adapter {output} --chat\n\
-             your own model:   cargo run --release --bin train -- --model DIR --data FILE.jsonl"
+            "chat with it:     {} --adapter {} --chat\n\
+             your own model:   {} --model DIR --data FILE.jsonl",
+            called("generate"),
+            shown(output_dir),
+            called("train"),
         )
     }
 }

@@ -3,12 +3,14 @@
 use super::device;
 use super::progress::Progress;
 use super::quickstart::Quickstart;
+use super::shown;
 use crate::backend::Device;
 use crate::cli::{TrainOptions, TrainSource};
 use crate::config::TrainConfig;
 use crate::data::{Plan, preview};
 use crate::error::{Error, Result};
 use crate::train::build::{dtype, dtype_choice};
+use crate::train::checkpoint;
 use crate::train::memory::{self, MemoryPlan};
 use crate::train::prepare::Prepared;
 use crate::train::run::{Summary, run as run_training};
@@ -55,7 +57,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
     say(&describe(&prepared, &plan));
 
     let mut progress = Progress::new(options.output.quiet);
-    if let Some(quickstart) = &quickstart {
+    if let Some(quickstart) = quickstart.as_ref().filter(|_| !options.output.quiet) {
         quickstart.watch(&mut progress, &prepared.text);
     }
     let summary = run_training(&prepared, &device, &date.to_string(), &mut progress)?;
@@ -65,15 +67,10 @@ pub fn run(options: TrainOptions) -> Result<()> {
 
 /// What templates that print the date print: that of a resumed run's first start, else today's.
 fn date_of(config: &TrainConfig) -> Result<DateTime> {
-    use crate::config::Resume;
-    use crate::train::checkpoint::{checkpoints, read_run_state};
-    let checkpoint = match &config.resume {
-        Resume::No => None,
-        Resume::From(dir) => Some(dir.clone()),
-        Resume::Latest => checkpoints(&config.output_dir).pop().map(|(_, dir)| dir),
+    let Some(dir) = checkpoint::to_resume(config)? else {
+        return Ok(jiff::Zoned::now().datetime());
     };
-    let Some(dir) = checkpoint else { return Ok(jiff::Zoned::now().datetime()) };
-    let saved = read_run_state(&dir)?.date;
+    let saved = checkpoint::read_run_state(&dir)?.date;
     saved.parse().map_err(|error| Error::input(format!("{}: date: {error}", dir.display())))
 }
 
@@ -118,10 +115,12 @@ fn print_plan(
 fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
     let stats = &prepared.train.stats;
     let config = &prepared.config;
-    let mode = match (&config.lora, config.quantization.load_in_4bit) {
+    let rank = prepared.adapter.as_ref().map(|adapter| adapter.r);
+    let rank = rank.or(config.lora.as_ref().map(|lora| lora.r));
+    let mode = match (rank, config.quantization.load_in_4bit) {
         (None, _) => "full fine-tuning".to_owned(),
-        (Some(lora), false) => format!("LoRA, rank {}", lora.r),
-        (Some(lora), true) => format!("QLoRA (NF4), rank {}", lora.r),
+        (Some(rank), false) => format!("LoRA, rank {rank}"),
+        (Some(rank), true) => format!("QLoRA (NF4), rank {rank}"),
     };
     let dtype = crate::config::Choice::name(config.dtype);
     format!(
@@ -159,7 +158,7 @@ fn report(
     if let Some((before, after)) = summary.eval_losses {
         eprintln!("held-out perplexity: {:.3} before, {:.3} after", before.exp(), after.exp());
     }
-    eprintln!("result: {}", summary.output_dir.display());
+    eprintln!("result: {}", shown(&summary.output_dir));
     if let Some(quickstart) = quickstart {
         eprintln!("{}", quickstart.next_steps(&summary.output_dir));
     }

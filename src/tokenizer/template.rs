@@ -99,8 +99,9 @@ impl ChatTemplate {
     ) -> Result<Option<Self>> {
         let Some(choice) = choice else {
             let source = files.chat_templates.get("default");
+            let name = format!("of {}", files.dir.display());
             return source
-                .map(|source| Self::new("of the model", source, &files.special_tokens, date))
+                .map(|source| Self::new(&name, source, &files.special_tokens, date))
                 .transpose();
         };
         if let Some(template) = builtin::find(choice) {
@@ -177,7 +178,7 @@ pub(crate) fn choices(files: &TokenizerFiles, tokenizer: &dyn Tokenizer) -> Stri
     }
     text += " or to a Jinja file";
     if !other.is_empty() {
-        text += &format!(" ({} end turns with a token this tokenizer lacks)", names(&other));
+        text += &format!(" (not {}: this tokenizer lacks the end-of-turn token)", names(&other));
     }
     text
 }

@@ -5,6 +5,7 @@ use super::prepare::Prepared;
 use super::trainer::{LossScaler, Trainer};
 use super::trainer_state::TrainerState;
 use crate::adapter::{PeftConfig, peft, trainable};
+use crate::config::{Resume, TrainConfig};
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::files;
@@ -92,7 +93,7 @@ fn refuse_non_finite<'a>(tensors: impl IntoIterator<Item = &'a Vec<f32>>) -> Res
     match tensors.into_iter().flatten().all(|value| value.is_finite()) {
         true => Ok(()),
         false => Err(Error::run(
-            "the trained weights are not finite, so nothing was saved; the last checkpoint is \
+            "the trained weights are not finite, so nothing was saved; checkpoints saved before are \
              intact: lower learning_rate",
         )),
     }
@@ -176,6 +177,25 @@ pub fn checkpoints(output_dir: &Path) -> Vec<(u64, PathBuf)> {
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The checkpoint that the config asks to go on from, if it does.
+///
+/// # Errors
+/// `Error::Input` where there is none.
+pub fn to_resume(config: &TrainConfig) -> Result<Option<PathBuf>> {
+    match &config.resume {
+        Resume::No => Ok(None),
+        Resume::From(dir) => Ok(Some(dir.clone())),
+        Resume::Latest => match checkpoints(&config.output_dir).pop() {
+            Some((_, path)) => Ok(Some(path)),
+            None => Err(Error::input(format!(
+                "--resume: there is no complete checkpoint in {}: give its directory with \
+                 --resume=DIR, or start without --resume",
+                config.output_dir.display()
+            ))),
+        },
+    }
 }
 
 /// Brings a trainer to where the checkpoint in `dir` was saved.

@@ -1,5 +1,6 @@
 //! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
 
+use crate::adapter::{PeftConfig, peft};
 use crate::config::{Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig};
 use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions};
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ pub struct Prepared {
     pub eval: Option<Dataset>,
     /// How examples become batches.
     pub batching: BatchOptions,
+    /// The adapter that the run starts from.
+    pub adapter: Option<PeftConfig>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
 }
@@ -66,6 +69,15 @@ impl Prepared {
             }
         };
         check_modes(&config, &model_config)?;
+        let saved_adapter = config.lora.as_ref().and_then(|lora| lora.adapter.as_ref());
+        let adapter = match saved_adapter {
+            None => None,
+            Some(dir) => {
+                let (adapter, _) = peft::load(dir, &model_config)?;
+                warnings.extend(other_base(dir, &adapter, &source));
+                Some(adapter)
+            }
+        };
 
         let template = config.data.chat_template.as_ref().map(|template| match template {
             TemplateSource::Named(name) => name.clone(),
@@ -117,8 +129,33 @@ impl Prepared {
             shuffle: config.data.shuffle,
             seed: config.train.seed,
         };
-        Ok(Self { config, source, model_config, weights, text, train, eval, batching, warnings })
+        Ok(Self {
+            config,
+            source,
+            model_config,
+            weights,
+            text,
+            train,
+            eval,
+            batching,
+            adapter,
+            warnings,
+        })
     }
+}
+
+/// A warning where an adapter says that it is for a model of another name. (Names are not enough to
+/// refuse it: models are moved and copied.)
+pub fn other_base(dir: &Path, adapter: &PeftConfig, model: &ModelSource) -> Option<String> {
+    let base = adapter.base_model_name_or_path.as_ref()?;
+    let name = |path: &str| Path::new(path).file_name().map(ToOwned::to_owned);
+    (name(base) != name(&model.base_id)).then(|| {
+        format!(
+            "the adapter {} was trained on {base}, and is used with {}",
+            dir.display(),
+            model.base_id
+        )
+    })
 }
 
 /// Settings that do not go together.

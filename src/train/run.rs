@@ -11,7 +11,7 @@ use super::trainer::{StepOutcome, Trainer};
 use super::trainer_state::TrainerState;
 use crate::adapter::PeftConfig;
 use crate::backend::Device;
-use crate::config::{Interval, Resume};
+use crate::config::{Interval, TrainConfig};
 use crate::data::{Dataset, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
@@ -113,7 +113,6 @@ impl<'a> Run<'a> {
         let args = &config.train;
         let total = steps.total();
         let output = &config.output_dir;
-        files::create_directory(output)?;
         let metrics_path = output.join("metrics.jsonl");
         let fresh = RunState {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -126,14 +125,16 @@ impl<'a> Run<'a> {
             finite_steps: 0,
             skipped_steps: 0,
         };
-        let (done, state, metrics) = match checkpoint_to_resume(prepared)? {
+        let (done, state, metrics) = match checkpoint::to_resume(config)? {
             None => {
                 let state = TrainerState::new(args, total, args.num_train_epochs);
+                files::create_directory(output)?;
                 (fresh, state, MetricsWriter::create(&metrics_path)?)
             }
             Some(dir) => {
+                refuse_other_run(&dir, config, &fresh)?;
                 let (done, state) = checkpoint::load(&dir, &mut trainer)?;
-                refuse_other_run(&dir, &done, &fresh)?;
+                files::create_directory(output)?;
                 let metrics = MetricsWriter::resume(&metrics_path, done.step)?;
                 (done, state, metrics)
             }
@@ -345,22 +346,8 @@ fn first_eval_loss(state: &TrainerState) -> Option<f64> {
     evaluations.next()?.as_f64()
 }
 
-fn checkpoint_to_resume(prepared: &Prepared) -> Result<Option<PathBuf>> {
-    let output = &prepared.config.output_dir;
-    match &prepared.config.resume {
-        Resume::No => Ok(None),
-        Resume::From(dir) => Ok(Some(dir.clone())),
-        Resume::Latest => match checkpoint::checkpoints(output).pop() {
-            Some((_, path)) => Ok(Some(path)),
-            None => Err(Error::input(format!(
-                "there is no complete checkpoint in {} to resume from",
-                output.display()
-            ))),
-        },
-    }
-}
-
-fn refuse_other_run(dir: &Path, saved: &RunState, now: &RunState) -> Result<()> {
+/// Refuses to go on with a run that had other settings, data or steps.
+fn refuse_other_run(dir: &Path, config: &TrainConfig, now: &RunState) -> Result<()> {
     let differs = |what: &str| {
         Err(Error::input(format!(
             "{} was saved by a run with other {what}: resume with the same config and data, or \
@@ -368,6 +355,11 @@ fn refuse_other_run(dir: &Path, saved: &RunState, now: &RunState) -> Result<()> 
             dir.display()
         )))
     };
+    let saved = checkpoint::read_run_state(dir)?;
+    let settings = config.differences(&TrainConfig::load(&dir.join("config.toml"), &[])?);
+    if !settings.is_empty() {
+        return differs(&format!("settings ({})", settings.join("; ")));
+    }
     if saved.data_fingerprint != now.data_fingerprint {
         return differs("training data");
     }

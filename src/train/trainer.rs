@@ -163,8 +163,8 @@ impl Trainer {
         let loss = sum / loss_tokens as f64;
         if !loss.is_finite() {
             return Err(Error::run(format!(
-                "the loss of step {step} is {loss}. The weights of the last checkpoint are intact: \
-                 lower learning_rate, check the data, or use dtype = \"float32\""
+                "the loss of step {step} is {loss}; checkpoints saved before are intact: lower \
+                 learning_rate, check the model and the data, or use dtype = \"float32\""
             )));
         }
         self.optimizer.step(&self.parameters, &self.state)?;

@@ -3,9 +3,12 @@
 // Every test program uses a part of it.
 #![allow(dead_code)]
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::data::Batch;
@@ -154,4 +157,27 @@ pub fn compare(name: &str, found: &[f32], expected: &[f32]) {
     let worst = errors().fold(0f32, f32::max) / largest;
     let fits = errors().all(|error| error <= MODEL_F32 * largest);
     assert!(fits, "{name}: off by {worst:e} of the largest value {largest:e}");
+}
+
+/// Writes the llama fixture with the chatml tokenizer and an embedding that is large enough for it.
+pub fn write_model(model: &Path) {
+    const VOCAB_SIZE: usize = 403;
+    const WIDTH: usize = 32;
+    fs::create_dir(model).unwrap();
+    let source = fixture("models/llama");
+    let config = fs::read_to_string(source.join("config.json")).unwrap();
+    let config = config.replace("\"vocab_size\": 131", &format!("\"vocab_size\": {VOCAB_SIZE}"));
+    fs::write(model.join("config.json"), config).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(fixture("tokenizers/chatml").join(name), model.join(name)).unwrap();
+    }
+    let stored = fs::read(source.join("model.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&stored).unwrap();
+    let value = |i: usize| (0.2 * (i as f32 * 0.7).sin()).to_le_bytes();
+    let embedding: Vec<u8> = (0..VOCAB_SIZE * WIDTH).flat_map(value).collect();
+    let embedding = TensorView::new(Dtype::F32, vec![VOCAB_SIZE, WIDTH], &embedding).unwrap();
+    let mut tensors: HashMap<_, _> = stored.iter().collect();
+    tensors.insert("model.embed_tokens.weight", embedding);
+    fs::write(model.join("model.safetensors"), safetensors::serialize(tensors, None).unwrap())
+        .unwrap();
 }

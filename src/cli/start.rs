@@ -1,0 +1,53 @@
+//! How every program begins and ends: its environment, its errors, its exit status.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+
+/// Runs a program: an error is printed to stderr as one message, and decides the exit status.
+///
+/// Call it first thing in `main`: it sets up the environment while there is no other thread.
+pub fn start(program: impl FnOnce() -> Result<()>) -> ExitCode {
+    quiet_wayland();
+    // A panic is a bug of this program, and no backtrace would tell its user more.
+    panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let what = payload.downcast_ref::<&str>().copied();
+        let what = what.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("bug");
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        eprintln!("error: internal error{place}: {what} (please report this)");
+    }));
+    match panic::catch_unwind(AssertUnwindSafe(program)) {
+        Ok(result) => report(result),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn report(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error {
+                // Nothing went wrong: the user asked for it.
+                Error::Interrupted(_) => eprintln!("{error}"),
+                _ => eprintln!("error: {error}"),
+            }
+            ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(1))
+        }
+    }
+}
+
+/// Vulkan drivers look for a Wayland display even where nothing is to be shown, and its library
+/// prints an error where `XDG_RUNTIME_DIR` is not set, as in a container.
+#[cfg(target_os = "linux")]
+fn quiet_wayland() {
+    const NAME: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: the first thing that a program does, so no other thread reads the environment.
+        unsafe { std::env::set_var(NAME, std::env::temp_dir()) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn quiet_wayland() {}

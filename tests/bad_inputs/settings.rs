@@ -1,0 +1,190 @@
+//! Configs, command lines and devices.
+
+use super::{Case, TRAIN, case, check, config, model, remove};
+use std::fs;
+
+#[test]
+fn configs() {
+    check(&[
+        case(
+            "no config",
+            |d| remove(d, "config.toml"),
+            TRAIN,
+            &["cannot read the config config.toml"],
+        ),
+        case("no TOML", |d| config(d, "r = 2", "r ="), TRAIN, &["config.toml:7: not valid TOML"]),
+        case(
+            "JSON",
+            |d| fs::write(d.join("c.json"), "{}").unwrap(),
+            "train c.json",
+            &["c.json: expected a config file", ".toml, .yaml or .yml"],
+        ),
+        case(
+            "no model",
+            |d| config(d, "model = \"model\"", ""),
+            TRAIN,
+            &["config.toml: model is missing"],
+        ),
+        case(
+            "a misspelt key",
+            |d| config(d, "max_steps", "max_step"),
+            TRAIN,
+            &["config.toml:13: unknown key train.max_step: did you mean train.max_steps?"],
+        ),
+        case(
+            "a key from elsewhere",
+            |d| config(d, "device", "bf16 = true\ndevice"),
+            TRAIN,
+            &["config.toml:4: bf16", "dtype = \"bfloat16\""],
+        ),
+        case(
+            "an unknown section",
+            |d| config(d, "[train]", "[training]"),
+            TRAIN,
+            &["unknown key training", "lora, data, train"],
+        ),
+        case(
+            "a key given twice",
+            |d| config(d, "r = 2", "r = 2\nlora_r = 3"),
+            TRAIN,
+            &["config.toml:8: lora.lora_r: already given", "config.toml:7"],
+        ),
+        case(
+            "a text for a number",
+            |d| config(d, "= 2\n\n", "= \"two\"\n\n"),
+            TRAIN,
+            &["config.toml:7: lora.r: expected a whole number", "\"two\""],
+        ),
+        case(
+            "zero",
+            |d| config(d, "r = 2", "r = 0"),
+            TRAIN,
+            &["expected a whole number of at least 1, found 0"],
+        ),
+        case(
+            "a choice",
+            |d| config(d, "device", "dtype = \"int8\"\ndevice"),
+            TRAIN,
+            &["config.toml:4: dtype: expected one of", "found \"int8\""],
+        ),
+        case(
+            "an objective to come",
+            |d| config(d, "device", "objective = \"dpo\"\ndevice"),
+            TRAIN,
+            &["config.toml:4: objective: \"dpo\" is not there yet", "\"sft\""],
+        ),
+        case(
+            "a target",
+            |d| config(d, "r = 2", "target_modules = [\"lm_head\"]"),
+            TRAIN,
+            &["lora.target_modules", "found \"lm_head\""],
+        ),
+        case(
+            "4 bits without LoRA",
+            |d| config(d, "[lora]\nr = 2", "[quantization]\nload_in_4bit = true"),
+            TRAIN,
+            &["nothing to train", "[lora]"],
+        ),
+        case(
+            "beyond the context",
+            |d| config(d, "[train]", "max_length = 65\n[train]"),
+            TRAIN,
+            &["data.max_length = 65", "context is 64 tokens"],
+        ),
+        case(
+            "YAML",
+            |d| fs::write(d.join("c.yaml"), "model: model\nlora:\n  rr: 2\n").unwrap(),
+            "train c.yaml",
+            &["c.yaml:3: unknown key lora.rr"],
+        ),
+        case(
+            "too little memory",
+            |d| config(d, "device", "max_memory = \"100KiB\"\ndevice"),
+            TRAIN,
+            &["the run needs", "Lower per_device_train_batch_size"],
+        ),
+    ]);
+}
+
+#[test]
+fn command_lines() {
+    check(&[
+        case("no such program", |_| {}, "tune", &["unrecognized subcommand 'tune'"]),
+        case(
+            "no such option",
+            |_| {},
+            "train config.toml --epochs 3",
+            &["unexpected argument '--epochs'"],
+        ),
+        case(
+            "no such key",
+            |_| {},
+            "train config.toml --set train.max_step=3",
+            &["--set train.max_step=3: unknown key", "train.max_steps"],
+        ),
+        case(
+            "no value",
+            |_| {},
+            "train config.toml --set max_steps",
+            &["--set max_steps: expected section.key=value"],
+        ),
+        case("half a run", |_| {}, "train --model model", &["--data FILE is missing"]),
+        case(
+            "no such device",
+            |_| {},
+            "train config.toml --device tpu",
+            &["'tpu'", "cuda-emulated"],
+        ),
+        case("a size", |_| {}, "train config.toml --plan --memory lots", &["'lots'", "20GiB"]),
+        case("nothing to complete", |_| {}, "generate --model model", &["--prompt TEXT"]),
+        case(
+            "a probability",
+            |_| {},
+            "generate --model model --prompt a --top-p 2",
+            &["'2'", "from 0 to 1"],
+        ),
+        case(
+            "a temperature",
+            |_| {},
+            "generate --model model --prompt a --temperature -1",
+            &["'-1'", "at least 0"],
+        ),
+        case(
+            "a long prompt",
+            |d| model(d, "\"max_position_embeddings\": 64", "\"max_position_embeddings\": 4"),
+            "generate --model model --prompt 123456789012345678901234567890 --device cpu",
+            &["the model's context of 4"],
+        ),
+        case("no data", |_| {}, "evaluate --model model", &["--data <FILE>"]),
+        case(
+            "a format",
+            |_| {},
+            "evaluate --model model --data data.jsonl --format txt",
+            &["'txt'", "prompt-completion"],
+        ),
+        case(
+            "a length",
+            |_| {},
+            "evaluate --model model --data data.jsonl --max-length 65",
+            &["--max-length 65", "context of 64"],
+        ),
+        case("a form", |_| {}, "export --model model --to onnx --output x", &["'onnx'", "merged"]),
+    ]);
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let case = |what, arguments, says| Case { what, spoil: |_| {}, arguments, status: 1, says };
+    check(&[
+        case(
+            "CUDA",
+            "train config.toml --device cuda:99",
+            &["cuda:99 cannot be used", "devices here: cpu"],
+        ),
+        case(
+            "wgpu",
+            "evaluate --model model --data data.jsonl --device wgpu:99",
+            &["wgpu:99 cannot be used", "devices here: cpu"],
+        ),
+    ]);
+}
