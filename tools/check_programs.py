@@ -1,4 +1,4 @@
-"""Use the programs as a user does, on models no fixture holds, and compare with Transformers and PEFT.
+"""Use the programs as a user does, on models that no fixture holds, and compare with PEFT.
 
     cargo build --release && python tools/check_programs.py [--device cpu wgpu] [--only NAME ...]
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,7 @@ NORM = 1e-3  # relative
 class Checks:
     """Counts what passed and failed, and says so."""
 
-    def __init__(self) -> None:
-        self.failed = 0
+    failed = 0
 
     def that(self, passed: bool, what: str) -> None:
         """One check."""
@@ -75,11 +75,11 @@ class Checks:
         self.that(same, f"{what}: {len(actual)} values, largest difference {worst:.1e}")
 
 
+@dataclass(frozen=True)
 class Programs:
-    """Runs the release binaries."""
+    """Runs the release binaries in a directory."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    directory: Path
 
     def run(self, program: str, *arguments: Any) -> str:
         """The program's stdout; its failure ends everything."""
@@ -96,7 +96,7 @@ class Programs:
 
 def write_config(model: Model, path: Path, output: Path, device: str) -> None:
     """The run as a TOML file."""
-    adapter = f'\n[lora]\nadapter = "adapter"\n' if model.mode != "full" else ""
+    adapter = '\n[lora]\nadapter = "adapter"\n' if model.mode != "full" else ""
     quantization = "\n[quantization]\nload_in_4bit = true\n" if model.mode == "qlora" else ""
     path.write_text(
         f"""model = "model"

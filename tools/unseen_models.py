@@ -18,8 +18,9 @@ from fixtures.files import write_json
 from peft_training import IGNORE, Row
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 HEADERS = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m['role'] + '<|end|>\\n\\n' }}"
@@ -123,7 +124,8 @@ MODELS = [
         "llama-yarn-packed", "llama", "lora", "prompt-completion",
         _size(56, 90, 2, 7, 1, tie_word_embeddings=False, rope_theta=20000.0, rope_scaling={
             "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}),
-        template="inst", packing=True, warmup=0.2, max_grad_norm=0.5, lora={"r": 3, "lora_alpha": 12},
+        template="inst", packing=True, warmup=0.2, max_grad_norm=0.5,
+        lora={"r": 3, "lora_alpha": 12},
     ),
     Model(
         "llama-linear-bfloat16", "llama", "qlora", "messages",
@@ -147,8 +149,8 @@ MODELS = [
     ),
     Model(
         "qwen2-biases", "qwen2", "full", "messages",
-        _size(72, 104, 2, 6, 2, tie_word_embeddings=True, rope_theta=1000000.0, use_sliding_window=False,
-              sliding_window=8, max_window_layers=1),
+        _size(72, 104, 2, 6, 2, tie_word_embeddings=True, rope_theta=1000000.0,
+              use_sliding_window=True, sliding_window=8, max_window_layers=1),
         dtype="bfloat16", weight_decay=0.2, warmup=0.1, max_length=40,
     ),
     Model(
