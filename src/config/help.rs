@@ -10,8 +10,12 @@ pub fn describe_keys() -> String {
     let depends = ["model", "output_dir", "data.train", "train.learning_rate"];
     let mut text = String::new();
     for section in [""].into_iter().chain(SECTIONS) {
-        if !section.is_empty() {
-            text.push_str(&format!("\n[{section}]\n"));
+        match section {
+            "" => {}
+            "lora" => {
+                text.push_str("\n[lora]  (without it all weights are trained; --set lora=true)\n")
+            }
+            _ => text.push_str(&format!("\n[{section}]\n")),
         }
         // The key `lora` stands for its section.
         for key in keys::all().filter(|key| key.section == section && key.path() != "lora") {
