@@ -9,7 +9,7 @@ use tunesmith::adapter::peft::{LoraWeights, PeftConfig, TargetModules, save};
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::generate::{
     Chat, Console, Finish, GenerationSettings, Generator, Overrides, Voice, chat_prompt,
-    conversation, raw_prompt, stop_ids,
+    conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
 use tunesmith::model::ModelConfig;
 use tunesmith::model::llama::Model;
@@ -128,7 +128,7 @@ fn a_completion_is_new_text_in_pieces_and_as_json() {
         pieces.push_str(piece);
         Ok(ControlFlow::Continue(()))
     };
-    let stops = stop_ids(&text, &model.config);
+    let stops = raw_stop_ids(&text, &model.config);
     let found =
         generator(20).complete(&model, tokenizer, prompt.clone(), &stops, &mut on_text).unwrap();
     assert_eq!(found.finish, Finish::MaxNewTokens);
@@ -140,6 +140,25 @@ fn a_completion_is_new_text_in_pieces_and_as_json() {
     assert_eq!(keys, ["prompt_token_ids", "token_ids", "text"]);
     assert_eq!(json["prompt_token_ids"].as_array().unwrap().len(), prompt.len());
     assert_eq!(json["text"], pieces);
+}
+
+#[test]
+fn only_answers_stop_at_the_end_of_a_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/llama3");
+    std::fs::copy(source.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let config = std::fs::read_to_string(source.join("tokenizer_config.json")).unwrap();
+    let config =
+        config.replace("\"eos_token\": \"<|eot_id|>\"", "\"eos_token\": \"<|end_of_text|>\"");
+    std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    let date = jiff::civil::date(2024, 1, 1).at(0, 0, 0, 0);
+    let text = TextProcessor::load(dir.path(), None, dir.path(), date).unwrap();
+    let id = |token: &str| text.tokenizer.token_to_id(token).unwrap();
+    let (turn, sequence) = (id("<|eot_id|>"), id("<|end_of_text|>"));
+    let model = model(483);
+    assert_eq!(raw_stop_ids(&text, &model.config), [sequence, 2]);
+    let stops = stop_ids(&text, &model.config);
+    assert!(stops.contains(&turn) && stops.contains(&sequence), "{stops:?}");
 }
 
 #[test]

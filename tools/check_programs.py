@@ -261,9 +261,9 @@ def check_use(
         checks.that(found["prompt_token_ids"] == ids, "chat prompt tokens")
 
 
-def check_resumed(checks: Checks, programs: Programs, directory: Path, output: Path) -> None:
+def check_resumed(checks: Checks, programs: Programs, config: Path, output: Path) -> None:
     """A copy of the run, as it was after its first checkpoint, resumed."""
-    config, copy = directory / "config-cpu.toml", directory / "resumed"
+    copy = output.with_name("resumed")
     copy.mkdir()
     first = f"checkpoint-{STOP}"
     shutil.copytree(output / first, copy / first)
@@ -303,8 +303,7 @@ def check(checks: Checks, programs: Programs, model: Model, directory: Path, arg
         check_run(checks, model, directory, rows, output, device)
     output = directory / f"result-{args.device[0]}"
     check_use(checks, programs, model, directory, tokenizer, sum(rows, []), output)
-    if args.device[0] == "cpu":
-        check_resumed(checks, programs, directory, output)
+    check_resumed(checks, programs, directory / f"config-{args.device[0]}.toml", output)
 
 
 def as_preview(rows: list[list[Row]]) -> list[dict[str, list[int]]]:

@@ -6,12 +6,14 @@ use super::settings::TrainConfig;
 /// The settings that decide neither the numbers nor the order of a run: where things are, what is
 /// looked at and kept on the way, and what costs memory or time only. (Model and data are compared
 /// by what they hold.)
-const WITHOUT_EFFECT: [&str; 22] = [
+const WITHOUT_EFFECT: [&str; 23] = [
     "model",
     "output_dir",
     "device",
     "max_memory",
     "attn_implementation",
+    // It is the same as `dtype`.
+    "quantization.bnb_4bit_compute_dtype",
     "lora.adapter",
     "data.train",
     "data.eval",

@@ -12,7 +12,7 @@ mod settings;
 
 pub use chat::{Chat, Console, Voice};
 pub use generator::{Completion, Generator};
-pub use prompt::{chat_prompt, conversation, raw_prompt, stop_ids};
+pub use prompt::{chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids};
 pub use sampler::{Sampler, Sampling};
 pub use session::{Finish, Generated, Request, Session};
 pub use settings::{GenerationSettings, Overrides};

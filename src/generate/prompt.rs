@@ -54,11 +54,23 @@ pub fn conversation(system: Option<&str>, prompt: &str) -> Vec<Value> {
     system.into_iter().chain([json!({"role": "user", "content": prompt})]).collect()
 }
 
-/// The tokens at which generation stops: the ends of a turn and of a sequence, as the template, the
+/// The tokens at which an answer stops: the ends of a turn and of a sequence, as the template, the
 /// tokenizer, `generation_config.json` and `config.json` have them.
 pub fn stop_ids(text: &TextProcessor, config: &ModelConfig) -> Vec<u32> {
-    let mut ids = text.end_of_turn().ids;
-    for &id in &config.eos_token_ids {
+    with_ends_of_sequence(text.end_of_turn().ids, text, config)
+}
+
+/// The tokens at which raw text stops: the ends of a sequence alone, as in Transformers.
+pub fn raw_stop_ids(text: &TextProcessor, config: &ModelConfig) -> Vec<u32> {
+    with_ends_of_sequence(Vec::new(), text, config)
+}
+
+fn with_ends_of_sequence(
+    mut ids: Vec<u32>,
+    text: &TextProcessor,
+    config: &ModelConfig,
+) -> Vec<u32> {
+    for &id in text.tokenizer.eos_token_ids().iter().chain(&config.eos_token_ids) {
         if !ids.contains(&id) {
             ids.push(id);
         }

@@ -12,7 +12,7 @@ use crate::cli::{GenerateMode, GenerateOptions};
 use crate::error::{Error, Result};
 use crate::generate::{
     Chat, Completion, Console, Finish, GenerationSettings, Generator, Overrides, Voice,
-    chat_prompt, conversation, raw_prompt, stop_ids,
+    chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
 
 /// The seed of sampling where none is given, as of training.
@@ -93,10 +93,16 @@ fn once(
     let text = adapters.first().map_or(text, |adapter| adapter.text_or(text));
     let mut show = |piece: &str| if json { Ok(ControlFlow::Continue(())) } else { print(piece) };
     let start = Instant::now();
-    let (tokenizer, stops) = (text.tokenizer.as_ref(), stop_ids(text, &model.config));
+    let tokenizer = text.tokenizer.as_ref();
     let completion = match is_answer {
-        true => generator.answer(model, tokenizer, prompt, &stops, &mut show)?,
-        false => generator.complete(model, tokenizer, prompt, &stops, &mut show)?,
+        true => {
+            let stops = stop_ids(text, &model.config);
+            generator.answer(model, tokenizer, prompt, &stops, &mut show)?
+        }
+        false => {
+            let stops = raw_stop_ids(text, &model.config);
+            generator.complete(model, tokenizer, prompt, &stops, &mut show)?
+        }
     };
     let end = if json { format!("{}\n", to_json(&completion)) } else { "\n".to_owned() };
     if print(&end)?.is_continue() {

@@ -67,10 +67,14 @@ pub fn run(
     date: &str,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
+    let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
+    let checkpoint = checkpoint::to_resume(&prepared.config)?;
+    if let Some(dir) = &checkpoint {
+        refuse_other_run(dir, prepared, steps.total())?;
+    }
     let recompute = memory::choose(prepared, device)?;
     let (trainer, adapter) = build(prepared, device, recompute, false)?;
-    let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
-    let mut run = Run::start(prepared, trainer, adapter, steps, date, observer)?;
+    let mut run = Run::start(prepared, trainer, adapter, steps, date, checkpoint, observer)?;
     run.train(observer)?;
     run.finish(observer)
 }
@@ -107,6 +111,7 @@ impl<'a> Run<'a> {
         adapter: Option<PeftConfig>,
         steps: Steps<'a>,
         date: &str,
+        checkpoint: Option<PathBuf>,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let config = &prepared.config;
@@ -114,6 +119,7 @@ impl<'a> Run<'a> {
         let total = steps.total();
         let output = &config.output_dir;
         let metrics_path = output.join("metrics.jsonl");
+        files::create_directory(output)?;
         let fresh = RunState {
             version: env!("CARGO_PKG_VERSION").into(),
             step: 0,
@@ -125,16 +131,13 @@ impl<'a> Run<'a> {
             finite_steps: 0,
             skipped_steps: 0,
         };
-        let (done, state, metrics) = match checkpoint::to_resume(config)? {
+        let (done, state, metrics) = match checkpoint {
             None => {
                 let state = TrainerState::new(args, total, args.num_train_epochs);
-                files::create_directory(output)?;
                 (fresh, state, MetricsWriter::create(&metrics_path)?)
             }
             Some(dir) => {
-                refuse_other_run(&dir, config, &fresh)?;
                 let (done, state) = checkpoint::load(&dir, &mut trainer)?;
-                files::create_directory(output)?;
                 let metrics = MetricsWriter::resume(&metrics_path, done.step)?;
                 (done, state, metrics)
             }
@@ -347,7 +350,7 @@ fn first_eval_loss(state: &TrainerState) -> Option<f64> {
 }
 
 /// Refuses to go on with a run that had other settings, data or steps.
-fn refuse_other_run(dir: &Path, config: &TrainConfig, now: &RunState) -> Result<()> {
+fn refuse_other_run(dir: &Path, prepared: &Prepared, total_steps: u64) -> Result<()> {
     let differs = |what: &str| {
         Err(Error::input(format!(
             "{} was saved by a run with other {what}: resume with the same config and data, or \
@@ -356,15 +359,16 @@ fn refuse_other_run(dir: &Path, config: &TrainConfig, now: &RunState) -> Result<
         )))
     };
     let saved = checkpoint::read_run_state(dir)?;
-    let settings = config.differences(&TrainConfig::load(&dir.join("config.toml"), &[])?);
+    let settings = TrainConfig::load(&dir.join("config.toml"), &[])?;
+    let settings = prepared.config.differences(&settings);
     if !settings.is_empty() {
         return differs(&format!("settings ({})", settings.join("; ")));
     }
-    if saved.data_fingerprint != now.data_fingerprint {
+    if saved.data_fingerprint != prepared.train.fingerprint() {
         return differs("training data");
     }
-    if saved.total_steps != now.total_steps {
-        return differs(&format!("steps ({}, now {})", saved.total_steps, now.total_steps));
+    if saved.total_steps != total_steps {
+        return differs(&format!("steps ({}, now {total_steps})", saved.total_steps));
     }
     Ok(())
 }
