@@ -1,21 +1,25 @@
-// Dropout with a counter-based mask, forward and backward.
+// Noise drawn from a counter: dropout, forward and backward, and NEFTune's noise on embeddings.
 //
-//   y[t,c] = keep[t,c] ? x[t,c] / (1 - p) : 0     (+ y[t,c] if accumulate)
-//   keep   = word c % 4 of Threefry-4x32-20(key, counter) >= p 2^32
+//   word   = word c % 4 of Threefry-4x32-20(key, counter)
 //            key = (seed low, seed high, site, step), counter = (ordinals[t], positions[t], c / 4, 0)
 //
-// The mask is a function of where an element is, never of when it is computed; the backward is the same
-// kernel on dy.
+//   dropout   y[t,c] = word >= p 2^32 ? x[t,c] / (1 - p) : 0     (+ y[t,c] if accumulate)
+//             backward: the same kernel on dy
+//   neftune   y[t,c] = x[t,c] + u alpha / sqrt(L[t] C), u = word / 2^31 - 1 uniform in [-1, 1),
+//             L[t] = bounds[t].end - bounds[t].start; backward: dx = dy
 //
-// Tensors   x, y [rows, columns]: f32 | bf16 | f16, each its own; ordinals, positions [rows] u32;
-//           step_state [16] f32, of which the step is read
+// The noise is a function of where an element is, never of when it is computed.
+//
+// Tensors   x, y [rows, columns]: f32 | bf16 | f16, each its own (neftune: one); ordinals, positions
+//           [rows] u32; bounds [rows, 2] u32; step_state [16] f32, of which the step is read
 // Mapping   a thread owns 4 adjacent columns of a row, which share one draw of 4 words
 // Launch    grid ceil(rows * ceil(columns / 4) / 256) split over x and y, block 256; 16-bit rows have an
 //           even width (the host checks)
 // Cost      one pass over x and y, about 30 integer operations per element: bound by memory bandwidth
 // Numerics  one rounding per element; the same bits on every device; elementwise tolerance
-// Twin      kernels-cuda/dropout.cu. Reference: src/ops/dropout.rs, src/random.rs
-// Paper     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
+// Twin      kernels-cuda/dropout.cu. Reference: src/ops/dropout.rs, neftune.rs, src/random.rs
+// Papers    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Jain et al., "NEFTune:
+//           noisy embeddings improve instruction finetuning", 2023
 
 struct Params {
     rows: u32,
@@ -24,7 +28,7 @@ struct Params {
     seed_high: u32,
     site: u32,
     threshold: u32, // p 2^32
-    scale: f32, // 1 / (1 - p)
+    scale: f32, // 1 / (1 - p); neftune: alpha / sqrt(C)
     accumulate: u32,
 }
 
@@ -33,6 +37,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> positions: array<u32>; // [rows]
 @group(0) @binding(3) var<storage, read> step_state: array<f32>; // [16]
 @group(0) @binding(4) var<storage, read_write> y: array<u32>; // [rows, columns]
+@group(0) @binding(5) var<storage, read> bounds: array<u32>; // [rows, 2], neftune
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn rotate(word: u32, by: u32) -> u32 {
@@ -105,6 +110,38 @@ fn dropout(
             if (params.accumulate == 1u) {
                 value[j] += unpack(y[word_of(i, DT_Y)], i, DT_Y);
             }
+        }
+        y[word_of(first, DT_Y)] = pack(value[0], value[1], DT_Y);
+    }
+}
+
+@compute @workgroup_size(256)
+fn neftune(
+    @builtin(workgroup_id) block: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    // [1] the 4 columns this thread owns
+    let quads = (params.columns + 3u) / 4u; // of a row
+    let number = block_number(block, grid) * 256u + thread;
+    let t = number / quads;
+    let quad = number % quads;
+    if (t >= params.rows) {
+        return;
+    }
+    // [2] their random words
+    let key = vec4<u32>(params.seed_low, params.seed_high, params.site, u32(step_state[STEP]));
+    let bits = threefry(key, vec4<u32>(ordinals[t], positions[t], quad, 0u));
+    // [3] the largest noise of this example
+    let magnitude = params.scale / sqrt(f32(bounds[2u * t + 1u] - bounds[2u * t]));
+    // [4] add, and write a word at a time
+    for (var lane = 0u; lane < 4u && quad * 4u + lane < params.columns; lane += per_word(DT_Y)) {
+        let first = t * params.columns + quad * 4u + lane;
+        var value: array<f32, 2>;
+        for (var j = 0u; j < per_word(DT_Y); j++) {
+            let i = first + j;
+            let unit = f32(bits[lane + j] >> 8u) * 0x1p-23f - 1.0;
+            value[j] = unpack(x[word_of(i, DT_X)], i, DT_X) + unit * magnitude;
         }
         y[word_of(first, DT_Y)] = pack(value[0], value[1], DT_Y);
     }

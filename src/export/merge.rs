@@ -88,6 +88,17 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// A tensor that no adapter changes, as it is stored: a norm or a bias.
+    ///
+    /// # Errors
+    /// `Error::Input` for a tensor that is missing, or not finite floats.
+    pub fn exact(&self, name: &str) -> Result<Vec<f32>> {
+        let stored = self.weights.expect(name)?;
+        let unreadable = || Error::input(format!("tensor {name} is not stored as finite floats"));
+        let values: Vec<f32> = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?.collect();
+        values.iter().all(|x| x.is_finite()).then_some(values).ok_or_else(unreadable)
+    }
+
     /// The stored 4-bit weight `name`, where the adapter leaves it as it is.
     pub fn untouched_nf4(&self, name: &str) -> Result<Option<Nf4Weight>> {
         match self.layers.contains_key(name) {

@@ -12,7 +12,8 @@ use super::ModelConfig;
 use super::cache::LayerCache;
 use crate::error::Result;
 use crate::nn::{Context, Linear};
-use crate::ops::{self, AttentionLayout};
+use crate::ops::{self, AttentionLayout, Neftune};
+use crate::random::site;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::rc::Rc;
@@ -99,6 +100,18 @@ impl Model {
     /// The final hidden states [T, C] of the tokens `ids`, after the last norm.
     pub fn hidden(&self, tape: &Tape, ids: &[u32], context: &Rc<Context>) -> Result<Tensor> {
         let mut x = ops::embedding(tape, &self.embed_tokens, ids)?;
+        if let Some(noise) = context.noise.as_ref().filter(|noise| noise.neftune_alpha > 0.0) {
+            let noise = Neftune {
+                alpha: noise.neftune_alpha,
+                seed: noise.seed,
+                site: site("model.embed_tokens"),
+                ordinals: noise.ordinals.clone(),
+                positions: context.positions.clone(),
+                bounds: context.bounds.clone(),
+                step_state: noise.step_state.clone(),
+            };
+            x = ops::neftune(tape, &x, &noise)?;
+        }
         for layer in &self.layers {
             x = match self.recompute {
                 Recompute::Layer => {

@@ -30,6 +30,8 @@ pub struct Noise {
     pub ordinals: Tensor,
     /// The step's number.
     pub step_state: StepState,
+    /// NEFTune's alpha: how much noise the embeddings get; 0 is none.
+    pub neftune_alpha: f32,
 }
 
 impl Context {

@@ -87,31 +87,36 @@ pub(crate) fn dropout_into(
     KernelCall::new(&DROPOUT, &views).params(params).launch(x.device(), grid_1d(quads, BLOCK))
 }
 
-const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 
+/// The scalars of both kernels of the file.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Params {
-    rows: u32,
-    columns: u32,
-    seed_low: u32,
-    seed_high: u32,
-    site: u32,
-    threshold: u32,
-    scale: f32,
-    accumulate: u32,
+pub(super) struct Params {
+    pub rows: u32,
+    pub columns: u32,
+    pub seed_low: u32,
+    pub seed_high: u32,
+    pub site: u32,
+    pub threshold: u32,
+    pub scale: f32,
+    pub accumulate: u32,
 }
 
 impl Params {
-    /// Which of four elements from `column` (a multiple of 4) on are kept.
-    fn keeps(&self, step: f32, ordinal: u32, position: u32, column: usize) -> [bool; 4] {
+    /// The random words of four elements from `column` (a multiple of 4) on.
+    pub fn draw(&self, step: f32, ordinal: u32, position: u32, column: usize) -> [u32; 4] {
         let key = [self.seed_low, self.seed_high, self.site, step as u32];
-        let bits = threefry4x32(key, [ordinal, position, column as u32 / 4, 0]);
-        bits.map(|bits| bits >= self.threshold)
+        threefry4x32(key, [ordinal, position, column as u32 / 4, 0])
+    }
+
+    /// Which of them are kept.
+    fn keeps(&self, step: f32, ordinal: u32, position: u32, column: usize) -> [bool; 4] {
+        self.draw(step, ordinal, position, column).map(|bits| bits >= self.threshold)
     }
 }
 
-static TEXT: KernelText = kernel_text!("dropout");
+pub(super) static TEXT: KernelText = kernel_text!("dropout");
 
 pub(super) const KERNELS: &[&KernelSpec] = &[&DROPOUT];
 

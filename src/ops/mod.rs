@@ -20,6 +20,7 @@ mod grad_norm;
 mod host;
 mod lora;
 mod matmul;
+mod neftune;
 mod nf4;
 mod rms_norm;
 mod rope;
@@ -46,6 +47,7 @@ pub use gather_rows::{RowSelection, gather_rows};
 pub use grad_norm::grad_norm;
 pub use lora::lora;
 pub use matmul::matmul;
+pub use neftune::{Neftune, neftune};
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
@@ -72,6 +74,7 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         gather_rows::KERNELS,
         grad_norm::KERNELS,
         matmul::KERNELS,
+        neftune::KERNELS,
         nf4::KERNELS,
         rms_norm::KERNELS,
         rope::KERNELS,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::device;
-use super::open::find;
+use super::open::{adapter_text, find, now};
 use super::train::print;
 use crate::adapter::{PeftAdapter, attach, peft};
 use crate::backend::Device;
@@ -14,11 +14,13 @@ use crate::config::TrainConfig;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::export::directory::{write_merged, write_nf4};
+use crate::export::gguf::{model_name, write_gguf};
 use crate::export::{Base, Difference, Merge, compare, logits};
 use crate::files;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::save::copy_companions;
 use crate::model::{self, ModelConfig, Weights};
+use crate::tokenizer::TextProcessor;
 
 /// Positions that the models need for being compared.
 const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
@@ -33,13 +35,7 @@ pub fn run(options: ExportOptions) -> Result<()> {
             eprintln!("{text}");
         }
     };
-    if options.to == ExportTarget::Gguf {
-        return Err(Error::input(
-            "--to gguf is not built yet: export --to merged, and convert that directory with \
-             llama.cpp's convert_hf_to_gguf.py",
-        ));
-    }
-    check_output(&options.output)?;
+    check_output(&options)?;
     let adapter_dir = options.model.single_adapter()?.map(|adapter| adapter.path.as_path());
     let source = find(&options.model)?;
     let config = ModelConfig::open(&source.path)?;
@@ -60,11 +56,19 @@ pub fn run(options: ExportOptions) -> Result<()> {
         let (peft_config, adapter) = peft::load(dir, &config)?;
         merge = merge.with_adapter(&peft_config, adapter);
     }
+    if options.to == ExportTarget::Gguf {
+        say(&format!("writing {} as {}", options.output.display(), dtype.name()));
+        let text = text(&source.path, adapter_dir)?;
+        let name = model_name(&source.base_id);
+        create_parent(&options.output)?;
+        write_gguf(&options.output, &name, &config, &text, &merge)?;
+        return check_merged(&merge)
+            .inspect_err(|_| _ = std::fs::remove_file(&options.output))
+            .and_then(|()| report(&options, None, &merge));
+    }
     let device = device::open(options.device.device)?;
     say(&format!("writing {} as {}", options.output.display(), dtype.name()));
-    if let Some(parent) = options.output.parent().filter(|p| !p.as_os_str().is_empty()) {
-        files::create_directory(parent)?;
-    }
+    create_parent(&options.output)?;
     let mut difference = None;
     files::write_directory(&options.output, |dir| {
         match options.to {
@@ -81,15 +85,35 @@ pub fn run(options: ExportOptions) -> Result<()> {
         difference = Some(compare(&meant, &written, config.vocab_size)?);
         Ok(())
     })?;
-    let Some(difference) = difference else {
-        return Err(Error::internal("export", "nothing was compared"));
-    };
-    report(&options, &difference, &merge)
+    report(&options, difference, &merge)
+}
+
+fn create_parent(path: &Path) -> Result<()> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => files::create_directory(parent),
+        None => Ok(()),
+    }
+}
+
+/// The tokenizer and template of the adapter, where it has them, else of the model.
+fn text(model: &Path, adapter: Option<&Path>) -> Result<TextProcessor> {
+    let base = TextProcessor::load(model, None, model, now())?;
+    let own = adapter.map(|dir| adapter_text(dir, &base)).transpose()?.flatten();
+    Ok(own.unwrap_or(base))
 }
 
 /// Refuses to write over anything.
-fn check_output(path: &Path) -> Result<()> {
+fn check_output(options: &ExportOptions) -> Result<()> {
+    let path = &options.output;
     let shown = path.display();
+    if options.to == ExportTarget::Gguf {
+        return match path.exists() {
+            true => Err(Error::input(format!(
+                "--output {shown} exists: give the name of a file that does not, such as model.gguf"
+            ))),
+            false => Ok(()),
+        };
+    }
     match std::fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
         Ok(true) => Err(Error::input(format!(
             "--output {shown} is not empty: give a directory that does not exist yet"
@@ -170,18 +194,20 @@ fn reloaded(device: &Device, dir: &Path, dtype: DType) -> Result<Vec<f32>> {
     logits(&model, max_positions)
 }
 
-fn report(options: &ExportOptions, difference: &Difference, merge: &Merge) -> Result<()> {
-    let Difference { max, mean, kl } = *difference;
+/// `difference` is that of the logits, where what was written has been loaded again.
+fn report(options: &ExportOptions, difference: Option<Difference>, merge: &Merge) -> Result<()> {
     let counts = merge.counts();
     if options.messages.json {
-        let text = json!({
+        let mut text = json!({
             "output": options.output,
-            "max_logit_difference": max,
-            "mean_logit_difference": mean,
-            "kl": kl,
             "updated_elements": counts.updated,
             "changed_elements": counts.changed,
         });
+        if let Some(Difference { max, mean, kl }) = difference {
+            text["max_logit_difference"] = max.into();
+            text["mean_logit_difference"] = mean.into();
+            text["kl"] = kl.into();
+        }
         return print(&format!("{text}\n"));
     }
     if !options.messages.quiet {
@@ -189,10 +215,12 @@ fn report(options: &ExportOptions, difference: &Difference, merge: &Merge) -> Re
             let share = 100.0 * counts.changed as f64 / counts.updated as f64;
             eprintln!("{share:.1}% of the adapter's updates change the weight after rounding");
         }
-        eprintln!(
-            "logits against the model before export: largest difference {max:.2e}, mean \
-             {mean:.2e}, KL {kl:.2e} nats"
-        );
+        if let Some(Difference { max, mean, kl }) = difference {
+            eprintln!(
+                "logits against the model before export: largest difference {max:.2e}, mean \
+                 {mean:.2e}, KL {kl:.2e} nats"
+            );
+        }
         eprintln!("result: {}", options.output.display());
     }
     Ok(())

@@ -244,7 +244,7 @@ fn name_of(dir: &Path) -> String {
 }
 
 /// The tokenizer and template that an adapter was trained with, where its directory has them.
-fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<TextProcessor>> {
+pub(super) fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<TextProcessor>> {
     let own = TokenizerFiles::load(dir)?;
     let mut files = match dir.join("tokenizer.json").is_file() {
         // The model's files alone know its stop tokens.
@@ -261,6 +261,6 @@ fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<TextProcessor
 }
 
 /// The date that templates print.
-fn now() -> DateTime {
+pub(super) fn now() -> DateTime {
     jiff::Zoned::now().datetime()
 }

@@ -112,6 +112,7 @@ pub fn build(
     }
     let seed = config.train.seed;
     let settings = settings(&config.train);
-    let trainer = Trainer::new(model, parameters, settings, attention(config), seed)?;
+    let mut trainer = Trainer::new(model, parameters, settings, attention(config), seed)?;
+    trainer.neftune_alpha = config.train.neftune_noise_alpha as f32;
     Ok((trainer, adapter))
 }

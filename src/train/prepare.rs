@@ -45,11 +45,6 @@ impl Prepared {
     /// # Errors
     /// `Error::Input` for the first thing that is wrong.
     pub fn new(config: TrainConfig, date: DateTime) -> Result<Self> {
-        if config.train.neftune_noise_alpha > 0.0 {
-            return Err(Error::input(
-                "neftune_noise_alpha is not supported yet: remove it, or set it to 0",
-            ));
-        }
         let source = resolve(&config.model)?;
         let model_config = ModelConfig::open(&source.path)?;
         let context = model_config.max_position_embeddings;

@@ -32,6 +32,8 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// Scale of the loss and what moves it.
     pub scaler: LossScaler,
+    /// NEFTune's alpha: how much noise the embeddings get; 0 is none.
+    pub neftune_alpha: f32,
     settings: Settings,
     attention: Implementation,
     seed: u64,
@@ -111,6 +113,7 @@ impl Trainer {
         Ok(Self {
             optimizer: Optimizer::new(&device, &parameters, settings)?,
             scaler: LossScaler::new(model.embed_tokens.dtype()),
+            neftune_alpha: 0.0,
             state: StepState::new(&device)?,
             model,
             parameters,
@@ -180,6 +183,7 @@ impl Trainer {
             seed: self.seed,
             ordinals: Tensor::from_u32(&self.device, &[batch.num_tokens()], &batch.ordinals)?,
             step_state: self.state.clone(),
+            neftune_alpha: self.neftune_alpha,
         };
         let context = Rc::new(Context::of_sequences(
             &self.device,

@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::ops;
 use crate::ops::matmul::{Layout, Rung, matmul_rung};
 use crate::ops::step_state::{StepState, StepValues};
-use crate::ops::{Dropout, Nf4Tensor};
+use crate::ops::{Dropout, Neftune, Nf4Tensor};
 use crate::quant::dynamic8::dynamic_map;
 use crate::quant::nf4::{BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE};
 use crate::tensor::Tensor;
@@ -68,6 +68,7 @@ pub fn cases() -> Vec<Case> {
     }
     for (rows, columns, dtype) in [(4, 5, F32), (33, 65, F32), (0, 8, F32), (6, 66, BF16)] {
         cases.push(dropout(rows, columns, dtype));
+        cases.push(neftune(rows, columns, dtype));
     }
     cases.push(dropout_twice(4, 5));
     cases
@@ -291,6 +292,29 @@ fn dropout_twice(rows: usize, columns: usize) -> Case {
             Ok(vec![ops::add(tape, &first, &second)?])
         }),
         ..dropout(rows, columns, F32)
+    }
+}
+
+fn neftune(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    let mut inputs = vec![Input::new("x", &[rows, columns], dtype).grad()];
+    inputs.extend(places(rows));
+    let bounds = (0..rows).flat_map(|t| [t / 7 * 7, (t / 7 * 7 + 7).min(rows)].map(|t| t as u32));
+    inputs.push(Input::integers("bounds", bounds.collect()));
+    Case {
+        op: "neftune",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs,
+        rule: Rule::Elementwise,
+        cost: (2.0 * count * dtype.size() as f64, 30.0 * count),
+        run: Box::new(|tape, inputs| {
+            let Dropout { seed, site, ordinals, positions, step_state, .. } =
+                noise(0.0, &inputs[1], &inputs[2])?;
+            // Noise as large as the values, so that none of it can be missed.
+            let (alpha, bounds) = (20.0, inputs[3].clone());
+            let noise = Neftune { alpha, seed, site, ordinals, positions, bounds, step_state };
+            Ok(vec![ops::neftune(tape, &inputs[0], &noise)?])
+        }),
     }
 }
 
