@@ -121,6 +121,11 @@ fn check(mode: &str, weights: &str) -> Result<()> {
     train(config(dir, mode, "resumed", true)?, 0)?;
     assert_same_result(&resumed, &expected, weights);
 
+    // The texts end with the token that ends a turn, which config.json does not have.
+    let text = fs::read_to_string(expected.join("generation_config.json")).unwrap();
+    let generation: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(generation["eos_token_id"], serde_json::json!([2, 402]));
+
     // Training has changed the weights: equal bits are not those of a run that did nothing.
     let first = Tensors::open(&expected.join("checkpoint-5").join(weights));
     let last = Tensors::open(&expected.join(weights));
@@ -134,6 +139,11 @@ fn check(mode: &str, weights: &str) -> Result<()> {
 fn lora_with_dropout_repeats_its_bits() -> Result<()> {
     let mode = "[lora]\nr = 4\nlora_alpha = 8\nlora_dropout = 0.1";
     check(mode, "adapter_model.safetensors")
+}
+
+#[test]
+fn lora_with_noise_on_the_embeddings_repeats_its_bits() -> Result<()> {
+    check("neftune_noise_alpha = 5\n[lora]\nr = 4", "adapter_model.safetensors")
 }
 
 #[test]

@@ -248,3 +248,30 @@ fn cuda_emulated_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
 fn cuda_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
     common::cuda().map_or(Ok(()), |device| check_device(&device))
 }
+
+/// However the examples of a step are cut into batches, and not at all without training.
+#[test]
+fn noise_on_the_embeddings_belongs_to_the_example() -> Result<()> {
+    let dir = fixture("trajectories/llama");
+    let log: Log = json(&dir.join("lora.json"));
+    let steps: Vec<Vec<Row>> = json(&dir.join("batches.json"));
+    let rows = &steps[0];
+    let step = |alpha: f32, size: usize| -> Result<_> {
+        let mut trainer = log.trainer(&cpu(), "llama", true)?;
+        trainer.neftune_alpha = alpha;
+        let chunks = rows.chunks(size).zip((0..).step_by(size));
+        let batches: Vec<_> = chunks.map(|(rows, first)| batch(rows, first)).collect();
+        let before = evaluate(&trainer.model, trainer.attention(), batches.clone().into_iter())?;
+        Ok((trainer.step(1, 0.0, loss_tokens(rows), batches.into_iter())?, before.loss()))
+    };
+    let (together, clean) = step(5.0, rows.len())?;
+    let (one_by_one, _) = step(5.0, 1)?;
+    assert!((together.loss - one_by_one.loss).abs() <= LOSS, "{together:?}, {one_by_one:?}");
+    let off = (together.grad_norm - one_by_one.grad_norm).abs() / together.grad_norm;
+    assert!(off <= GRAD_NORM, "{together:?}, {one_by_one:?}");
+    let (without, evaluated) = step(0.0, rows.len())?;
+    assert_eq!(clean, evaluated);
+    assert!((without.loss - evaluated).abs() <= LOSS, "{without:?}, {evaluated}");
+    assert!((together.loss - without.loss).abs() > 100.0 * LOSS, "{together:?}, {without:?}");
+    Ok(())
+}

@@ -18,7 +18,7 @@ pub use buffer::{Buffer, View};
 pub use call::KernelCall;
 
 use crate::dtype::{DType, bytes_to_f32, f32_to_bytes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -111,11 +111,30 @@ impl Device {
     /// Checks `call` against its spec and launches it. An empty grid is nothing to do.
     ///
     /// # Errors
-    /// `Error::Internal` when the call breaks its spec, or what the backend reports.
+    /// `Error::Internal` when the call breaks its spec, `Error::Unsupported` for a buffer larger than
+    /// the device binds, or what the backend reports.
     pub fn run(&self, call: &KernelCall) -> Result<()> {
         call.check()?;
         if call.grid.contains(&0) {
             return Ok(());
+        }
+        let limit = self.0.capabilities().max_binding_bytes;
+        let bindings = call.spec.bindings.iter().zip(&call.views);
+        if let Some((binding, view)) =
+            bindings.into_iter().find(|(_, view)| view.byte_len() > limit)
+        {
+            return Err(Error::Unsupported {
+                op: call.spec.name,
+                backend: self.0.capabilities().description.clone(),
+                why: format!(
+                    "{} has {} MiB, and this device takes {} MiB in one piece; lower \
+                     per_device_train_batch_size or max_length if it grows with them, else use \
+                     another device",
+                    binding.name,
+                    view.byte_len().div_ceil(1 << 20),
+                    limit >> 20
+                ),
+            });
         }
         self.0.launch(call)
     }

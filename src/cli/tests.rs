@@ -95,6 +95,9 @@ fn usage_errors_say_what_is_expected() {
             .contains("gguf")
     );
     assert_eq!(train(&["--plan", "--memory", "24GiB"]).memory, Some(24 << 30));
+    let planned = train(&["--model", "m", "--plan"]).source().unwrap();
+    assert!(matches!(planned, TrainSource::Config(config) if config.data.train.is_empty()));
+    assert!(train(&["--model", "m"]).source().is_err());
     // A directory after a space is not the checkpoint: the option takes it after `=` only.
     assert_eq!(train(&["--resume", "run.toml"]).config, Some("run.toml".into()));
 }

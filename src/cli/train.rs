@@ -97,6 +97,13 @@ impl TrainOptions {
             (None, Some(model), Some(data)) => {
                 TrainConfig::for_model_and_data(&model, Path::new(data), &overrides)?
             }
+            // A plan needs no data: settings are checked as if there were some.
+            (None, Some(model), None) if self.plan => {
+                let mut config =
+                    TrainConfig::for_model_and_data(&model, Path::new("none"), &overrides)?;
+                config.data.train.clear();
+                config
+            }
             (None, None, None) => {
                 let resume = self.resume.clone().unwrap_or_default();
                 return Ok(TrainSource::Quickstart { overrides, resume });

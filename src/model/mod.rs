@@ -8,7 +8,7 @@ pub mod config;
 mod expected;
 mod family;
 pub mod float;
-mod json;
+pub(crate) mod json;
 pub mod llama;
 pub mod load;
 pub mod quantization;

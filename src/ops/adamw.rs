@@ -3,6 +3,7 @@
 
 use super::StepState;
 use super::host::rows_per_task;
+use super::pieces::in_pieces;
 use super::step_state::index;
 use crate::backend::KernelCall;
 use crate::error::{Error, Result};
@@ -40,15 +41,18 @@ pub fn adamw(
     if [m, v, grad].iter().any(|tensor| tensor.len() != param.len()) {
         return Err(Error::internal("adamw", format!("{param:?}, {m:?}, {v:?}, {grad:?}")));
     }
-    KernelCall::new(&ADAMW, &[grad.view(), state.tensor().view(), param.view(), m.view(), v.view()])
-        .params(Params {
-            count: param.len() as u32,
-            beta1: settings.beta1,
-            beta2: settings.beta2,
-            eps: settings.eps,
-            weight_decay: settings.weight_decay,
-        })
-        .launch(param.device(), grid_1d(param.len(), BLOCK))
+    in_pieces([param, m, v, grad], |_, [param, m, v, grad]| {
+        let state = state.tensor();
+        KernelCall::new(&ADAMW, &[grad.view(), state.view(), param.view(), m.view(), v.view()])
+            .params(Params {
+                count: param.len() as u32,
+                beta1: settings.beta1,
+                beta2: settings.beta2,
+                eps: settings.eps,
+                weight_decay: settings.weight_decay,
+            })
+            .launch(param.device(), grid_1d(param.len(), BLOCK))
+    })
 }
 
 const BLOCK: usize = 256;

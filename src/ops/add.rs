@@ -1,6 +1,7 @@
 //! Addition: the residual connection, and how gradients that meet add up.
 
 use super::host::{rows_per_task, words};
+use super::pieces::in_pieces;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -20,9 +21,11 @@ pub fn add(tape: &Tape, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Err(Error::internal("add", format!("{a:?} + {b:?}")));
     }
     let out = Tensor::empty(a.device(), a.shape(), a.dtype())?;
-    KernelCall::new(&ADD, &[a.view(), b.view(), out.view()])
-        .params(Params { count: a.len() as u32 })
-        .launch(a.device(), grid_1d(words(&out), BLOCK))?;
+    in_pieces([a, b, &out], |_, [a, b, out]| {
+        KernelCall::new(&ADD, &[a.view(), b.view(), out.view()])
+            .params(Params { count: a.len() as u32 })
+            .launch(a.device(), grid_1d(words(out), BLOCK))
+    })?;
     let (a_in, b_in) = (a.clone(), b.clone());
     Ok(tape.record("add", &[a, b], out, move |dout| {
         for input in [&a_in, &b_in].into_iter().filter(|input| input.needs_grad()) {
@@ -69,9 +72,11 @@ pub(crate) fn accumulate_slot(slot: &GradSlot, dx: Tensor) -> Result<()> {
 
 /// y += x; the dtypes may differ.
 pub(crate) fn add_into(y: &Tensor, x: &Tensor) -> Result<()> {
-    KernelCall::new(&ADD_INTO, &[x.view(), y.view()])
-        .params(Params { count: y.len() as u32 })
-        .launch(y.device(), grid_1d(words(y), BLOCK))
+    in_pieces([x, y], |_, [x, y]| {
+        KernelCall::new(&ADD_INTO, &[x.view(), y.view()])
+            .params(Params { count: y.len() as u32 })
+            .launch(y.device(), grid_1d(words(y), BLOCK))
+    })
 }
 
 const BLOCK: usize = 256;

@@ -1,6 +1,7 @@
 //! Filling with one value.
 
 use super::host::words;
+use super::pieces::in_pieces;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
@@ -20,9 +21,11 @@ pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor> {
 
 /// Overwrites every element of a float tensor with `value`.
 pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
-    KernelCall::new(&FILL, &[tensor.view()])
-        .params(Params { count: tensor.len() as u32, value })
-        .launch(tensor.device(), grid_1d(words(tensor), BLOCK))
+    in_pieces([tensor], |_, [part]| {
+        KernelCall::new(&FILL, &[part.view()])
+            .params(Params { count: part.len() as u32, value })
+            .launch(part.device(), grid_1d(words(part), BLOCK))
+    })
 }
 
 const BLOCK: usize = 256;

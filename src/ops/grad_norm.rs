@@ -1,6 +1,7 @@
 //! The global gradient norm, and from it the clip factor and the skip flag of the step.
 
 use super::StepState;
+use super::pieces::in_pieces;
 use super::step_state::index;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::DType;
@@ -28,9 +29,12 @@ pub fn grad_norm(
     let partials = Tensor::empty(device, &[total], DType::F32)?;
     let mut first = 0;
     for grad in grads {
-        KernelCall::new(&SUM_SQUARES, &[grad.view(), partials.view()])
-            .params(SumParams { count: grad.len() as u32, first: first as u32 })
-            .launch(device, grid_1d(blocks(grad), 1))?;
+        in_pieces([grad], |start, [part]| {
+            let first = (first + start / CHUNK) as u32;
+            KernelCall::new(&SUM_SQUARES, &[part.view(), partials.view()])
+                .params(SumParams { count: part.len() as u32, first })
+                .launch(device, grid_1d(blocks(part), 1))
+        })?;
         first += blocks(grad);
     }
     KernelCall::new(&FINISH, &[partials.view(), state.tensor().view()])

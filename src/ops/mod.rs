@@ -22,6 +22,7 @@ mod lora;
 mod matmul;
 mod neftune;
 mod nf4;
+mod pieces;
 mod rms_norm;
 mod rope;
 mod rows;

@@ -1,12 +1,14 @@
 //! Measures loss and perplexity.
 
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::open::{Found, OpenModel};
 use crate::adapter::{attach, detach};
 use crate::cli::EvaluateOptions;
+use crate::config::{Choice, DataConfig, TrainConfig};
 use crate::data::{Batch, DataFile, Dataset, ExcessLength, LoadOptions, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, evaluate};
@@ -32,26 +34,29 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
             let _ = writeln!(io::stderr(), "{message}");
         }
     };
-    options.model.single_adapter()?;
+    let adapter = options.model.single_adapter()?;
     let found = Found::new(&options.model, &say)?;
-    let max_length = max_length(options.max_length, &found.config)?;
+    let trained = adapter.map(|adapter| trained_data(&adapter.path)).transpose()?.flatten();
+    let trained = trained.unwrap_or_default();
+    let max_length = max_length(options.max_length, trained.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
     let text = found.text();
     let load_options = LoadOptions {
         format: format_of(options.format)?,
         max_length,
-        excess_length: ExcessLength::Truncate,
-        completion_only_loss: true,
+        excess_length: ExcessLength::from_name(trained.excess_length_strategy.name())?,
+        completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
     let data = Dataset::load(&files, text, &load_options)?;
     data.check_vocabulary(found.config.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
     say(&format!("{} examples, {} tokens with loss", stats.examples, stats.loss_tokens));
-    if stats.truncated + stats.dropped_without_loss > 0 {
+    if stats.truncated + stats.dropped_too_long + stats.dropped_without_loss > 0 {
         say(&format!(
-            "{} examples were cut at {max_length} tokens, {} had no loss left and were dropped",
-            stats.truncated, stats.dropped_without_loss
+            "{} examples were cut at {max_length} tokens, {} dropped as longer, {} dropped without \
+             loss",
+            stats.truncated, stats.dropped_too_long, stats.dropped_without_loss
         ));
     }
     let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
@@ -62,6 +67,16 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
             Err(Error::run(format!("cannot write to stdout: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// What the run that trained an adapter was told of its data; an adapter from elsewhere says
+/// nothing.
+fn trained_data(adapter: &Path) -> Result<Option<DataConfig>> {
+    let path = adapter.join("config.toml");
+    match path.is_file() {
+        true => Ok(Some(TrainConfig::load(&path, &[])?.data)),
+        false => Ok(None),
     }
 }
 
@@ -105,11 +120,12 @@ fn add(sum: &mut Evaluation, model: &Model, batch: &Batch) -> Result<()> {
     Ok(())
 }
 
-/// The longest example: what the command line says, within the model's context.
-fn max_length(asked: Option<u64>, config: &ModelConfig) -> Result<usize> {
+/// The longest example: what the command line says, within the model's context; else as the adapter
+/// was trained.
+fn max_length(asked: Option<u64>, trained: Option<usize>, config: &ModelConfig) -> Result<usize> {
     let context = config.max_position_embeddings;
     match asked.map(|n| usize::try_from(n).unwrap_or(usize::MAX)) {
-        None => Ok(MAX_LENGTH.min(context)),
+        None => Ok(trained.unwrap_or(MAX_LENGTH).min(context)),
         Some(n) if n <= context => Ok(n),
         Some(n) => Err(Error::input(format!(
             "--max-length {n} is longer than the model's context of {context} tokens"

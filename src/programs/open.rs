@@ -247,11 +247,14 @@ fn name_of(dir: &Path) -> String {
 pub(super) fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<TextProcessor>> {
     let own = TokenizerFiles::load(dir)?;
     let mut files = match dir.join("tokenizer.json").is_file() {
-        // The model's files alone know its stop tokens.
-        true => TokenizerFiles { eos_token_ids: base.files.eos_token_ids.clone(), ..own.clone() },
+        true => own.clone(),
         false if own.chat_templates.is_empty() => return Ok(None),
         false => base.files.clone(),
     };
+    // Training may add a token that ends a turn; the model's files know the others.
+    files.eos_token_ids.clone_from(&own.eos_token_ids);
+    let more = base.files.eos_token_ids.iter().filter(|id| !own.eos_token_ids.contains(id));
+    files.eos_token_ids.extend(more);
     files.chat_templates = match own.chat_templates.is_empty() {
         true => base.files.chat_templates.clone(),
         false => own.chat_templates,

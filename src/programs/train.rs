@@ -6,7 +6,7 @@ use super::quickstart::Quickstart;
 use super::shown;
 use crate::backend::Device;
 use crate::cli::{TrainOptions, TrainSource};
-use crate::config::TrainConfig;
+use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
 use crate::data::{Plan, preview};
 use crate::error::{Error, Result};
 use crate::train::build::{dtype, dtype_choice};
@@ -39,7 +39,10 @@ pub fn run(options: TrainOptions) -> Result<()> {
         say(&quickstart.introduction());
     }
     let date = date_of(&config)?;
-    let mut prepared = Prepared::new(config, date)?;
+    let mut prepared = match options.plan {
+        true => Prepared::for_plan(config, date)?,
+        false => Prepared::new(config, date)?,
+    };
     for warning in &prepared.warnings {
         say(&format!("warning: {warning}"));
     }
@@ -47,6 +50,12 @@ pub fn run(options: TrainOptions) -> Result<()> {
         return print_preview(&prepared, count as usize, options.output.json);
     }
     let device = device::open(prepared.config.device)?;
+    if options.memory.is_some() && prepared.config.device == DeviceSpec::Auto {
+        // A plan for another device: one that computes bfloat16 fast, as all recent GPUs do.
+        if prepared.config.dtype == DtypeChoice::Auto {
+            prepared.config.dtype = DtypeChoice::Bfloat16;
+        }
+    }
     // The run is saved with what `auto` meant, so that it can be repeated elsewhere.
     prepared.config.dtype = dtype_choice(dtype(prepared.config.dtype, &device));
     say(&format!("device: {}", device.capabilities().description));
@@ -95,7 +104,13 @@ fn print_plan(
 ) -> Result<()> {
     prepared.config.max_memory = memory_limit.or(prepared.config.max_memory);
     let plan = memory::plan(prepared, device, memory::choose(prepared, device)?)?;
-    let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
+    let steps = match prepared.has_data {
+        true => {
+            let batching = prepared.batching.clone();
+            Some(Steps::new(&prepared.train, batching, &prepared.config.train).total())
+        }
+        false => prepared.config.train.max_steps,
+    };
     if json {
         let text = serde_json::json!({
             "trained_parameters": plan.trained,
@@ -104,11 +119,12 @@ fn print_plan(
             "step_bytes": plan.step,
             "peak_bytes": plan.peak(),
             "max_micro_batch_tokens": plan.tokens,
-            "steps": steps.total(),
+            "steps": steps,
         });
         return print(&format!("{text}\n"));
     }
-    print(&format!("{}\nsteps: {}\n", describe(prepared, &plan), steps.total()))
+    let steps = steps.map_or("unknown without the data".into(), thousands);
+    print(&format!("{}\nsteps: {steps}\n", describe(prepared, &plan)))
 }
 
 /// What will be trained on what, and the memory it takes.
@@ -123,16 +139,25 @@ fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
         (Some(rank), true) => format!("QLoRA (NF4), rank {rank}"),
     };
     let dtype = crate::config::Choice::name(config.dtype);
+    let data = match prepared.has_data {
+        true => format!(
+            "{} examples, {} tokens, {} with loss ({:.1}%)",
+            thousands(stats.examples as u64),
+            thousands(stats.tokens as u64),
+            thousands(stats.loss_tokens as u64),
+            100.0 * stats.loss_tokens as f64 / stats.tokens.max(1) as f64,
+        ),
+        false => format!(
+            "not here: counted with {} examples of {} tokens, the most that a micro-batch holds",
+            prepared.train.examples.len(),
+            prepared.batching.max_length
+        ),
+    };
     format!(
-        "model: {} ({}), {mode}, {dtype}, {} trained parameters\ndata: {} examples, {} tokens, {} \
-         with loss ({:.1}%)\nmemory:\n{}",
+        "model: {} ({}), {mode}, {dtype}, {} trained parameters\ndata: {data}\nmemory:\n{}",
         config.model,
         prepared.model_config.family.model_type(),
         thousands(plan.trained),
-        thousands(stats.examples as u64),
-        thousands(stats.tokens as u64),
-        thousands(stats.loss_tokens as u64),
-        100.0 * stats.loss_tokens as f64 / stats.tokens.max(1) as f64,
         memory::table(plan)
     )
 }

@@ -11,10 +11,12 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Weights;
 use crate::model::float::to_safetensors;
+use crate::model::json::parse_object;
 use crate::model::save::{TensorPlan, copy_companions, save_model, save_tensors};
 use crate::tensor::Tensor;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -86,7 +88,41 @@ pub fn save_result(
     {
         files::write(&dir.join("chat_template.jinja"), template.source())?;
     }
+    if let Some(text) = generation_config(prepared)? {
+        files::write(&dir.join("generation_config.json"), text)?;
+    }
     files::write(&dir.join("config.toml"), prepared.config.to_toml())
+}
+
+/// The model's `generation_config.json` with the token that ends a turn among those that end a
+/// generation, where the run has taught that token and the model's own file lacks it: a base model
+/// that is tuned to chat would not stop otherwise.
+fn generation_config(prepared: &Prepared) -> Result<Option<String>> {
+    let text = &prepared.text;
+    let turn = text.template.as_ref().and_then(|_| text.end_of_turn().ids.first().copied());
+    let is_taught = |id: u32| {
+        let examples = &prepared.train.examples;
+        examples.iter().any(|example| example.labels.contains(&(id as i32)))
+    };
+    let Some(turn) = turn.filter(|&turn| is_taught(turn)) else { return Ok(None) };
+    let path = prepared.source.path.join("generation_config.json");
+    let mut object = match std::fs::read_to_string(&path) {
+        Ok(content) => parse_object(&content, &path.display().to_string())?,
+        Err(_) => Map::new(),
+    };
+    let mut ids = match object.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.clone(),
+        Some(Value::Null) | None => {
+            prepared.model_config.eos_token_ids.iter().copied().map(Value::from).collect()
+        }
+        Some(one) => vec![one.clone()],
+    };
+    if ids.contains(&turn.into()) {
+        return Ok(None);
+    }
+    ids.push(turn.into());
+    object.insert("eos_token_id".into(), ids.into());
+    Ok(Some(format!("{:#}\n", Value::Object(object))))
 }
 
 fn refuse_non_finite<'a>(tensors: impl IntoIterator<Item = &'a Vec<f32>>) -> Result<()> {

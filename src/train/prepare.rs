@@ -2,7 +2,9 @@
 
 use crate::adapter::{PeftConfig, peft};
 use crate::config::{Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig};
-use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions};
+use crate::data::{
+    BatchOptions, DataFile, Dataset, Example, ExcessLength, Format, LoadOptions, NO_LOSS, Stats,
+};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::resolve::{ModelSource, resolve};
@@ -36,6 +38,8 @@ pub struct Prepared {
     pub adapter: Option<PeftConfig>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// Whether `train` is real; else it is one full micro-batch, to plan with.
+    pub has_data: bool,
 }
 
 impl Prepared {
@@ -45,6 +49,21 @@ impl Prepared {
     /// # Errors
     /// `Error::Input` for the first thing that is wrong.
     pub fn new(config: TrainConfig, date: DateTime) -> Result<Self> {
+        Self::prepare(config, date, true)
+    }
+
+    /// The same for a plan, which nothing is written for, and for which the data may be elsewhere: in
+    /// its place are examples as long as they may be.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn for_plan(config: TrainConfig, date: DateTime) -> Result<Self> {
+        let sources = &config.data.train;
+        let has_data = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
+        Self::prepare(config, date, has_data)
+    }
+
+    fn prepare(config: TrainConfig, date: DateTime, has_data: bool) -> Result<Self> {
         let source = resolve(&config.model)?;
         let model_config = ModelConfig::open(&source.path)?;
         let context = model_config.max_position_embeddings;
@@ -90,8 +109,12 @@ impl Prepared {
         let data_files: Vec<_> = sources
             .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
             .collect();
-        let train = Dataset::load(&data_files, &text, &options)?;
+        let train = match has_data {
+            true => Dataset::load(&data_files, &text, &options)?,
+            false => full_batch(config.train.per_device_train_batch_size, max_length),
+        };
         let (train, eval) = match &config.data.eval {
+            _ if !has_data => (train, None),
             EvalSource::None => (train, None),
             EvalSource::Split(share) => {
                 let (train, eval) = train.split(*share, config.train.seed)?;
@@ -115,7 +138,9 @@ impl Prepared {
         if dropped > 0 {
             warnings.push(format!("{dropped} examples were dropped: too long, or without loss"));
         }
-        files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
+        if has_data {
+            files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
+        }
         let batching = BatchOptions {
             per_device_train_batch_size: config.train.per_device_train_batch_size,
             gradient_accumulation_steps: config.train.gradient_accumulation_steps,
@@ -135,7 +160,21 @@ impl Prepared {
             batching,
             adapter,
             warnings,
+            has_data,
         })
+    }
+}
+
+/// The largest micro-batch there may be.
+fn full_batch(examples: usize, max_length: usize) -> Dataset {
+    let mut labels = vec![0; max_length];
+    labels[0] = NO_LOSS;
+    let example = Example { input_ids: vec![0; max_length], labels, source: (0, 0) };
+    Dataset {
+        files: Vec::new(),
+        format: Format::Text,
+        examples: vec![example; examples],
+        stats: Stats::default(),
     }
 }
 
