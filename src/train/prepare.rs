@@ -125,7 +125,7 @@ impl Prepared {
                 (train, Some(Dataset::load(&[DataFile::new(path)], &text, &options)?))
             }
         };
-        for data in [Some(&train), eval.as_ref()].into_iter().flatten() {
+        for data in [Some(&train), eval.as_ref()].into_iter().flatten().filter(|_| has_data) {
             data.check_vocabulary(model_config.vocab_size, text.tokenizer.as_ref())?;
         }
         if train.stats.truncated > 0 {
