@@ -2,11 +2,11 @@
 
     python tools/check_export.py PROGRAM
 
-PROGRAM is the installed `tunesmith`. The models are those of the tests, their adapters random. Merged
-logits are compared with PEFT's over the same base. A 4-bit directory is decoded by bitsandbytes and,
-exported once more, by the program: bit by bit the same. Against what bitsandbytes quantizes itself it
-may be off by a rounding, because the mean of the scales depends on the order of a sum. Prints a JSON
-line per export; exits with 1 where one is off.
+PROGRAM is the installed `tunesmith`. The models are those of the tests, their adapters random.
+Merged logits are compared with PEFT's over the same base. A 4-bit directory is decoded by
+bitsandbytes and, exported once more, by the program: bit by bit the same. Against what bitsandbytes
+quantizes itself it may be off by a rounding, because the mean of the scales depends on the order of
+a sum. Prints a JSON line per export; exits with 1 where one is off.
 """
 
 import argparse
