@@ -86,7 +86,7 @@ mod tests {
         let state = StepState::new(device)?;
         state.set(&StepValues { learning_rate: 0.1, ..StepValues::default() })?;
         let grad = trained.grad().ok_or_else(|| Error::internal("test", "no gradient"))?;
-        grad_norm(device, &[grad.clone()], 1.0, &state)?;
+        grad_norm(device, std::slice::from_ref(&grad), 1.0, &state)?;
         let moments = [(); 2].map(|()| super::super::zeros(device, &SHAPE, DType::F32));
         let [m, v] = moments;
         let settings = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
