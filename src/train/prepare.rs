@@ -167,8 +167,7 @@ impl Prepared {
 
 /// The largest micro-batch there may be.
 fn full_batch(examples: usize, max_length: usize) -> Dataset {
-    let mut labels = vec![0; max_length];
-    labels[0] = NO_LOSS;
+    let labels = (0..max_length).map(|t| if t == 0 { NO_LOSS } else { 0 }).collect();
     let example = Example { input_ids: vec![0; max_length], labels, source: (0, 0) };
     Dataset {
         files: Vec::new(),
