@@ -224,11 +224,17 @@ fn kernel_twins_are_twins() {
     let mut wgsl = by_stem("kernels-wgsl", "wgsl");
     let cuda = by_stem("kernels-cuda", "cu");
     assert!(wgsl.remove("common").is_some(), "common.wgsl is shared by every kernel");
+    let wgsl_stems: BTreeSet<String> = wgsl.keys().cloned().collect();
     let cuda_only: BTreeSet<&str> = ops::kernels()
         .iter()
         .filter(|spec| spec.text.wgsl.is_none())
         .map(|spec| spec.text.stem)
         .collect();
+    const SECTIONS: [&str; 6] = ["Tensors", "Mapping", "Launch", "Cost", "Numerics", "Twin"];
+    let section = |text: &str, name: &str| -> Option<String> {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("// "));
+        lines.find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+    };
     let mut problems = Vec::new();
     for stem in wgsl.keys().chain(cuda.keys()).collect::<BTreeSet<_>>() {
         let Some(cuda) = cuda.get(stem) else {
@@ -239,12 +245,20 @@ fn kernel_twins_are_twins() {
             if !cuda_only.contains(stem.as_str()) {
                 problems.push(format!("kernels-cuda/{stem}.cu has no twin in kernels-wgsl"));
             }
+            // A fast version is compared with a portable one, which its header names.
+            for name in SECTIONS.iter().filter(|name| section(cuda, name).is_none()) {
+                problems.push(format!("{stem}.cu: the header says nothing of {name}"));
+            }
+            let twin = section(cuda, "Twin").unwrap_or_default();
+            if !wgsl_stems.iter().any(|stem| twin.contains(&format!("kernels-cuda/{stem}.cu"))) {
+                problems.push(format!("{stem}.cu: its twin is no portable kernel: {twin}"));
+            }
             continue;
         };
-        for section in ["Tensors", "Mapping", "Launch", "Cost", "Numerics", "Twin"] {
+        for name in SECTIONS {
             for (text, file) in [(wgsl, format!("{stem}.wgsl")), (cuda, format!("{stem}.cu"))] {
-                if !text.lines().any(|line| line.starts_with(&format!("// {section}"))) {
-                    problems.push(format!("{file}: the header says nothing of {section}"));
+                if section(text, name).is_none() {
+                    problems.push(format!("{file}: the header says nothing of {name}"));
                 }
             }
         }
@@ -308,15 +322,16 @@ fn cuda_parameters_are_the_bindings_of_the_spec() {
 /// The kernels that were launched since it was last asked, by name.
 type Launched = Rc<RefCell<BTreeMap<&'static str, &'static KernelSpec>>>;
 
-/// The CPU, which also notes what is launched.
+/// The CPU, which passes for a GPU that can run every version of a kernel, and notes what is launched.
 struct Recorder {
     cpu: Cpu,
+    capabilities: backend::Capabilities,
     launched: Launched,
 }
 
 impl Backend for Recorder {
     fn capabilities(&self) -> &backend::Capabilities {
-        self.cpu.capabilities()
+        &self.capabilities
     }
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         self.cpu.alloc(dtype, len)
@@ -342,7 +357,11 @@ impl Backend for Recorder {
 /// The README's table, as the code has it: what every op of the case table launches.
 fn table_of_ops() -> String {
     let launched = Launched::default();
-    let device = Device::new(Recorder { cpu: Cpu::new(), launched: launched.clone() });
+    let cpu = Cpu::new();
+    let newest = Some(u32::MAX);
+    let capabilities =
+        backend::Capabilities { compute_capability: newest, ..cpu.capabilities().clone() };
+    let device = Device::new(Recorder { cpu, capabilities, launched: launched.clone() });
     let mut rows: BTreeMap<&str, (BTreeMap<&str, &KernelSpec>, bool)> = BTreeMap::new();
     for case in ops::cases() {
         ops::verify(&case, &device).unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));

@@ -57,6 +57,12 @@ impl KernelCall {
         self
     }
 
+    /// Sets the dynamic shared memory.
+    pub fn shared_bytes(mut self, bytes: u32) -> Self {
+        self.shared_bytes = bytes;
+        self
+    }
+
     /// Sets the number of blocks and runs the call.
     ///
     /// # Errors

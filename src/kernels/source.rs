@@ -25,8 +25,22 @@ macro_rules! kernel_text {
     };
 }
 
+/// The [`KernelText`] of a stem in `kernels-cuda/` alone: a fast version of a portable kernel, with
+/// `kernels-cuda/mma.cuh` at hand.
+#[macro_export]
+macro_rules! cuda_text {
+    ($stem:literal) => {
+        $crate::kernels::KernelText {
+            stem: $stem,
+            wgsl: None,
+            cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
+        }
+    };
+}
+
 const COMMON_WGSL: &str = include_str!("../../kernels-wgsl/common.wgsl");
 const COMMON_CUDA: &str = include_str!("../../kernels-cuda/common.cuh");
+const MMA_CUDA: &str = include_str!("../../kernels-cuda/mma.cuh");
 
 /// Where a device takes kernel text from: the crate, but for files that a test replaces to see what a
 /// faulty kernel does.
@@ -68,6 +82,9 @@ impl Texts {
             source += &format!("constexpr unsigned {name} = {value};\n");
         }
         source += &format!("#line 1 \"{common_path}\"\n{common}\n");
+        if text.wgsl.is_none() {
+            source += &format!("#line 1 \"kernels-cuda/mma.cuh\"\n{MMA_CUDA}\n");
+        }
         source += &format!("#line 1 \"{path}\"\n{cuda}");
         source
     }

@@ -5,6 +5,7 @@
 //! [`Implementation::Eager`] is the plain formula, to read and to fall back on.
 
 mod cpu;
+mod mma;
 mod reference;
 pub(super) mod tile;
 
@@ -18,6 +19,7 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
+use mma::Version;
 
 /// Who sees whom. Query t is key index i = t + `q_offset`; it sees the keys j of its own sequence with
 /// j <= i and, with a window, j > i - window.
@@ -121,12 +123,11 @@ fn flash(
 ) -> Result<Tensor> {
     let device = q.device();
     let (tokens, heads, width) = (q.dim(0), q.dim(1), q.dim(2));
-    let tiles = tokens.div_ceil(TILE) as u32;
     let out = Tensor::empty(device, q.shape(), q.dtype())?;
     // lse and delta share a buffer, so that no kernel needs more than 8.
     let stats = Tensor::empty(device, &[tokens, heads, 2], DType::F32)?;
     let views = [q.view(), k.view(), v.view(), layout.bounds.view(), out.view(), stats.view()];
-    launch(&ATTENTION_FWD, &views, params, width, device, [tiles, params.heads, 1])?;
+    Version::fwd(q).launch(&views, params, q, params.heads)?;
 
     let inputs = [q.clone(), k.clone(), v.clone()];
     let (saved_out, bounds) = (out.clone(), layout.bounds.clone());
@@ -146,7 +147,7 @@ fn flash(
             let dk = Tensor::empty(device, k.shape(), k.dtype())?;
             let dv = Tensor::empty(device, v.shape(), v.dtype())?;
             let views = [read.as_slice(), &[dk.view(), dv.view()]].concat();
-            launch(&ATTENTION_BWD_DKV, &views, params, width, device, [tiles, params.kv_heads, 1])?;
+            Version::bwd_dkv(q).launch(&views, params, q, params.kv_heads)?;
             for (input, gradient) in [(k, dk), (v, dv)] {
                 if input.needs_grad() {
                     accumulate(input, gradient)?;
@@ -156,7 +157,7 @@ fn flash(
         if q.needs_grad() {
             let dq = Tensor::empty(device, q.shape(), q.dtype())?;
             let views = [read.as_slice(), &[dq.view()]].concat();
-            launch(&ATTENTION_BWD_DQ, &views, params, width, device, [tiles, params.heads, 1])?;
+            Version::bwd_dq(q).launch(&views, params, q, params.heads)?;
             accumulate(q, dq)?;
         }
         Ok(())
@@ -178,7 +179,7 @@ pub(super) fn launch(
         .launch(device, grid)
 }
 
-/// Queries and keys of a tile; the kernels have the same number.
+/// Queries and keys of a tile of the portable kernels, which have the same number.
 const TILE: usize = 32;
 /// Threads of a block.
 const BLOCK: u32 = 128;
@@ -206,8 +207,15 @@ impl Params {
     }
 }
 
-pub(super) const KERNELS: &[&KernelSpec] =
-    &[&ATTENTION_FWD, &ATTENTION_BWD_DELTA, &ATTENTION_BWD_DKV, &ATTENTION_BWD_DQ];
+pub(super) const KERNELS: &[&KernelSpec] = &[
+    &ATTENTION_FWD,
+    &ATTENTION_BWD_DELTA,
+    &ATTENTION_BWD_DKV,
+    &ATTENTION_BWD_DQ,
+    &mma::ATTENTION_FWD_MMA,
+    &mma::ATTENTION_BWD_DKV_MMA,
+    &mma::ATTENTION_BWD_DQ_MMA,
+];
 
 static FWD_TEXT: KernelText = kernel_text!("attention_fwd");
 static BWD_TEXT: KernelText = kernel_text!("attention_bwd");

@@ -1,13 +1,15 @@
 //! Matrix products: the linear layer, forward and backward, and every other product of the crate.
 //!
-//! Three rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
-//! [`Rung::Blocked`]. Training uses the last one; all are tested and benched.
+//! Four rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
+//! [`Rung::Blocked`], [`Rung::TensorCore`]. Training uses the last one where device and operands allow
+//! it, else the one before; all are tested and benched.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod cpu;
+pub(super) mod mma;
 mod operand;
 mod scratch;
 
@@ -74,6 +76,9 @@ pub(crate) enum Rung {
     Tiled,
     /// 64 x 64 tiles in shared memory, 4 x 4 sums in registers.
     Blocked,
+    /// Tiles of this many rows and columns on tensor cores: 16-bit operands, and what
+    /// [`mma::fits`] asks for.
+    TensorCore(usize),
 }
 
 /// out = alpha · A · B, plus what `out` held before if `accumulate`. The leading dimensions of each
@@ -89,7 +94,11 @@ pub(crate) fn matmul_into(
     accumulate: bool,
     out: &Tensor,
 ) -> Result<()> {
-    matmul_rung(Rung::Blocked, layout, a, b, alpha, accumulate, out)
+    let rung = match mma::fits(a, b) {
+        true => Rung::TensorCore(mma::tile(out.rows(), out.columns())),
+        false => Rung::Blocked,
+    };
+    matmul_rung(rung, layout, a, b, alpha, accumulate, out)
 }
 
 /// [`matmul_into`] with a version of choice.
@@ -123,12 +132,18 @@ pub(crate) fn matmul_rung(
             (&MATMUL_TILED, [n.div_ceil(columns) as u32, m.div_ceil(16) as u32, 1])
         }
         Rung::Blocked => (&MATMUL, [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1]),
+        Rung::TensorCore(tile) => {
+            (&mma::MATMUL_MMA, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
+        }
     };
-    KernelCall::new(spec, &[a.view(), b.view(), out.view()])
+    let mut call = KernelCall::new(spec, &[a.view(), b.view(), out.view()])
         .constant("LAYOUT", layout as u32)
         .constant("ACCUMULATE", u32::from(accumulate))
-        .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha })
-        .launch(out.device(), grid)
+        .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha });
+    if let Rung::TensorCore(tile) = rung {
+        call = call.constant("TILE", tile as u32).shared_bytes(mma::shared_bytes(tile));
+    }
+    call.launch(out.device(), grid)
 }
 
 /// Refuses 16-bit rows of odd width: two elements share a word, and a thread owns whole words.
@@ -162,7 +177,8 @@ static NAIVE_TEXT: KernelText = kernel_text!("matmul_naive");
 static TILED_TEXT: KernelText = kernel_text!("matmul_tiled");
 static TEXT: KernelText = kernel_text!("matmul");
 
-pub(super) const KERNELS: &[&KernelSpec] = &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL];
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL, &mma::MATMUL_MMA];
 
 static MATMUL_NAIVE: KernelSpec = rung("matmul_naive", &NAIVE_TEXT);
 static MATMUL_TILED: KernelSpec = rung("matmul_tiled", &TILED_TEXT);

@@ -6,7 +6,7 @@ mod decode;
 pub(crate) use decode::Nf4View;
 
 use super::host::words;
-use super::matmul::{self, Layout, check_width};
+use super::matmul::{self, Layout, check_width, mma};
 use super::target::GradTarget;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
@@ -18,7 +18,7 @@ use crate::quant::nf4::quantize_block;
 use crate::quant::nf4::{Absmax, BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE, Nf4Weight, THRESHOLDS};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::{kernel_text, with_element};
+use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -230,8 +230,14 @@ fn product(
     let (m, n, k) = (out.rows(), out.columns(), x.columns());
     let views =
         [x.view(), weight.codes.view(), weight.scales.view(), weight.tables.view(), out.view()];
-    KernelCall::new(&NF4_MATMUL, &views)
-        .constant("LAYOUT", layout as u32)
+    let fast = fits_tensor_cores(x, weight);
+    let (spec, tile) = if fast { (&NF4_MATMUL_MMA, mma::tile(m, n)) } else { (&NF4_MATMUL, 64) };
+    let mut call = KernelCall::new(spec, &views);
+    if fast {
+        // Four slabs of x and two of the weight, of 32 k in 16 bits.
+        call = call.constant("TILE", tile as u32).shared_bytes(6 * 64 * tile as u32);
+    }
+    call.constant("LAYOUT", layout as u32)
         .constant("ACCUMULATE", u32::from(accumulate))
         .constant("NESTED", u32::from(weight.nested))
         .params(ProductParams {
@@ -242,7 +248,17 @@ fn product(
             nested_blocksize: weight.nested_blocksize as u32,
             zero: 0,
         })
-        .launch(out.device(), [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1])
+        .launch(out.device(), [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
+}
+
+/// Whether [`NF4_MATMUL_MMA`] can multiply these: 8 codes that lie together share a scale and a row, and
+/// a block's number is a shift away.
+fn fits_tensor_cores(x: &Tensor, weight: &Nf4Tensor) -> bool {
+    let blocks = [weight.blocksize, weight.nested_blocksize];
+    mma::is_on(x.device())
+        && x.dtype() != DType::F32
+        && [x.columns(), weight.shape[1]].iter().all(|width| width.is_multiple_of(mma::CHUNK))
+        && blocks.iter().all(|size| size.is_power_of_two() && *size >= mma::CHUNK)
 }
 
 const BLOCK: usize = 256;
@@ -280,8 +296,10 @@ struct ProductParams {
 
 static TEXT: KernelText = kernel_text!("nf4");
 static PRODUCT_TEXT: KernelText = kernel_text!("nf4_matmul");
+static PRODUCT_MMA_TEXT: KernelText = cuda_text!("nf4_matmul_mma");
 
-pub(super) const KERNELS: &[&KernelSpec] = &[&NF4_QUANTIZE, &NF4_DEQUANTIZE, &NF4_MATMUL];
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&NF4_QUANTIZE, &NF4_DEQUANTIZE, &NF4_MATMUL, &NF4_MATMUL_MMA];
 
 static NF4_QUANTIZE: KernelSpec = KernelSpec {
     name: "nf4_quantize",
@@ -333,6 +351,14 @@ static NF4_MATMUL: KernelSpec = KernelSpec {
     reference_f32: product_reference,
     reference_f64: product_reference,
     cpu: product_cpu,
+};
+
+static NF4_MATMUL_MMA: KernelSpec = KernelSpec {
+    name: "nf4_matmul_mma",
+    text: &PRODUCT_MMA_TEXT,
+    constants: &["TILE", "LAYOUT", "ACCUMULATE", "NESTED"],
+    requires: Requires::Sm(mma::CAPABILITY),
+    ..NF4_MATMUL
 };
 
 /// Codes are defined in f32 whatever the arithmetic: they must be equal to the bit.

@@ -58,6 +58,22 @@ const SHAPES_16_BIT: &[Shape] = &[
     decoding(shape(&[45], 6, 2, 16), 44),
 ];
 
+/// 16-bit shapes whose widths the tensor cores take: several tiles, packing, groups, windows, a KV
+/// cache, every way that rows lie in shared memory, and heads too wide for the backward.
+const SHAPES_TENSOR_CORES: &[Shape] = &[
+    shape(&[3, 1, 2], 1, 1, 16),
+    shape(&[70], 2, 1, 16),
+    shape(&[33, 50, 7], 2, 1, 48),
+    windowed(shape(&[20, 13, 100], 4, 2, 80), 40),
+    windowed(shape(&[150], 1, 1, 64), 70),
+    shape(&[130], 1, 1, 128),
+    shape(&[70], 2, 2, 96),
+    shape(&[40], 1, 1, 192),
+    shape(&[40], 1, 1, 256),
+    decoding(shape(&[45], 6, 2, 16), 44),
+    decoding(windowed(shape(&[200], 3, 1, 32), 33), 60),
+];
+
 /// The checked cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -67,6 +83,10 @@ pub fn cases() -> Vec<Case> {
             cases
                 .extend(SHAPES_16_BIT.iter().map(|&shape| attention(shape, dtype, implementation)));
         }
+    }
+    for dtype in [DType::BF16, DType::F16] {
+        let flash = |&shape| attention(shape, dtype, Implementation::Flash);
+        cases.extend(SHAPES_TENSOR_CORES.iter().map(flash));
     }
     cases
 }

@@ -3,7 +3,7 @@
 use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
-use crate::ops::matmul::{Layout, Rung, matmul_rung};
+use crate::ops::matmul::{Layout, Rung, matmul_rung, mma};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{Dropout, Neftune, Nf4Tensor};
 use crate::quant::dynamic8::dynamic_map;
@@ -40,6 +40,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(product(rung, layout, [3, 34, 128], [BF16, BF16, BF16], 1.0, false));
         }
     }
+    cases.extend(tensor_core_cases());
     for (rows, columns) in [(1, 1), (3, 31), (33, 65), (0, 8), (300, 7)] {
         cases.push(add_bias(rows, columns, [F32; 2]));
     }
@@ -53,7 +54,7 @@ pub fn cases() -> Vec<Case> {
         for [m, n, k] in [[3, 4, 6], [1, 9, 72], [5, 3, 72], [33, 65, 104], [70, 16, 520]] {
             cases.push(nf4_matmul([m, n, k], F32, double_quant));
         }
-        for [m, n, k] in [[2, 8, 72], [33, 66, 72], [0, 8, 8]] {
+        for [m, n, k] in [[2, 8, 72], [33, 66, 72], [0, 8, 8], [67, 72, 200]] {
             cases.push(nf4_matmul([m, n, k], BF16, double_quant));
             cases.push(nf4_matmul([m, n, k], F16, double_quant));
         }
@@ -74,6 +75,38 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// Several tiles, tails of every kind that the tensor cores' version takes, and sums shorter and longer
+/// than its stages; the unaligned sizes above stay with the portable version.
+fn tensor_core_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for [m, n, k] in [[33, 72, 40], [130, 136, 72]] {
+        cases.push(matmul([m, n, k], [BF16; 2]));
+        cases.push(matmul([m, n, k], [F16; 2]));
+    }
+    for tile in [64, 128] {
+        let rung = Rung::TensorCore(tile);
+        let (odd, even, whole) = (tile + 3, tile + 6, tile + 8);
+        for (layout, sizes) in [
+            (Layout::NT, [odd, even, 136]),
+            (Layout::NN, [odd, whole, 136]),
+            (Layout::TN, [whole, whole, 133]),
+        ] {
+            cases.push(product(rung, layout, sizes, [BF16; 3], 1.0, false));
+            cases.push(product(rung, layout, sizes, [F16, F16, F32], 0.25, true));
+            cases.push(product(rung, layout, [8, 8, 0], [BF16, BF16, F32], 1.0, false));
+            cases.push(product(rung, layout, [16, 24, 8], [BF16, BF16, F16], 2.0, true));
+        }
+        cases.push(product(rung, Layout::NT, [odd, odd, 40], [BF16, BF16, F32], 1.0, true));
+    }
+    // NF4: enough blocks for the larger tile, forward and backward.
+    for [n, k] in [[1000, 40], [40, 1000]] {
+        cases.push(nf4_matmul([1500, n, k], BF16, true));
+    }
+    // More rows of tiles than are numbered together.
+    cases.push(product(Rung::TensorCore(64), Layout::NT, [580, 136, 8], [BF16; 3], 1.0, false));
+    cases
+}
+
 /// The timed cases: the layers of a 135M model, 512 tokens.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -88,6 +121,10 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
     cases.push(dropout(512, 576, dtype));
     cases.push(add_bias(512, 576, [dtype; 2]));
     for rung in [Rung::Naive, Rung::Tiled, Rung::Blocked] {
+        cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
+    }
+    for tile in [64, 128] {
+        let rung = Rung::TensorCore(tile);
         cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
     }
     cases
@@ -123,13 +160,18 @@ fn product(
     let b_shape = if layout == Layout::NT { [n, k] } else { [k, n] };
     let names = dtypes.map(DType::name).join(" ");
     let adds = if accumulate { " accumulate" } else { "" };
+    let tile = match rung {
+        Rung::TensorCore(tile) => format!(" tile {tile}"),
+        _ => String::new(),
+    };
     Case {
         op: match rung {
             Rung::Naive => "matmul_naive",
             Rung::Tiled => "matmul_tiled",
             Rung::Blocked => "matmul_into",
+            Rung::TensorCore(_) => "matmul_mma",
         },
-        variant: format!("{layout:?} {m}x{n}x{k} {names} alpha {alpha}{adds}"),
+        variant: format!("{layout:?} {m}x{n}x{k} {names} alpha {alpha}{adds}{tile}"),
         inputs: vec![
             Input::new("a", &a_shape, a),
             Input::new("b", &b_shape, b),
@@ -140,6 +182,10 @@ fn product(
         run: Box::new(move |_, inputs| {
             let [a, b, c] = inputs else { return Ok(Vec::new()) };
             let out = Tensor::from_f32(a.device(), &[m, n], out, &c.read_f32()?)?;
+            let rung = match rung {
+                Rung::TensorCore(_) if !mma::fits(a, b) => Rung::Blocked,
+                rung => rung,
+            };
             matmul_rung(rung, layout, a, b, alpha, accumulate, &out)?;
             Ok(vec![out])
         }),
