@@ -76,9 +76,8 @@ pub(crate) enum Rung {
     Tiled,
     /// 64 x 64 tiles in shared memory, 4 x 4 sums in registers.
     Blocked,
-    /// Tiles of this many rows and columns on tensor cores: 16-bit operands, and what
-    /// [`mma::fits`] asks for.
-    TensorCore(usize),
+    /// Tiles of this many rows and columns on tensor cores.
+    TensorCore(mma::Version, usize),
 }
 
 /// out = alpha · A · B, plus what `out` held before if `accumulate`. The leading dimensions of each
@@ -94,9 +93,9 @@ pub(crate) fn matmul_into(
     accumulate: bool,
     out: &Tensor,
 ) -> Result<()> {
-    let rung = match mma::fits(a, b) {
-        true => Rung::TensorCore(mma::tile(out.rows(), out.columns())),
-        false => Rung::Blocked,
+    let rung = match mma::version(a, b) {
+        Some(version) => Rung::TensorCore(version, version.tile(out.rows(), out.columns())),
+        None => Rung::Blocked,
     };
     matmul_rung(rung, layout, a, b, alpha, accumulate, out)
 }
@@ -132,16 +131,18 @@ pub(crate) fn matmul_rung(
             (&MATMUL_TILED, [n.div_ceil(columns) as u32, m.div_ceil(16) as u32, 1])
         }
         Rung::Blocked => (&MATMUL, [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1]),
-        Rung::TensorCore(tile) => {
-            (&mma::MATMUL_MMA, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
+        Rung::TensorCore(version, tile) => {
+            let kernel = version.kernel(a.dtype(), b.dtype(), tile);
+            (kernel.0, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
         }
     };
     let mut call = KernelCall::new(spec, &[a.view(), b.view(), out.view()])
         .constant("LAYOUT", layout as u32)
         .constant("ACCUMULATE", u32::from(accumulate))
         .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha });
-    if let Rung::TensorCore(tile) = rung {
-        call = call.constant("TILE", tile as u32).shared_bytes(mma::shared_bytes(tile));
+    if let Rung::TensorCore(version, tile) = rung {
+        let (_, shared_bytes) = version.kernel(a.dtype(), b.dtype(), tile);
+        call = call.constant("TILE", tile as u32).shared_bytes(shared_bytes);
     }
     call.launch(out.device(), grid)
 }
@@ -178,7 +179,7 @@ static TILED_TEXT: KernelText = kernel_text!("matmul_tiled");
 static TEXT: KernelText = kernel_text!("matmul");
 
 pub(super) const KERNELS: &[&KernelSpec] =
-    &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL, &mma::MATMUL_MMA];
+    &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL, &mma::MATMUL_MMA, &mma::MATMUL_F32_MMA];
 
 static MATMUL_NAIVE: KernelSpec = rung("matmul_naive", &NAIVE_TEXT);
 static MATMUL_TILED: KernelSpec = rung("matmul_tiled", &TILED_TEXT);

@@ -3,7 +3,8 @@
 use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
-use crate::ops::matmul::{Layout, Rung, matmul_rung, mma};
+use crate::ops::matmul::mma::{self, Version};
+use crate::ops::matmul::{Layout, Rung, matmul_rung};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{Dropout, Neftune, Nf4Tensor};
 use crate::quant::dynamic8::dynamic_map;
@@ -65,6 +66,7 @@ pub fn cases() -> Vec<Case> {
         }
         cases.push(lora([3, 4, 5, 2], F32, p, true));
         cases.push(lora([33, 66, 34, 8], BF16, p, false));
+        cases.push(lora([33, 72, 40, 8], BF16, p, false));
         cases.push(lora([5, 6, 8, 3], F16, p, true));
     }
     for (rows, columns, dtype) in [(4, 5, F32), (33, 65, F32), (0, 8, F32), (6, 66, BF16)] {
@@ -82,9 +84,21 @@ fn tensor_core_cases() -> Vec<Case> {
     for [m, n, k] in [[33, 72, 40], [130, 136, 72]] {
         cases.push(matmul([m, n, k], [BF16; 2]));
         cases.push(matmul([m, n, k], [F16; 2]));
+        cases.push(matmul([m, n, k], [BF16, F32]));
+        cases.push(matmul([m, n, k], [F32; 2]));
+    }
+    for (layout, sizes) in
+        [(Layout::NT, [67, 70, 136]), (Layout::NN, [67, 72, 136]), (Layout::TN, [72, 80, 133])]
+    {
+        let rung = Rung::TensorCore(Version::F32Mma, 64);
+        cases.push(product(rung, layout, sizes, [F32; 3], 0.25, true));
+        cases.push(product(rung, layout, sizes, [F16, F32, F16], 1.0, false));
+        cases.push(product(rung, layout, sizes, [F32, BF16, F32], 1.0, true));
+        cases.push(product(rung, layout, [16, 24, 8], [BF16, F16, BF16], 1.0, false));
+        cases.push(product(rung, layout, [8, 8, 0], [F32; 3], 1.0, false));
     }
     for tile in [64, 128] {
-        let rung = Rung::TensorCore(tile);
+        let rung = Rung::TensorCore(Version::Mma, tile);
         let (odd, even, whole) = (tile + 3, tile + 6, tile + 8);
         for (layout, sizes) in [
             (Layout::NT, [odd, even, 136]),
@@ -103,7 +117,8 @@ fn tensor_core_cases() -> Vec<Case> {
         cases.push(nf4_matmul([1500, n, k], BF16, true));
     }
     // More rows of tiles than are numbered together.
-    cases.push(product(Rung::TensorCore(64), Layout::NT, [580, 136, 8], [BF16; 3], 1.0, false));
+    let rung = Rung::TensorCore(Version::Mma, 64);
+    cases.push(product(rung, Layout::NT, [580, 136, 8], [BF16; 3], 1.0, false));
     cases
 }
 
@@ -124,7 +139,7 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
         cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
     }
     for tile in [64, 128] {
-        let rung = Rung::TensorCore(tile);
+        let rung = Rung::TensorCore(Version::Mma, tile);
         cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
     }
     cases
@@ -161,7 +176,7 @@ fn product(
     let names = dtypes.map(DType::name).join(" ");
     let adds = if accumulate { " accumulate" } else { "" };
     let tile = match rung {
-        Rung::TensorCore(tile) => format!(" tile {tile}"),
+        Rung::TensorCore(_, tile) => format!(" tile {tile}"),
         _ => String::new(),
     };
     Case {
@@ -169,7 +184,8 @@ fn product(
             Rung::Naive => "matmul_naive",
             Rung::Tiled => "matmul_tiled",
             Rung::Blocked => "matmul_into",
-            Rung::TensorCore(_) => "matmul_mma",
+            Rung::TensorCore(Version::Mma, _) => "matmul_mma",
+            Rung::TensorCore(Version::F32Mma, _) => "matmul_f32_mma",
         },
         variant: format!("{layout:?} {m}x{n}x{k} {names} alpha {alpha}{adds}{tile}"),
         inputs: vec![
@@ -183,7 +199,10 @@ fn product(
             let [a, b, c] = inputs else { return Ok(Vec::new()) };
             let out = Tensor::from_f32(a.device(), &[m, n], out, &c.read_f32()?)?;
             let rung = match rung {
-                Rung::TensorCore(_) if !mma::fits(a, b) => Rung::Blocked,
+                // The portable version where the device has no tensor cores.
+                Rung::TensorCore(version, _) if mma::version(a, b) != Some(version) => {
+                    Rung::Blocked
+                }
                 rung => rung,
             };
             matmul_rung(rung, layout, a, b, alpha, accumulate, &out)?;

@@ -1,8 +1,10 @@
 //! The product on tensor cores: when it can be had, and its tiles.
 
-use super::{BINDINGS, BLOCK, KernelSpec, KernelText, Requires, cpu, reference};
+use super::rung;
 use crate::DType;
 use crate::backend::Device;
+use crate::cuda_text;
+use crate::kernels::{KernelSpec, KernelText, Requires};
 use crate::tensor::Tensor;
 
 /// Compute capability, times ten, from which kernels may use `mma.sync` on 16-bit operands.
@@ -17,10 +19,59 @@ pub(crate) fn is_on(device: &Device) -> bool {
     device.capabilities().compute_capability >= Some(CAPABILITY)
 }
 
-/// Whether the device and the operands are such that [`MATMUL_MMA`] can multiply them.
-pub(crate) fn fits(a: &Tensor, b: &Tensor) -> bool {
+/// The version of the product that the device has for these operands, if any.
+pub(crate) fn version(a: &Tensor, b: &Tensor) -> Option<Version> {
     let aligned = [a, b].iter().all(|operand| operand.columns().is_multiple_of(CHUNK));
-    is_on(a.device()) && a.dtype() != DType::F32 && a.dtype() == b.dtype() && aligned
+    if !is_on(a.device()) || !aligned {
+        return None;
+    }
+    match (a.dtype(), b.dtype()) {
+        // Six products of pieces: worth it where tensor cores are made for f32 sums.
+        (DType::F32, DType::F32) if !is_data_center(a.device()) => None,
+        (left, right) if left == right && left != DType::F32 => Some(Version::Mma),
+        _ => Some(Version::F32Mma),
+    }
+}
+
+/// Whether tensor cores add in f32 at full rate; on other GPUs plain f32 arithmetic is as fast.
+fn is_data_center(device: &Device) -> bool {
+    matches!(device.capabilities().compute_capability, Some(80 | 90 | 100 | 103))
+}
+
+/// A version of the product on tensor cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// 16-bit operands of one dtype.
+    Mma,
+    /// Operands that are cut into pieces of bf16.
+    F32Mma,
+}
+
+impl Version {
+    /// Its kernel, and the dynamic shared memory that it needs for these operands.
+    pub(super) fn kernel(self, a: DType, b: DType, tile: usize) -> (&'static KernelSpec, u32) {
+        // A slab of 32 k in 16 bits.
+        let slab = 64 * tile as u32;
+        let pieces = |dtype| match dtype {
+            DType::F32 => 3,
+            DType::F16 => 2,
+            _ => 1,
+        };
+        match self {
+            // Four stages of both operands.
+            Self::Mma => (&MATMUL_MMA, 4 * 2 * slab),
+            // Two stages of all pieces.
+            Self::F32Mma => (&MATMUL_F32_MMA, 2 * (pieces(a) + pieces(b)) * slab),
+        }
+    }
+
+    /// The tile for an [m, n] result; the smaller one where the sums of pieces take the registers.
+    pub(crate) fn tile(self, m: usize, n: usize) -> usize {
+        match self {
+            Self::Mma => tile(m, n),
+            Self::F32Mma => 64,
+        }
+    }
 }
 
 /// The tile for an [m, n] result: the smaller one where the larger would leave a GPU half empty. The
@@ -29,21 +80,17 @@ pub(crate) fn tile(m: usize, n: usize) -> usize {
     if m.div_ceil(128) * n.div_ceil(128) >= FEW_BLOCKS { 128 } else { 64 }
 }
 
-/// Dynamic shared memory: four stages of a slab of 32 k of both operands.
-pub(super) fn shared_bytes(tile: usize) -> u32 {
-    512 * tile as u32
-}
-
-static TEXT: KernelText = crate::cuda_text!("matmul_mma");
+static TEXT: KernelText = cuda_text!("matmul_mma");
+static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma");
 
 pub(super) static MATMUL_MMA: KernelSpec = KernelSpec {
-    name: "matmul_mma",
-    text: &TEXT,
-    bindings: BINDINGS,
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
-    block: [BLOCK as u32, 1, 1],
     requires: Requires::Sm(CAPABILITY),
-    reference_f32: reference,
-    reference_f64: reference,
-    cpu: cpu::matmul,
+    ..rung("matmul_mma", &TEXT)
+};
+
+pub(super) static MATMUL_F32_MMA: KernelSpec = KernelSpec {
+    constants: &["LAYOUT", "ACCUMULATE", "TILE"],
+    requires: Requires::Sm(CAPABILITY),
+    ..rung("matmul_f32_mma", &F32_TEXT)
 };
