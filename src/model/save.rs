@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{Error, Result, files};
 
 /// The most bytes of tensors in one file; a larger model is written as several with an index.
-pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
+pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Files that go with a model as they are, where the source has them.
 const COMPANIONS: [&str; 10] = [
@@ -147,7 +147,7 @@ fn header(tensors: &[&TensorPlan]) -> String {
 fn save_weights(
     dir: &Path,
     tensors: &[TensorPlan],
-    max_bytes: usize,
+    max_bytes: u64,
     mut bytes: impl FnMut(&TensorPlan) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let shards = shards(tensors, max_bytes);
@@ -161,21 +161,22 @@ fn save_weights(
         map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(file.as_str()))));
     }
     map.sort_keys();
-    let total: usize = tensors.iter().map(TensorPlan::size).sum();
+    let total: u64 = tensors.iter().map(|tensor| tensor.size() as u64).sum();
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});
     files::write(&dir.join("model.safetensors.index.json"), format!("{index:#}\n"))
 }
 
 /// The tensors in their order, cut where the next one would go above `max_bytes`.
-fn shards(tensors: &[TensorPlan], max_bytes: usize) -> Vec<&[TensorPlan]> {
+fn shards(tensors: &[TensorPlan], max_bytes: u64) -> Vec<&[TensorPlan]> {
     let mut shards = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (i, tensor) in tensors.iter().enumerate() {
-        if i > start && size + tensor.size() > max_bytes {
+        let bytes = tensor.size() as u64;
+        if i > start && size + bytes > max_bytes {
             shards.push(&tensors[start..i]);
             (start, size) = (i, 0);
         }
-        size += tensor.size();
+        size += bytes;
     }
     if start < tensors.len() {
         shards.push(&tensors[start..]);
