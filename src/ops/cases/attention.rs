@@ -69,6 +69,7 @@ const SHAPES_TENSOR_CORES: &[Shape] = &[
     shape(&[70], 2, 2, 96),
     decoding(shape(&[45], 6, 2, 16), 44),
     decoding(windowed(shape(&[200], 3, 1, 32), 33), 60),
+    decoding(shape(&[2, 130], 1, 1, 64), 64),
     decoding(shape(&[70], 1, 1, 192), 5),
     decoding(shape(&[70], 1, 1, 256), 5),
 ];
