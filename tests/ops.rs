@@ -50,6 +50,19 @@ fn cuda_agrees_with_the_reference() {
     }
 }
 
+/// The program that users run before they trust a device.
+#[cfg(all(feature = "cli", feature = "cudarc"))]
+#[test]
+fn verify_trusts_the_emulated_gpu() -> tunesmith::Result<()> {
+    use clap::Parser;
+    use tunesmith::cli::VerifyOptions;
+    if common::cuda_emulated().is_none() {
+        return Ok(());
+    }
+    let arguments = ["verify", "--device", "cuda-emulated", "--quiet"];
+    tunesmith::programs::verify::run(VerifyOptions::parse_from(arguments))
+}
+
 #[test]
 fn backwards_are_the_derivatives() {
     let small = |case: &ops::Case| {
