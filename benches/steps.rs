@@ -98,12 +98,12 @@ impl Shape {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    if let Some(threads) = options.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|error| Error::run(error.to_string()))?;
-    }
+    // As the programs do; 0 threads means all.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads.unwrap_or(0))
+        .use_current_thread()
+        .build_global()
+        .map_err(|error| Error::run(error.to_string()))?;
     let (mut keys, rows, length) = options.shape.sizes();
     keys["model_type"] = "llama".into();
     keys["max_position_embeddings"] = 2048.into();
@@ -112,21 +112,17 @@ fn main() -> Result<()> {
     let mut trainer = trainer(&options, &config, &device, length)?;
 
     let mut rng = Rng::new(1, "bench tokens", 0);
-    let mut seconds = Vec::new();
+    let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 1..=options.steps + 1 {
         let batch = random_batch(&mut rng, config.vocab_size, rows, length);
-        let start = Instant::now();
+        let (start, cpu_start) = (Instant::now(), processor_seconds());
         trainer.step(step, 2e-4, batch.num_loss_tokens, std::iter::once(batch))?;
         pollster::block_on(device.synchronize())?;
         seconds.push(start.elapsed().as_secs_f64());
+        cpu_seconds.extend(cpu_start.zip(processor_seconds()).map(|(start, end)| end - start));
     }
-    seconds.remove(0);
-    seconds.sort_by(f64::total_cmp);
-    let middle = seconds.len() / 2;
-    let median = match seconds.len() % 2 {
-        0 => (seconds[middle - 1] + seconds[middle]) / 2.0,
-        _ => seconds[middle],
-    };
+    let fastest = seconds[1..].iter().copied().fold(f64::INFINITY, f64::min);
+    let step_seconds = median(&seconds[1..]);
     let name = |value: Option<clap::builder::PossibleValue>| {
         value.map(|value| value.get_name().to_owned())
     };
@@ -137,9 +133,10 @@ fn main() -> Result<()> {
         "dtype": name(options.dtype.to_possible_value()),
         "threads": rayon::current_num_threads(),
         "steps": options.steps,
-        "step_seconds": median,
-        "fastest_step_seconds": seconds[0],
-        "tokens_per_second": (rows * length) as f64 / median,
+        "step_seconds": step_seconds,
+        "fastest_step_seconds": fastest,
+        "cpu_seconds": cpu_seconds.get(1..).map(median),
+        "tokens_per_second": (rows * length) as f64 / step_seconds,
         "peak_rss_mib": peak_rss_mib(),
         "peak_device_mib": device.memory().peak >> 20,
         "trainable_parameters": trained,
@@ -199,6 +196,24 @@ fn random_batch(rng: &mut Rng, vocab: usize, rows: usize, length: usize) -> Batc
         batch.num_loss_tokens += length - 1;
     }
     batch
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        _ => sorted[middle],
+    }
+}
+
+/// Processor time that this process has had, where the system tells (Linux counts hundredths).
+fn processor_seconds() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = status.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
 }
 
 /// The most memory this process has had, where the system tells.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 /// Call it first thing in `main`: it sets up the environment while there is no other thread.
 pub fn start(program: impl FnOnce() -> Result<()>) -> ExitCode {
     quiet_wayland();
+    join_thread_pool();
     // A panic is a bug of this program, and no backtrace would tell its user more.
     panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
@@ -22,6 +23,13 @@ pub fn start(program: impl FnOnce() -> Result<()>) -> ExitCode {
         Ok(result) => report(result),
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Makes this thread one of rayon's pool, so that handing work to the pool is not a call to another
+/// thread and back: training hands over thousands of small pieces a second.
+fn join_thread_pool() {
+    // An error says that there is a pool already, which does as well, only slower.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
 fn report(result: Result<()>) -> ExitCode {

@@ -4,6 +4,7 @@
 use super::StepState;
 use super::host::rows_per_task;
 use super::pieces::in_pieces;
+use super::simd::vectorized;
 use super::step_state::index;
 use crate::backend::KernelCall;
 use crate::error::{Error, Result};
@@ -126,12 +127,17 @@ fn cpu(call: &mut HostCall) {
         .zip(v.par_chunks_mut(task))
         .zip(grad.par_chunks(task))
         .for_each(|(((param, m), v), grad)| {
-            for (((p, m), v), &grad) in param.iter_mut().zip(m).zip(v).zip(grad) {
-                let g = grad * clip;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                let root = (*v / correction2).sqrt() + eps;
-                *p = *p * keep - step_size * *m / root;
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (((p, m), v), &grad) in param.iter_mut().zip(m).zip(v).zip(grad) {
+                        let g = grad * clip;
+                        *m = beta1 * *m + (1.0 - beta1) * g;
+                        *v = beta2 * *v + (1.0 - beta2) * g * g;
+                        let root = (*v / correction2).sqrt() + eps;
+                        *p = *p * keep - step_size * *m / root;
+                    }
+                },
+            )
         });
 }

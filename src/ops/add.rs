@@ -2,6 +2,7 @@
 
 use super::host::{rows_per_task, words};
 use super::pieces::in_pieces;
+use super::simd::vectorized;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -138,9 +139,14 @@ fn add_cpu<T: Element>(call: &mut HostCall) {
     let task = rows_per_task(1);
     out.par_chunks_mut(task).zip(a.par_chunks(task)).zip(b.par_chunks(task)).for_each(
         |((out, a), b)| {
-            for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                *out = T::from_f32(a.to_f32() + b.to_f32());
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                        *out = T::from_f32(a.to_f32() + b.to_f32());
+                    }
+                },
+            )
         },
     );
 }
@@ -149,8 +155,13 @@ fn add_into_cpu<X: Element, Y: Element>(call: &mut HostCall) {
     let (x, y) = (call.input::<X>(0), call.output::<Y>(1));
     let task = rows_per_task(1);
     y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = Y::from_f32(y.to_f32() + x.to_f32());
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = Y::from_f32(y.to_f32() + x.to_f32());
+                }
+            },
+        )
     });
 }

@@ -2,6 +2,7 @@
 
 use super::host::{rows_per_task, words};
 use super::matmul::check_width;
+use super::simd::vectorized;
 use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
@@ -116,11 +117,16 @@ fn add_bias_cpu<X: Element, B: Element>(call: &mut HostCall) {
     let (x, bias, y) = (call.input::<X>(0), call.input::<B>(1), call.output::<X>(2));
     let task = rows_per_task(columns as usize) * columns as usize;
     y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(bias.len()).zip(x.chunks_exact(bias.len())) {
-            for ((y, &x), &bias) in y.iter_mut().zip(x).zip(bias) {
-                *y = X::from_f32(x.to_f32() + bias.to_f32());
-            }
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_exact_mut(bias.len()).zip(x.chunks_exact(bias.len())) {
+                    for ((y, &x), &bias) in y.iter_mut().zip(x).zip(bias) {
+                        *y = X::from_f32(x.to_f32() + bias.to_f32());
+                    }
+                }
+            },
+        )
     });
 }
 
@@ -130,14 +136,19 @@ fn column_sums_cpu<X: Element>(call: &mut HostCall) {
     // Each task owns a stripe of columns and walks down all rows: sums stay in row order.
     const STRIPE: usize = 64;
     sums.par_chunks_mut(STRIPE).enumerate().for_each(|(stripe, sums)| {
-        let mut down = [0.0f32; STRIPE];
-        for row in x.chunks_exact(columns as usize) {
-            for (sum, x) in down.iter_mut().zip(&row[stripe * STRIPE..][..sums.len()]) {
-                *sum += x.to_f32();
-            }
-        }
-        for (sum, down) in sums.iter_mut().zip(down) {
-            *sum = if accumulate == 1 { *sum + down } else { down };
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                let mut down = [0.0f32; STRIPE];
+                for row in x.chunks_exact(columns as usize) {
+                    for (sum, x) in down.iter_mut().zip(&row[stripe * STRIPE..][..sums.len()]) {
+                        *sum += x.to_f32();
+                    }
+                }
+                for (sum, down) in sums.iter_mut().zip(down) {
+                    *sum = if accumulate == 1 { *sum + down } else { down };
+                }
+            },
+        )
     });
 }

@@ -2,6 +2,7 @@
 
 use super::add::accumulate;
 use super::host::{rows_per_task, words};
+use super::simd::vectorized;
 use crate::backend::KernelCall;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
@@ -69,8 +70,13 @@ fn cpu<X: Element, Y: Element>(call: &mut HostCall) {
     let (x, y) = (call.input::<X>(0), call.output::<Y>(1));
     let task = rows_per_task(1);
     y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = Y::from_f32(x.to_f32());
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = Y::from_f32(x.to_f32());
+                }
+            },
+        )
     });
 }

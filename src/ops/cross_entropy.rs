@@ -6,9 +6,9 @@
 //! slices as well, with an online softmax over them.
 
 use super::add::accumulate;
-use super::attention::tile::widened;
 use super::host::{rows_per_task, words};
 use super::matmul::{Layout, matmul_into};
+use super::simd::vectorized;
 use super::step_state::{StepState, index};
 use super::vector;
 use crate::backend::{Device, KernelCall, View};
@@ -390,20 +390,24 @@ fn stats_cpu<T: Element>(call: &mut HostCall) {
     let stats = call.output::<f32>(2);
     let rows = stats.par_chunks_mut(3).zip(logits.par_chunks(columns)).zip(targets);
     rows.for_each(|((stats, logits), &target)| {
-        if target == IGNORE {
-            return;
-        }
-        let logits = widened(logits);
-        if first_column == 0 {
-            stats.copy_from_slice(&[MASK, 0.0, MASK]);
-        }
-        let largest = vector::max(&logits, stats[0]);
-        stats[1] *= vector::exp(stats[0] - largest);
-        stats[1] += vector::sum_exp(&logits, largest);
-        stats[0] = largest;
-        if let Some(&logit) = logits.get(target.wrapping_sub(first_column) as usize) {
-            stats[2] = logit;
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                if target == IGNORE {
+                    return;
+                }
+                if first_column == 0 {
+                    stats.copy_from_slice(&[MASK, 0.0, MASK]);
+                }
+                let largest = vector::max(logits, stats[0]);
+                stats[1] *= vector::exp(stats[0] - largest);
+                stats[1] += vector::sum_exp(logits, largest);
+                stats[0] = largest;
+                if let Some(logit) = logits.get(target.wrapping_sub(first_column) as usize) {
+                    stats[2] = logit.to_f32();
+                }
+            },
+        )
     });
 }
 
@@ -422,21 +426,26 @@ fn bwd_cpu<T: Element>(call: &mut HostCall) {
     let scale = state[index::INV_TOKENS] * state[index::LOSS_SCALE];
     let rows = logits.par_chunks_mut(columns as usize).zip(stats.par_chunks(3)).zip(targets);
     rows.for_each(|((logits, stats), &target)| {
-        if target == IGNORE {
-            return logits.fill(T::from_f32(0.0));
-        }
-        let factor = scale / stats[1];
-        let column = target.wrapping_sub(first_column) as usize;
-        let at_target = logits.get(column).map(|z| {
-            let p = vector::exp(z.to_f32() - stats[0]) / stats[1];
-            T::from_f32(scale * (p - 1.0))
-        });
-        for z in logits.iter_mut() {
-            *z = T::from_f32(factor * vector::exp(z.to_f32() - stats[0]));
-        }
-        if let Some(value) = at_target {
-            logits[column] = value;
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                if target == IGNORE {
+                    return logits.fill(T::from_f32(0.0));
+                }
+                let factor = scale / stats[1];
+                let column = target.wrapping_sub(first_column) as usize;
+                let at_target = logits.get(column).map(|z| {
+                    let p = vector::exp(z.to_f32() - stats[0]) / stats[1];
+                    T::from_f32(scale * (p - 1.0))
+                });
+                for z in logits.iter_mut() {
+                    *z = T::from_f32(factor * vector::exp(z.to_f32() - stats[0]));
+                }
+                if let Some(value) = at_target {
+                    logits[column] = value;
+                }
+            },
+        )
     });
 }
 
@@ -451,7 +460,12 @@ fn scale_cpu<T: Element>(call: &mut HostCall) {
     // Training passes 1, and then there is nothing to do.
     if factor != 1.0 {
         y.par_chunks_mut(rows_per_task(1)).for_each(|y| {
-            y.iter_mut().for_each(|y| *y = T::from_f32(y.to_f32() * factor));
+            vectorized(
+                #[inline(always)]
+                || {
+                    y.iter_mut().for_each(|y| *y = T::from_f32(y.to_f32() * factor));
+                },
+            )
         });
     }
 }

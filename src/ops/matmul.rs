@@ -7,13 +7,21 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
-mod bf16;
+mod blocks;
 mod cpu;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 pub(super) mod mma;
 mod operand;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 mod scratch;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use blocks::small_product;
 pub(super) use cpu::nf4 as nf4_cpu;
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use cpu::small_product;
 
 use super::host::words;
 use super::target::GradTarget;

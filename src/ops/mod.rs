@@ -26,6 +26,7 @@ mod pieces;
 mod rms_norm;
 mod rope;
 mod rows;
+mod simd;
 pub mod step_state;
 mod swiglu;
 mod target;

@@ -3,6 +3,7 @@
 
 use super::add::accumulate;
 use super::host::rows_per_task;
+use super::simd::vectorized;
 use crate::backend::KernelCall;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -180,14 +181,19 @@ fn fwd_cpu<T: Element, W: Element>(call: &mut HostCall) {
         .zip(rstd.par_chunks_mut(task))
         .zip(x.par_chunks(task * columns))
         .for_each(|((y, rstd), x)| {
-            let rows = y.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
-            for ((y, x), rstd) in rows.zip(rstd) {
-                let mean = dot(x, x) / columns as f32;
-                *rstd = 1.0 / (mean + eps).sqrt();
-                for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = T::from_f32(x.to_f32() * *rstd * w.to_f32());
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
+                    for ((y, x), rstd) in rows.zip(rstd) {
+                        let mean = dot(x, x) / columns as f32;
+                        *rstd = 1.0 / (mean + eps).sqrt();
+                        for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+                            *y = T::from_f32(x.to_f32() * *rstd * w.to_f32());
+                        }
+                    }
+                },
+            )
         });
 }
 
@@ -202,18 +208,23 @@ fn bwd_dx_cpu<T: Element, W: Element>(call: &mut HostCall) {
         .zip(x.par_chunks(task * columns))
         .zip(rstd.par_chunks(task))
         .for_each(|(((dx, dy), x), rstd)| {
-            let mut g = vec![0.0f32; columns];
-            for (t, &rstd) in rstd.iter().enumerate() {
-                let row = t * columns..(t + 1) * columns;
-                let (dx, dy, x) = (&mut dx[row.clone()], &dy[row.clone()], &x[row]);
-                for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
-                    *g = dy.to_f32() * w.to_f32();
-                }
-                let mean = dot(&g, x) * rstd / columns as f32;
-                for ((dx, &g), &x) in dx.iter_mut().zip(&g).zip(x) {
-                    *dx = T::from_f32(rstd * (g - x.to_f32() * rstd * mean));
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mut g = vec![0.0f32; columns];
+                    for (t, &rstd) in rstd.iter().enumerate() {
+                        let row = t * columns..(t + 1) * columns;
+                        let (dx, dy, x) = (&mut dx[row.clone()], &dy[row.clone()], &x[row]);
+                        for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
+                            *g = dy.to_f32() * w.to_f32();
+                        }
+                        let mean = dot(&g, x) * rstd / columns as f32;
+                        for ((dx, &g), &x) in dx.iter_mut().zip(&g).zip(x) {
+                            *dx = T::from_f32(rstd * (g - x.to_f32() * rstd * mean));
+                        }
+                    }
+                },
+            )
         });
 }
 
@@ -225,18 +236,24 @@ fn bwd_dw_cpu<T: Element>(call: &mut HostCall) {
     // Each task owns a stripe of columns and walks down all rows: sums stay in row order.
     const STRIPE: usize = 64;
     dw.par_chunks_mut(STRIPE).enumerate().for_each(|(stripe, dw)| {
-        dw.fill(0.0);
-        for (t, &rstd) in rstd.iter().enumerate() {
-            let start = t * columns + stripe * STRIPE;
-            let row = dy[start..start + dw.len()].iter().zip(&x[start..start + dw.len()]);
-            for (dw, (&dy, &x)) in dw.iter_mut().zip(row) {
-                *dw += dy.to_f32() * x.to_f32() * rstd;
-            }
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                dw.fill(0.0);
+                for (t, &rstd) in rstd.iter().enumerate() {
+                    let start = t * columns + stripe * STRIPE;
+                    let row = dy[start..start + dw.len()].iter().zip(&x[start..start + dw.len()]);
+                    for (dw, (&dy, &x)) in dw.iter_mut().zip(row) {
+                        *dw += dy.to_f32() * x.to_f32() * rstd;
+                    }
+                }
+            },
+        )
     });
 }
 
 /// Dot product in 16 partial sums, which the compiler keeps in vector registers.
+#[inline(always)]
 fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];

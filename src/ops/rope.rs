@@ -4,6 +4,7 @@
 
 use super::add::accumulate;
 use super::host::rows_per_task;
+use super::simd::vectorized;
 use crate::backend::KernelCall;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -141,21 +142,26 @@ fn rope_cpu<T: Element>(call: &mut HostCall) {
         .zip(x.par_chunks(task * columns))
         .zip(positions.par_chunks(task))
         .for_each(|((y, x), positions)| {
-            let rows = y.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
-            for ((y, x), &position) in rows.zip(positions) {
-                let angles = position as usize * half..(position as usize + 1) * half;
-                let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                    let (y_first, y_second) = y.split_at_mut(half);
-                    let (x_first, x_second) = x.split_at(half);
-                    for i in 0..half {
-                        let (c, s) = (cos[i], sin[i] * direction);
-                        let (a, b) = (x_first[i].to_f32(), x_second[i].to_f32());
-                        y_first[i] = T::from_f32(a * c - b * s);
-                        y_second[i] = T::from_f32(b * c + a * s);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(columns).zip(x.chunks_exact(columns));
+                    for ((y, x), &position) in rows.zip(positions) {
+                        let angles = position as usize * half..(position as usize + 1) * half;
+                        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                        for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                            let (y_first, y_second) = y.split_at_mut(half);
+                            let (x_first, x_second) = x.split_at(half);
+                            for i in 0..half {
+                                let (c, s) = (cos[i], sin[i] * direction);
+                                let (a, b) = (x_first[i].to_f32(), x_second[i].to_f32());
+                                y_first[i] = T::from_f32(a * c - b * s);
+                                y_second[i] = T::from_f32(b * c + a * s);
+                            }
+                        }
                     }
-                }
-            }
+                },
+            )
         });
 }
 

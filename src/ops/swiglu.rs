@@ -3,6 +3,7 @@
 
 use super::add::accumulate;
 use super::host::{rows_per_task, words};
+use super::simd::vectorized;
 use super::vector;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
@@ -110,6 +111,7 @@ fn bwd_reference<F: Real>(call: &mut RefCall<F>) {
     }
 }
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + vector::exp(-x))
 }
@@ -119,10 +121,15 @@ fn fwd_cpu<T: Element>(call: &mut HostCall) {
     let task = rows_per_task(1);
     out.par_chunks_mut(task).zip(gate.par_chunks(task)).zip(up.par_chunks(task)).for_each(
         |((out, gate), up)| {
-            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-                let gate = gate.to_f32();
-                *out = T::from_f32(gate * sigmoid(gate) * up.to_f32());
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                        let gate = gate.to_f32();
+                        *out = T::from_f32(gate * sigmoid(gate) * up.to_f32());
+                    }
+                },
+            )
         },
     );
 }
@@ -134,12 +141,19 @@ fn bwd_cpu<T: Element>(call: &mut HostCall) {
     let outputs = dgate.par_chunks_mut(task).zip(dup.par_chunks_mut(task));
     let inputs = dout.par_chunks(task).zip(gate.par_chunks(task)).zip(up.par_chunks(task));
     outputs.zip(inputs).for_each(|((dgate, dup), ((dout, gate), up))| {
-        let outputs = dgate.iter_mut().zip(dup);
-        for ((dgate, dup), ((&dout, &gate), &up)) in outputs.zip(dout.iter().zip(gate).zip(up)) {
-            let (dout, gate, up) = (dout.to_f32(), gate.to_f32(), up.to_f32());
-            let s = sigmoid(gate);
-            *dgate = T::from_f32(dout * up * s * (1.0 + gate * (1.0 - s)));
-            *dup = T::from_f32(dout * gate * s);
-        }
+        vectorized(
+            #[inline(always)]
+            || {
+                let outputs = dgate.iter_mut().zip(dup);
+                for ((dgate, dup), ((&dout, &gate), &up)) in
+                    outputs.zip(dout.iter().zip(gate).zip(up))
+                {
+                    let (dout, gate, up) = (dout.to_f32(), gate.to_f32(), up.to_f32());
+                    let s = sigmoid(gate);
+                    *dgate = T::from_f32(dout * up * s * (1.0 + gate * (1.0 - s)));
+                    *dup = T::from_f32(dout * gate * s);
+                }
+            },
+        )
     });
 }

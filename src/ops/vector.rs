@@ -2,6 +2,8 @@
 //!
 //! Sums and maxima run in a fixed number of lanes, so their order depends on lengths alone.
 
+use crate::dtype::Element;
+
 const LANES: usize = 16;
 
 /// e^x within two units in the last place, without branches or calls so that loops over it
@@ -30,20 +32,23 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// The largest of `values` and `start`.
-pub fn max(values: &[f32], start: f32) -> f32 {
+#[inline(always)]
+pub fn max<T: Element>(values: &[T], start: f32) -> f32 {
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let mut lanes = [start; LANES];
     let chunks = values.chunks_exact(LANES);
     let tail = chunks.remainder();
     for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(value, *lane);
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(value.to_f32(), *lane);
         }
     }
-    lanes.iter().chain(tail).fold(start, |a, &b| larger(b, a))
+    let tail = tail.iter().map(|value| value.to_f32());
+    lanes.into_iter().chain(tail).fold(start, |a, b| larger(b, a))
 }
 
 /// Replaces each value by e^(value - shift) and returns their sum.
+#[inline(always)]
 pub fn exp_in_place(values: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let mut chunks = values.chunks_exact_mut(LANES);
@@ -62,16 +67,17 @@ pub fn exp_in_place(values: &mut [f32], shift: f32) -> f32 {
 }
 
 /// The sum of e^(value - shift).
-pub fn sum_exp(values: &[f32], shift: f32) -> f32 {
+#[inline(always)]
+pub fn sum_exp<T: Element>(values: &[T], shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = values.chunks_exact(LANES);
     let tail = chunks.remainder();
     for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += exp(value - shift);
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(value.to_f32() - shift);
         }
     }
-    lanes.iter().sum::<f32>() + tail.iter().map(|&value| exp(value - shift)).sum::<f32>()
+    lanes.iter().sum::<f32>() + tail.iter().map(|value| exp(value.to_f32() - shift)).sum::<f32>()
 }
 
 #[cfg(test)]

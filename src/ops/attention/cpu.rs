@@ -4,10 +4,11 @@
 //! each owns its results, so their order and the number of threads do not matter.
 
 use super::Params;
-use super::tile::{Matrix, dot, product, widened};
+use super::tile::{Matrix, dot, planes, product, widened};
 use crate::dtype::Element;
 use crate::kernels::HostCall;
 use crate::ops::host::rows_per_task;
+use crate::ops::simd::vectorized;
 use crate::ops::vector;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -24,6 +25,8 @@ struct Pass<'a> {
     kv_heads: usize,
     group: usize,
     width: usize,
+    /// bf16 numbers whose sum an element of the inputs is.
+    planes: usize,
     bounds: &'a [u32],
     q: &'a [f32],
     k: &'a [f32],
@@ -55,7 +58,18 @@ impl Pass<'_> {
     /// Tokens of k or v of one kv-head, from `first` on.
     fn kv<'b>(&self, x: &'b [f32], first: usize, kv_head: usize) -> Matrix<'b> {
         let stride = self.kv_heads * self.width;
-        Matrix::rows(&x[first * stride + kv_head * self.width..], stride)
+        Matrix::rows(&x[first * stride + kv_head * self.width..], stride, self.planes)
+    }
+
+    /// Gathered rows of q or dout.
+    fn gathered<'b>(&self, rows: &'b [f32]) -> Matrix<'b> {
+        Matrix::rows(rows, self.width, self.planes)
+    }
+
+    /// Weights of a tile, or their gradient: in one plane more than the inputs their rounding is far below
+    /// that of the result.
+    fn weights<'b>(&self, weights: &'b [f32], columns: usize) -> Matrix<'b> {
+        Matrix::rows(weights, columns, (self.planes + 1).min(3))
     }
 
     /// The group's rows of `x` [T, NH, HD]: head by head [G * queries, HD].
@@ -129,6 +143,7 @@ fn with_pass<T: Element>(call: &HostCall, bounds: usize, body: impl FnOnce(&Pass
         kv_heads: params.kv_heads as usize,
         group: (params.heads / params.kv_heads) as usize,
         width: call.constant("HEAD_WIDTH") as usize,
+        planes: planes::<T>(),
         bounds: call.input(bounds),
         q: &q,
         k: &k,
@@ -162,8 +177,7 @@ struct FwdTile {
 
 fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
     let width = pass.width;
-    let mut q = pass.gather(pass.q, queries.clone(), kv_head); // [rows, HD]
-    q.iter_mut().for_each(|q| *q *= pass.params.scale);
+    let q = pass.gather(pass.q, queries.clone(), kv_head); // [rows, HD]
     let rows = q.len() / width;
     let mut out = vec![0.0; rows * width];
     let (mut m, mut l) = (vec![f32::MIN; rows], vec![0.0f32; rows]);
@@ -173,26 +187,32 @@ fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
         let columns = KEYS.min(keys.end - first);
         let p = &mut p[..rows * columns];
         let k = pass.kv(pass.k, first, kv_head).transposed();
-        product([rows, columns, width], Matrix::rows(&q, width), k, false, p);
-        for (row, p) in p.chunks_exact_mut(columns).enumerate() {
-            let seen = pass.seen(queries.start + row % queries.len(), first, columns);
-            p[..seen.start].fill(0.0);
-            p[seen.end..].fill(0.0);
-            let p = &mut p[seen];
-            if p.is_empty() {
-                continue;
-            }
-            let larger = vector::max(p, m[row]);
-            if larger > m[row] && l[row] > 0.0 {
-                let shrink = vector::exp(m[row] - larger);
-                l[row] *= shrink;
-                out[row * width..][..width].iter_mut().for_each(|out| *out *= shrink);
-            }
-            m[row] = larger;
-            l[row] += vector::exp_in_place(p, larger);
-        }
+        product([rows, columns, width], pass.gathered(&q), k, false, p);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, p) in p.chunks_exact_mut(columns).enumerate() {
+                    let seen = pass.seen(queries.start + row % queries.len(), first, columns);
+                    p[..seen.start].fill(0.0);
+                    p[seen.end..].fill(0.0);
+                    let p = &mut p[seen];
+                    if p.is_empty() {
+                        continue;
+                    }
+                    p.iter_mut().for_each(|p| *p *= pass.params.scale);
+                    let larger = vector::max(p, m[row]);
+                    if larger > m[row] && l[row] > 0.0 {
+                        let shrink = vector::exp(m[row] - larger);
+                        l[row] *= shrink;
+                        out[row * width..][..width].iter_mut().for_each(|out| *out *= shrink);
+                    }
+                    m[row] = larger;
+                    l[row] += vector::exp_in_place(p, larger);
+                }
+            },
+        );
         let v = pass.kv(pass.v, first, kv_head);
-        product([rows, width, columns], Matrix::rows(p, columns), v, true, &mut out);
+        product([rows, width, columns], pass.weights(p, columns), v, true, &mut out);
     }
     for (out, l) in out.chunks_exact_mut(width).zip(&l) {
         out.iter_mut().for_each(|out| *out /= l);
@@ -242,22 +262,27 @@ impl Weights {
         self.ds.resize(rows * columns, 0.0);
         let k = pass.kv(pass.k, keys.start, kv_head).transposed();
         let v = pass.kv(pass.v, keys.start, kv_head).transposed();
-        product([rows, columns, width], Matrix::rows(q, width), k, false, &mut self.p);
-        product([rows, columns, width], Matrix::rows(dout, width), v, false, &mut self.ds);
-        let tile = self.p.chunks_exact_mut(columns).zip(self.ds.chunks_exact_mut(columns));
-        for (row, (p, ds)) in tile.enumerate() {
-            let seen = pass.seen(queries.start + row % queries.len(), keys.start, columns);
-            for values in [&mut *p, &mut *ds] {
-                values[..seen.start].fill(0.0);
-                values[seen.end..].fill(0.0);
-            }
-            let index = 2 * pass.row(row, queries, kv_head);
-            let (lse, delta) = (stats[index], stats[index + 1]);
-            for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
-                *p = vector::exp(*p * scale - lse);
-                *ds = *p * (*ds - delta) * scale;
-            }
-        }
+        product([rows, columns, width], pass.gathered(q), k, false, &mut self.p);
+        product([rows, columns, width], pass.gathered(dout), v, false, &mut self.ds);
+        vectorized(
+            #[inline(always)]
+            || {
+                let tile = self.p.chunks_exact_mut(columns).zip(self.ds.chunks_exact_mut(columns));
+                for (row, (p, ds)) in tile.enumerate() {
+                    let seen = pass.seen(queries.start + row % queries.len(), keys.start, columns);
+                    for values in [&mut *p, &mut *ds] {
+                        values[..seen.start].fill(0.0);
+                        values[seen.end..].fill(0.0);
+                    }
+                    let index = 2 * pass.row(row, queries, kv_head);
+                    let (lse, delta) = (stats[index], stats[index + 1]);
+                    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
+                        *p = vector::exp(*p * scale - lse);
+                        *ds = *p * (*ds - delta) * scale;
+                    }
+                }
+            },
+        );
     }
 }
 
@@ -312,8 +337,8 @@ fn dkv_tile(
         weights.compute(pass, stats, (&q, &dout), &queries, keys.clone(), kv_head);
         let rows = q.len() / width;
         for (weights, rhs, out) in [(&weights.p, &dout, &mut dv), (&weights.ds, &q, &mut dk)] {
-            let turned = Matrix::rows(weights, keys.len()).transposed();
-            product([keys.len(), width, rows], turned, Matrix::rows(rhs, width), true, out);
+            let turned = pass.weights(weights, keys.len()).transposed();
+            product([keys.len(), width, rows], turned, pass.gathered(rhs), true, out);
         }
     }
     [dk, dv]
@@ -335,7 +360,7 @@ pub fn bwd_dq<T: Element>(call: &mut HostCall) {
             for first in keys.clone().step_by(KEYS) {
                 let tile = first..(first + KEYS).min(keys.end);
                 weights.compute(pass, stats, (&q, &dout), &queries, tile.clone(), kv_head);
-                let ds = Matrix::rows(&weights.ds, tile.len());
+                let ds = pass.weights(&weights.ds, tile.len());
                 let k = pass.kv(pass.k, first, kv_head);
                 product([rows, width, tile.len()], ds, k, true, &mut dq);
             }

@@ -2,6 +2,7 @@
 
 use crate::dtype::{DType, Element};
 use crate::ops::host::rows_per_task;
+use crate::ops::matmul::small_product;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -20,6 +21,15 @@ pub fn widened<T: Element>(x: &[T]) -> Cow<'_, [f32]> {
     Cow::Owned(copy)
 }
 
+/// The bf16 numbers whose sum holds a `T`.
+pub fn planes<T: Element>() -> usize {
+    match T::DTYPE {
+        DType::BF16 => 1,
+        DType::F16 => 2,
+        _ => 3,
+    }
+}
+
 /// A matrix somewhere in a slice.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
@@ -29,12 +39,14 @@ pub struct Matrix<'a> {
     pub row_stride: usize,
     /// Elements from one column to the next.
     pub column_stride: usize,
+    /// bf16 numbers whose sum an element is: what a product on a bf16 unit must look at.
+    pub planes: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// Rows of contiguous elements, `row_stride` apart.
-    pub fn rows(data: &'a [f32], row_stride: usize) -> Self {
-        Self { data, row_stride, column_stride: 1 }
+    pub fn rows(data: &'a [f32], row_stride: usize, planes: usize) -> Self {
+        Self { data, row_stride, column_stride: 1, planes }
     }
 
     /// The same matrix with rows and columns exchanged.
@@ -51,6 +63,9 @@ pub fn product([m, n, k]: [usize; 3], a: Matrix, b: Matrix, accumulate: bool, ou
     let b_is_contiguous = b.row_stride == 1 || b.column_stride == 1;
     if m <= FEW_ROWS && a.column_stride == 1 && b_is_contiguous {
         return few_rows([m, n, k], a, b, accumulate, out);
+    }
+    if small_product([m, n, k], a, b, accumulate, out) {
+        return;
     }
     let reach = |rows: usize, columns: usize, matrix: &Matrix| match rows.min(columns) {
         0 => 0,

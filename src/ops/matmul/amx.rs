@@ -3,14 +3,13 @@
 //!
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
+use super::blocks::{Depth, Sums};
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
-/// Rows and columns of a tile of sums.
-pub const TILE: usize = 16;
-/// Values of k in a tile.
-pub const TILE_K: usize = 32;
+/// Bytes of a tile.
+const TILE_BYTES: usize = 1024;
 
 /// Whether the processor has AMX with bf16 and the system lets this process use it.
 pub fn available() -> bool {
@@ -81,45 +80,73 @@ impl Tiles {
         Some(Self { _not_send: std::marker::PhantomData })
     }
 
-    /// sums [32, 32] = a [32, K] · b [K, 32], where `a0`, `a1` are the upper and lower 16 rows and `b0`,
-    /// `b1` the left and right 16 columns, each packed tile after tile of K: a tile of `a` is 16 rows of
-    /// 32 values, a tile of `b` 16 pairs of rows of 16 (even row, odd row) pairs.
-    pub fn multiply(&self, a: [&[u16]; 2], b: [&[u16]; 2], sums: &mut [f32; 4 * TILE * TILE]) {
-        const TILE_LEN: usize = TILE * TILE_K;
-        let tiles = a[0].len() / TILE_LEN;
-        assert!(tiles > 0 && [a[0], a[1], b[0], b[1]].iter().all(|p| p.len() == tiles * TILE_LEN));
-        // SAFETY: each pointer advances by one tile of 1 KiB per step, `tiles` steps in all, which is the
-        // length asserted above; the sums are four tiles of 1 KiB, as the array's type says.
+    /// sums [32, 32] = (plus what they held, if `add`) the products of planes that `depth` lists, of two
+    /// panels of A and two of B.
+    pub fn multiply(&self, depth: &Depth, a: &[u16], b: &[u16], add: bool, sums: &mut Sums) {
+        let [a_panel, b_panel] = depth.panels().map(|values| 2 * values);
+        assert!(size_of_val(a) == 2 * a_panel && size_of_val(b) == 2 * b_panel);
+        assert!(
+            depth.tiles > 0 && depth.products[0] > 0 && depth.products.len() == depth.planes[1]
+        );
+        assert!(depth.products.iter().all(|&count| count <= depth.planes[0]));
+        let std::ops::Range { start, end } = depth.products.as_ptr_range();
+        let a_step = depth.planes[0] * TILE_BYTES;
+        let plan = Plan { a_panel, a_step, b_panel, start, end };
+        // SAFETY: for each operand, `tiles` steps of all its planes fill a panel, two panels are there, as
+        // asserted, and so are the planes. The sums are four tiles of 1 KiB.
         unsafe {
             asm!(
+                "test {x}, {x}",
+                "jz 5f",
+                "tileloadd tmm0, [{sums} + {stride}]",
+                "tileloadd tmm1, [{sums} + {stride} + 1024]",
+                "tileloadd tmm2, [{sums} + {stride} + 2048]",
+                "tileloadd tmm3, [{sums} + {stride} + 3072]",
+                "jmp 2f",
+                "5:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{a0} + {stride}]",
-                "tileloadd tmm6, [{b0} + {stride}]",
-                "tileloadd tmm7, [{b1} + {stride}]",
+                "2:", // a tile of k
+                "mov {planes}, [{plan} + 24]",
+                "3:", // a plane of B, with `count` planes of A
+                "mov {count}, [{planes}]",
+                "mov {x}, {b}",
+                "tileloadd tmm6, [{x} + {stride}]",
+                "add {x}, [{plan} + 16]",
+                "tileloadd tmm7, [{x} + {stride}]",
+                "mov {x}, {a}",
+                "4:",
+                "tileloadd tmm4, [{x} + {stride}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a1} + {stride}]",
+                "add {x}, [{plan}]",
+                "tileloadd tmm5, [{x} + {stride}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
+                "sub {x}, [{plan}]",
+                "add {x}, 1024",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "add {b0}, 1024",
-                "add {b1}, 1024",
+                "dec {count}",
+                "jnz 4b",
+                "add {b}, 1024",
+                "add {planes}, 8",
+                "cmp {planes}, [{plan} + 32]",
+                "jne 3b",
+                "add {a}, [{plan} + 8]",
                 "dec {tiles}",
                 "jnz 2b",
                 "tilestored [{sums} + {stride}], tmm0",
                 "tilestored [{sums} + {stride} + 1024], tmm1",
                 "tilestored [{sums} + {stride} + 2048], tmm2",
                 "tilestored [{sums} + {stride} + 3072], tmm3",
-                a0 = inout(reg) a[0].as_ptr() => _,
-                a1 = inout(reg) a[1].as_ptr() => _,
-                b0 = inout(reg) b[0].as_ptr() => _,
-                b1 = inout(reg) b[1].as_ptr() => _,
-                tiles = inout(reg) tiles => _,
+                x = inout(reg) usize::from(add) => _,
+                planes = out(reg) _,
+                count = out(reg) _,
+                plan = in(reg) &plan,
+                a = inout(reg) a.as_ptr() => _,
+                b = inout(reg) b.as_ptr() => _,
+                tiles = inout(reg) depth.tiles => _,
                 sums = in(reg) sums.as_mut_ptr(),
                 stride = in(reg) 64usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -128,6 +155,16 @@ impl Tiles {
             );
         }
     }
+}
+
+/// What the loop reads as it goes, at the offsets that it names.
+#[repr(C)]
+struct Plan {
+    a_panel: usize,
+    a_step: usize,
+    b_panel: usize,
+    start: *const usize,
+    end: *const usize,
 }
 
 impl Drop for Tiles {

@@ -1,9 +1,9 @@
 //! The product on the CPU.
 //!
-//! f32 goes through the `gemm` crate as it lies. bf16 goes to the processor's matrix unit where there is
-//! one ([`super::bf16`]); else 16-bit operands are widened to f32 block by block, so that scratch stays
-//! small whatever the size of the weights. NF4 weights are decoded block by block in the same places. For up to four rows of `x`
-//! (generation) the product is bound by reading `w`, and goes row by row through it instead.
+//! Products go to the processor's bf16 units where it has them ([`super::blocks`]). Else f32 goes through
+//! the `gemm` crate as it lies, and 16-bit operands are widened to f32 block by block, so that scratch
+//! stays small whatever the size of the weights; NF4 weights are decoded in the same places. For up to four
+//! rows of `x` (generation) the product is bound by reading `w`, and goes row by row through it instead.
 //!
 //! Work is cut by sizes alone, and `gemm` cuts only M and N among threads: same bits at any number.
 
@@ -12,6 +12,8 @@ use super::scratch::with_scratch;
 use super::{Layout, Params};
 use crate::dtype::{DType, Element};
 use crate::kernels::HostCall;
+#[cfg(not(target_arch = "x86_64"))]
+use crate::ops::attention::tile::Matrix;
 use crate::ops::host::rows_per_task;
 use crate::ops::nf4::Nf4View;
 use crate::with_element;
@@ -62,20 +64,42 @@ fn run(
         let out = call.output::<Out>(out);
         if rows_of_w && m <= FEW_ROWS {
             few_rows([m, n, k], a, b, scale, out);
-        } else if on_matrix_unit(a, b) && k > 0 {
-            #[cfg(target_arch = "x86_64")]
-            super::bf16::product([m, n, k], a, b, scale, out);
-        } else {
+        } else if !on_bf16_unit([m, n, k], a, b, scale, out) {
             product([m, n, k], a, b, scale, out);
         }
     });
 }
 
+/// The product on a unit for bf16, if this processor has one that takes it.
 #[cfg(target_arch = "x86_64")]
-use super::bf16::takes as on_matrix_unit;
+fn on_bf16_unit<Out: Element>(
+    sizes: [usize; 3],
+    a: &Operand,
+    b: &Operand,
+    scale: Scale,
+    out: &mut [Out],
+) -> bool {
+    let unit = super::blocks::unit(a, b).filter(|_| !sizes.contains(&0));
+    if let Some(unit) = unit {
+        super::blocks::product(unit, sizes, a, b, scale, out);
+    }
+    unit.is_some()
+}
 
 #[cfg(not(target_arch = "x86_64"))]
-fn on_matrix_unit(_: &Operand, _: &Operand) -> bool {
+fn on_bf16_unit<Out: Element>(
+    _: [usize; 3],
+    _: &Operand,
+    _: &Operand,
+    _: Scale,
+    _: &mut [Out],
+) -> bool {
+    false
+}
+
+/// As the one of [`super::blocks`].
+#[cfg(not(target_arch = "x86_64"))]
+pub fn small_product(_: [usize; 3], _: Matrix, _: Matrix, _: bool, _: &mut [f32]) -> bool {
     false
 }
 
@@ -90,6 +114,7 @@ pub struct Scale {
 
 impl Scale {
     /// Writes one element.
+    #[inline(always)]
     pub fn apply<T: Element>(self, out: &mut T, sum: f32) {
         let earlier = if self.accumulate { out.to_f32() } else { 0.0 };
         *out = T::from_f32(earlier + self.alpha * sum);
