@@ -26,7 +26,7 @@ const A_BLOCK: usize = 1 << 22;
 const B_BLOCK: usize = 1 << 19;
 /// Longest packed line of a block, over all planes.
 const K_BLOCK: usize = 4608;
-/// Products of planes that are worth their while without a matrix unit.
+/// Products of planes that are worth their while without a matrix unit, or for small matrices.
 const FEW_PRODUCTS: usize = 3;
 
 /// The sums of 32 x 32 elements: tiles of 16 x 16, the upper two first.
@@ -239,7 +239,11 @@ pub fn small_product(
     out: &mut [f32],
 ) -> bool {
     let depth = Depth::new(k, [a.planes, b.planes]);
-    let Some(unit) = Unit::for_products(depth.products.iter().sum()) else { return false };
+    // Tiles are too small for six products to pay.
+    let products = depth.products.iter().sum();
+    let Some(unit) = Unit::for_products(products).filter(|_| products <= FEW_PRODUCTS) else {
+        return false;
+    };
     let contiguous = |x: &Matrix| x.row_stride == 1 || x.column_stride == 1;
     if m * n * k == 0 || !contiguous(&a) || !contiguous(&b) {
         return false;
