@@ -1,9 +1,9 @@
 //! Products on the processor's bf16 units: blocking, and writing the sums.
 //!
 //! The operands are packed as planes of bf16 ([`super::pack`]): hi, mid, low. Products of planes whose
-//! numbers add up to more than 2 are below the last bit of an f32 and left out, so f32 times f32 takes
-//! six, bf16 times f32 three, bf16 times bf16 one; sums are f32 (Henry, Tang and Heinecke, 2019,
-//! arXiv:1904.06376).
+//! numbers add up to more than 2 are below the last bit of an f32 and left out, so bf16 times bf16 takes
+//! one and bf16 times f32 three; sums are f32 (Henry, Tang and Heinecke, 2019, arXiv:1904.06376). f32 times
+//! f32 would take six, no faster than f32 arithmetic.
 //!
 //! A task multiplies 2 panels of A with all panels of a block of B, two at a time.
 
@@ -26,7 +26,7 @@ const A_BLOCK: usize = 1 << 22;
 const B_BLOCK: usize = 1 << 19;
 /// Longest packed line of a block, over all planes.
 const K_BLOCK: usize = 4608;
-/// Products of planes that are worth their while without a matrix unit, or for small matrices.
+/// Products of planes that are still faster than f32 arithmetic.
 const FEW_PRODUCTS: usize = 3;
 
 /// The sums of 32 x 32 elements: tiles of 16 x 16, the upper two first.
@@ -70,20 +70,20 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The unit that this processor has, if it takes `products` products of planes.
-    fn for_products(products: usize) -> Option<Self> {
-        match available() {
-            true if super::amx::available() => Some(Self::Matrix),
-            true if products <= FEW_PRODUCTS => Some(Self::Vector),
-            _ => None,
-        }
+    /// The unit that this processor has for `depth`, if one is worth its while.
+    fn of(depth: &Depth) -> Option<Self> {
+        let few = depth.products.iter().sum::<usize>() <= FEW_PRODUCTS;
+        (few && available()).then(|| match super::amx::available() {
+            true => Self::Matrix,
+            false => Self::Vector,
+        })
     }
 }
 
 /// The unit for this product, if there is one.
 pub fn unit(a: &Operand, b: &Operand) -> Option<Unit> {
     let planes = [planes(&a.elements), planes(&b.elements)];
-    Unit::for_products(Depth::new(1, planes).products.iter().sum())
+    Unit::of(&Depth::new(1, planes))
 }
 
 /// out [M, N] = alpha · a [M, K] · b [K, N], plus what it held. K is not 0.
@@ -239,11 +239,7 @@ pub fn small_product(
     out: &mut [f32],
 ) -> bool {
     let depth = Depth::new(k, [a.planes, b.planes]);
-    // Tiles are too small for six products to pay.
-    let products = depth.products.iter().sum();
-    let Some(unit) = Unit::for_products(products).filter(|_| products <= FEW_PRODUCTS) else {
-        return false;
-    };
+    let Some(unit) = Unit::of(&depth) else { return false };
     let contiguous = |x: &Matrix| x.row_stride == 1 || x.column_stride == 1;
     if m * n * k == 0 || !contiguous(&a) || !contiguous(&b) {
         return false;
@@ -323,7 +319,7 @@ mod tests {
     /// of k, against plain sums; f32 to the accuracy of f32.
     #[test]
     fn the_units_agree_with_plain_sums() {
-        let units = [Unit::for_products(6), available().then_some(Unit::Vector)];
+        let units = [Unit::of(&Depth::new(1, [1, 1])), available().then_some(Unit::Vector)];
         for unit in units.into_iter().flatten() {
             for [m, n, k] in [[1, 1, 1], [33, 47, 65], [64, 32, 32], [70, 100, 129], [3, 5, 9300]] {
                 let values = |count: usize, step: f32| -> Vec<f32> {

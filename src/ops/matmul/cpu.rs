@@ -1,9 +1,9 @@
 //! The product on the CPU.
 //!
-//! Products go to the processor's bf16 units where it has them ([`super::blocks`]). Else f32 goes through
-//! the `gemm` crate as it lies, and 16-bit operands are widened to f32 block by block, so that scratch
-//! stays small whatever the size of the weights; NF4 weights are decoded in the same places. For up to four
-//! rows of `x` (generation) the product is bound by reading `w`, and goes row by row through it instead.
+//! Products with bf16 go to the processor's bf16 units where it has them ([`super::blocks`]). Else f32
+//! goes through the `gemm` crate as it lies, and 16-bit operands are widened to f32 block by block, so that
+//! scratch stays small whatever the size of the weights; NF4 weights are decoded in the same places. For up
+//! to four rows of `x` (generation) the product is bound by reading `w`, and goes row by row through it.
 //!
 //! Work is cut by sizes alone, and `gemm` cuts only M and N among threads: same bits at any number.
 

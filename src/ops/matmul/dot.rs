@@ -9,9 +9,6 @@ use std::arch::x86_64::*;
 const ROWS: usize = 8;
 
 /// As [`super::amx::Tiles::multiply`].
-///
-/// # Safety
-/// The processor has the features.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub fn multiply(depth: &Depth, a: &[u16], b: &[u16], add: bool, sums: &mut Sums) {
     let (a0, a1) = a.split_at(a.len() / 2);
