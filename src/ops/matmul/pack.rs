@@ -200,6 +200,7 @@ pub trait Load: Copy + Sync {
 }
 
 impl Load for f32 {
+    // SAFETY: as the trait says.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn load<const PLANES: usize>(
@@ -231,6 +232,7 @@ impl Load for f32 {
 }
 
 impl Load for bf16 {
+    // SAFETY: as the trait says.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn load<const PLANES: usize>(
