@@ -1,13 +1,13 @@
-// Causal attention over packed sequences, backward, on tensor cores (FlashAttention-2), for 16-bit types:
-// weights are computed again from lse, tile by tile.
+// Causal attention over packed sequences, backward, on tensor cores (FlashAttention-2), for bf16: weights are
+// computed again from lse, tile by tile.
 //
 //   p = e^(s - lse), s = scale * q . k          for the pairs that attention_fwd sees, else 0
 //   dp = dout . v,  ds = p (dp - delta) scale   delta comes from attention_bwd_delta
 //   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
 //   dq[t] = sum_j ds k[j]
 //
-// Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16 | f16, all the same; bounds u32 [T, 2]
-//           (first, end); stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16; bounds u32 [T, 2] (first, end);
+//           stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   dkv: a block owns 64 keys of a kv-head, a warp 16 of them, and walks over the group's heads and
 //           their queries by 32: no sum leaves the block. Scores are made turned, keys x queries, so that
 //           p and ds lie as the first operand of the products that follow
@@ -22,8 +22,8 @@
 //           fit into registers (the host checks)
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
-// Numerics  p and ds are rounded to the inputs' dtype before they are multiplied; all writes, no adds, one
-//           order of sums: deterministic; 3 x the naive error
+// Numerics  p and ds are rounded to bf16 before they are multiplied; all writes, no adds, one order of sums:
+//           deterministic; 3 x the naive error. Rounded to f16 they miss that: f16 stays with the twin
 // Versions  attention_bwd, this one; not yet measured on a device
 // Twin      kernels-cuda/attention_bwd.cu, the portable version. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691

@@ -58,7 +58,8 @@ impl Version {
         fast: &'static KernelSpec,
         more: usize,
     ) -> Self {
-        if !fits(q, MAX_WIDTH[1]) {
+        // p and ds rounded to f16 err by more than three times what f16 itself does.
+        if !fits(q, MAX_WIDTH[1]) || q.dtype() == DType::F16 {
             return Self::portable(portable);
         }
         // Two tiles that the block owns, and two stages of two tiles half as long.

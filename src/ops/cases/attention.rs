@@ -84,9 +84,10 @@ pub fn cases() -> Vec<Case> {
                 .extend(SHAPES_16_BIT.iter().map(|&shape| attention(shape, dtype, implementation)));
         }
     }
-    let tensor_cores = |dtype| move |&shape: &Shape| attention(shape, dtype, Implementation::Flash);
-    cases.extend(SHAPES_TENSOR_CORES.iter().map(tensor_cores(DType::BF16)));
-    cases.extend(SHAPES_TENSOR_CORES[..2].iter().map(tensor_cores(DType::F16)));
+    for dtype in [DType::BF16, DType::F16] {
+        let shapes = SHAPES_TENSOR_CORES.iter();
+        cases.extend(shapes.map(|&shape| attention(shape, dtype, Implementation::Flash)));
+    }
     cases
 }
 
