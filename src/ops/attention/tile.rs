@@ -40,6 +40,7 @@ pub struct Matrix<'a> {
     /// Elements from one column to the next.
     pub column_stride: usize,
     /// bf16 numbers whose sum an element is: what a product on a bf16 unit must look at.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 has them"))]
     pub planes: usize,
 }
 
