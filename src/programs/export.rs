@@ -36,6 +36,12 @@ pub fn run(options: ExportOptions) -> Result<()> {
         }
     };
     check_output(&options)?;
+    if options.model.load_in_4bit {
+        return Err(Error::input(
+            "--load-in-4bit is for running a model: to write 4-bit weights use --to nf4, to merge \
+             into the weights that 4-bit training saw --merge-into dequantized",
+        ));
+    }
     let adapter_dir = options.model.single_adapter()?.map(|adapter| adapter.path.as_path());
     let source = find(&options.model)?;
     let config = ModelConfig::open(&source.path)?;

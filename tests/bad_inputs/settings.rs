@@ -169,6 +169,12 @@ fn command_lines() {
             &["--max-length 65", "context of 64"],
         ),
         case("a form", |_| {}, "export --model model --to onnx --output x", &["'onnx'", "merged"]),
+        case(
+            "an export in 4 bits",
+            |_| {},
+            "export --model model --to merged --load-in-4bit --output x",
+            &["--load-in-4bit", "--to nf4"],
+        ),
     ]);
 }
 
