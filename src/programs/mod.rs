@@ -10,7 +10,7 @@ pub mod quickstart;
 pub mod train;
 pub mod verify;
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// How a program is called: through the installed `tunesmith`, or from the repository.
 fn called(program: &str) -> String {
@@ -21,8 +21,18 @@ fn called(program: &str) -> String {
     }
 }
 
-/// A path as a user types it: from the current directory where it lies there.
-fn shown(path: &Path) -> std::path::Display<'_> {
+/// A path as a user types it: from the current directory where it lies there, without detours.
+fn shown(path: &Path) -> String {
+    let mut direct = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir if direct.file_name().is_some() => _ = direct.pop(),
+            other => direct.push(other),
+        }
+    }
+    // With symbolic links, `a/link/..` is not `a`.
+    let same = direct.canonicalize().ok() == path.canonicalize().ok();
+    let path = if same { &direct } else { path };
     let current = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&current).unwrap_or(path).display()
+    path.strip_prefix(&current).unwrap_or(path).display().to_string()
 }

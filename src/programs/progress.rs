@@ -105,7 +105,7 @@ impl Observer for Progress<'_> {
     }
 
     fn saved(&mut self, path: &Path) {
-        self.say(&format!("saved {}", path.display()));
+        self.say(&format!("saved {}", super::shown(path)));
     }
 
     fn before_training(&mut self, trainer: &Trainer) -> Result<()> {

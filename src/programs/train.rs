@@ -17,6 +17,7 @@ use crate::train::run::{Summary, run as run_training};
 use crate::train::steps::Steps;
 use jiff::civil::DateTime;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 /// Runs `train`.
 ///
@@ -155,7 +156,7 @@ fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
     };
     format!(
         "model: {} ({}), {mode}, {dtype}, {} trained parameters\ndata: {data}\nmemory:\n{}",
-        config.model,
+        shown(Path::new(&config.model)),
         prepared.model_config.family.model_type(),
         thousands(plan.trained),
         memory::table(plan)
