@@ -6,12 +6,11 @@ but not of 64). Its portable decoder, like the CUDA one, is right; references mu
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from bitsandbytes.functional import get_4bit_type
-
-_library: torch.library.Library | None = None
 
 
 def _dequantize_4bit(
@@ -27,9 +26,9 @@ def _dequantize_4bit(
     return _dequantize_4bit_compute(flat, absmax.float(), code, blocksize, shape, dtype)
 
 
-def use_exact_nf4_decoding() -> None:
-    """Replace the CPU decoder for the rest of the process."""
-    global _library
-    if _library is None:
-        _library = torch.library.Library("bitsandbytes", "IMPL")
-        _library.impl("dequantize_4bit", _dequantize_4bit, "CPU", allow_override=True)
+@cache
+def use_exact_nf4_decoding() -> torch.library.Library:
+    """Replace the CPU decoder for the rest of the process: for as long as the cache holds this."""
+    library = torch.library.Library("bitsandbytes", "IMPL")
+    library.impl("dequantize_4bit", _dequantize_4bit, "CPU", allow_override=True)
+    return library
