@@ -17,10 +17,12 @@
 //               |      at tx   |  threads     (the 4 columns of padding spread the staging writes
 //               +--------------+               over memory banks)
 //
-// Launch    grid (ceil(N / 64), ceil(M / 64)), block 256, 8.5 KiB shared memory; any M, N, K; a 16-bit
-//           out has an even N (the host checks)
+// Launch    grid (ceil(N / 64), ceil(M / 64), splits), block 256, 5 to a multiprocessor (48 registers a
+//           thread), 8.5 KiB shared memory; any M, N, K; a 16-bit out has an even N (the host checks)
+// Splits    with few tiles and a long K, the blocks of z take k from z depth to (z + 1) depth and write to
+//           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs; a is read N / 64 times, b M / 64 times: bound by arithmetic
-// Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
+// Numerics  one f32 sum per element (and split) in order of k: deterministic; reduction tolerance
 // Versions  matmul_naive, matmul_tiled, this one
 // Twin      kernels-wgsl/matmul.wgsl. Reference: src/ops/matmul.rs
 
@@ -33,6 +35,7 @@ struct Params {
     u32 N;
     u32 K;
     float alpha;
+    u32 depth; // k of a split
 };
 
 // A[m,k], 0 outside.
@@ -47,7 +50,7 @@ __device__ __forceinline__ float load_b(const void* b, u32 k, u32 n, const Param
     return load<DT_B>(b, LAYOUT == NT ? n * params.K + k : k * params.N + n);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 5)
 matmul(const void* a, const void* b, void* out, Params params) {
     __shared__ __align__(16) float a_tile[BK * STRIDE]; // [BK, BM + 4]
     __shared__ __align__(16) float b_tile[BK * STRIDE]; // [BK, BN + 4]
@@ -57,7 +60,8 @@ matmul(const void* a, const void* b, void* out, Params params) {
     u32 row = thread / 16 * 4; // of the tile
     u32 column = thread % 16 * 4;
     float sum[4][4] = {}; // [4, 4]
-    for (u32 k0 = 0; k0 < params.K; k0 += BK) {
+    u32 k_end = min(params.K, (blockIdx.z + 1) * params.depth);
+    for (u32 k0 = blockIdx.z * params.depth; k0 < k_end; k0 += BK) {
         // [1] stage a slab of each operand; neighbouring threads read neighbouring memory
         for (u32 i = thread; i < BM * BK; i += 256) {
             if (LAYOUT == TN) {
@@ -96,8 +100,9 @@ matmul(const void* a, const void* b, void* out, Params params) {
             u32 n = tile_column + column + j;
             if (m < params.M && n < params.N) {
                 float value = params.alpha * sum[i][j];
-                if (ACCUMULATE) value += load<DT_OUT>(out, m * params.N + n);
-                store<DT_OUT>(out, m * params.N + n, value);
+                u32 place = (blockIdx.z * params.M + m) * params.N + n;
+                if (ACCUMULATE) value += load<DT_OUT>(out, place);
+                store<DT_OUT>(out, place, value);
             }
         }
     }

@@ -18,9 +18,11 @@
 //             slab      n         n + 1            n + 2
 //                    [ in use | cut, stored |  into registers  ]
 //
-// Launch    grid (ceil(N / TILE), ceil(M / TILE)), block 256, 128 TILE bytes of shared memory for each
-//           piece of a and of b (at most 96 KiB); sm_80; rows of a and of b are multiples of 8 elements, a
+// Launch    grid (ceil(N / TILE), ceil(M / TILE), splits), block 256, 128 TILE bytes of shared memory for
+//           each piece of a and of b (at most 96 KiB); sm_80; rows of a and of b are multiples of 8 elements, a
 //           16-bit out has an even N (the host checks); any M, N, K otherwise: chunks outside are zeros
+// Splits    with few tiles and a long K, the blocks of z take k from z depth to (z + 1) depth and write to
+//           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs, as tensor cores count them 6 times that for two f32, 3 times for f32 and bf16;
 //           a is read N / TILE times, b M / TILE times: bound by the tensor cores, with LoRA's narrow
 //           matrices by memory bandwidth
@@ -39,6 +41,7 @@ struct Params {
     u32 N;
     u32 K;
     float alpha;
+    u32 depth; // k of a split, whole slabs
 };
 
 template <unsigned DT>
@@ -51,10 +54,10 @@ struct Fetched {
 };
 
 // Fetches this thread's chunks of a slab of x: `first` .. first + TILE of its `limit` rows or columns,
-// k0 .. k0 + SLAB_K of its K.
+// k0 .. k0 + SLAB_K of its K as far as k_end.
 template <unsigned DT, bool K_ROWS>
 __device__ __forceinline__ void fetch(Fetched<DT>& fetched, const void* x, u32 first, u32 limit, u32 k0,
-                                      u32 K) {
+                                      u32 k_end, u32 K) {
     constexpr u32 ROW_CHUNKS = SLAB_WIDTH<TILE, K_ROWS> / 8;
 #pragma unroll
     for (u32 c = 0; c < CHUNKS; c++) {
@@ -63,7 +66,7 @@ __device__ __forceinline__ void fetch(Fetched<DT>& fetched, const void* x, u32 f
         u32 outer = first + (K_ROWS ? chunk * 8 : row);
         u32 k = k0 + (K_ROWS ? row : chunk * 8);
         u32 i = K_ROWS ? k * limit + outer : outer * K + k;
-        bool inside = outer < limit && k < K;
+        bool inside = outer < limit && k < k_end;
 #pragma unroll
         for (u32 half = 0; half < (DT == F32 ? 2 : 1); half++) {
             const uint4* from = static_cast<const uint4*>(x) + i / (DT == F32 ? 4 : 8) + half;
@@ -118,9 +121,11 @@ matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
     Sums<TILE> small = {}; // [TILE/32, TILE/32, 4] of the lesser pieces, which would lose bits among the others
     Fetched<DT_A> a_chunks;
     Fetched<DT_B> b_chunks;
+    u32 first_slab = blockIdx.z * params.depth / SLAB_K;
+    u32 k_end = min(params.K, (blockIdx.z + 1) * params.depth);
     auto fetch_slab = [&](u32 slab) {
-        fetch<DT_A, A_K_ROWS>(a_chunks, a, row, params.M, slab * SLAB_K, params.K);
-        fetch<DT_B, B_K_ROWS>(b_chunks, b, column, params.N, slab * SLAB_K, params.K);
+        fetch<DT_A, A_K_ROWS>(a_chunks, a, row, params.M, slab * SLAB_K, k_end, params.K);
+        fetch<DT_B, B_K_ROWS>(b_chunks, b, column, params.N, slab * SLAB_K, k_end, params.K);
     };
     auto cut_slab = [&](u32 slab) {
         u8* stage = shared + slab % 2 * STAGE;
@@ -128,10 +133,10 @@ matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
         cut<DT_B, B_K_ROWS>(stage + PIECES<DT_A> * BYTES, b_chunks);
     };
     // [1] the first slab into shared memory, the second into registers
-    fetch_slab(0);
-    cut_slab(0);
-    fetch_slab(1);
-    for (u32 slab = 0; slab * SLAB_K < params.K; slab++) {
+    fetch_slab(first_slab);
+    cut_slab(first_slab);
+    fetch_slab(first_slab + 1);
+    for (u32 slab = first_slab; slab * SLAB_K < k_end; slab++) {
         // [2] this slab is there, and everyone is done with the one that is overwritten next
         __syncthreads();
         cut_slab(slab + 1);
@@ -151,5 +156,6 @@ matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
     // [4] write
 #pragma unroll
     for (u32 n = 0; n < sizeof(sums) / sizeof(float); n++) (&sums[0][0][0])[n] += (&small[0][0][0])[n];
-    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, sums, row, column, params.M, params.N, params.alpha);
+    u32 place = blockIdx.z * params.M * params.N;
+    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, place, sums, row, column, params.M, params.N, params.alpha);
 }

@@ -19,9 +19,11 @@
 //            +---+---+---+---+
 //
 //           mma.cuh says how a slab lies in shared memory and what a lane holds
-// Launch    grid (ceil(N / TILE), ceil(M / TILE)), block 256, 512 TILE bytes of shared memory (64 KiB at
-//           128); sm_80; rows of a and of b are multiples of 8 elements, a 16-bit out has an even N (the
-//           host checks); any M, N, K otherwise: chunks outside are zeros
+// Launch    grid (ceil(N / TILE), ceil(M / TILE), splits), block 256, 512 TILE bytes of shared memory
+//           (64 KiB at 128); sm_80; rows of a and of b are multiples of 8 elements, a 16-bit out has an
+//           even N (the host checks); any M, N, K otherwise: chunks outside are zeros
+// Splits    with few tiles and a long K, the blocks of z take k from z depth to (z + 1) depth and write to
+//           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs; a is read N / TILE times, b M / TILE times: bound by the tensor cores
 // Numerics  products are exact, one f32 sum per element in order of k by steps of 16: deterministic, the
 //           same bits for both tiles; the naive rule
@@ -38,6 +40,7 @@ struct Params {
     u32 N;
     u32 K;
     float alpha;
+    u32 depth; // k of a split, whole slabs
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -46,10 +49,12 @@ matmul_mma(const void* a, const void* b, void* out, Params params) {
     u32 row, column;
     tile_of_block<TILE>(row, column);
     Sums<TILE> sums = {}; // [TILE/32, TILE/32, 4]
+    u32 first_slab = blockIdx.z * params.depth / SLAB_K;
+    u32 k_end = min(params.K, (blockIdx.z + 1) * params.depth);
     auto a_slab = [&](u32 slab) { return shared_address(shared) + slab % STAGES * 2 * BYTES; };
     auto start = [&](u32 slab) {
         u32 k = slab * SLAB_K;
-        if (k < params.K) {
+        if (k < k_end) {
             copy_slab<TILE, A_K_ROWS>(a_slab(slab), static_cast<const u16*>(a), row, params.M, k, params.K);
             copy_slab<TILE, B_K_ROWS>(a_slab(slab) + BYTES, static_cast<const u16*>(b), column, params.N, k,
                                       params.K);
@@ -58,8 +63,8 @@ matmul_mma(const void* a, const void* b, void* out, Params params) {
         commit_copies();
     };
     // [1] the first slabs on their way
-    for (u32 slab = 0; slab < STAGES - 1; slab++) start(slab);
-    for (u32 slab = 0; slab * SLAB_K < params.K; slab++) {
+    for (u32 slab = 0; slab < STAGES - 1; slab++) start(first_slab + slab);
+    for (u32 slab = first_slab; slab * SLAB_K < k_end; slab++) {
         // [2] this slab has come, and everyone is done with the one that the next copy overwrites
         wait_for_copies<STAGES - 2>();
         __syncthreads();
@@ -68,5 +73,6 @@ matmul_mma(const void* a, const void* b, void* out, Params params) {
         multiply_slabs<DT_A, TILE, A_K_ROWS, B_K_ROWS>(sums, a_slab(slab), a_slab(slab) + BYTES);
     }
     // [4] write
-    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, sums, row, column, params.M, params.N, params.alpha);
+    u32 place = blockIdx.z * params.M * params.N;
+    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, place, sums, row, column, params.M, params.N, params.alpha);
 }

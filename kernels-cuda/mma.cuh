@@ -200,10 +200,11 @@ __device__ __forceinline__ void multiply_slabs(Sums<TILE>& sums, u32 a_slab, u32
     }
 }
 
-// Writes alpha times the warp's part of a tile of out [M, N]; adds it with ADD.
+// Writes alpha times the warp's part of a tile of an [M, N] that begins at element `place` of out; adds it
+// with ADD.
 template <unsigned DT, bool ADD, u32 TILE>
-__device__ __forceinline__ void store_tile(void* out, const Sums<TILE>& sums, u32 tile_row, u32 tile_column,
-                                           u32 M, u32 N, float alpha) {
+__device__ __forceinline__ void store_tile(void* out, u32 place, const Sums<TILE>& sums, u32 tile_row,
+                                           u32 tile_column, u32 M, u32 N, float alpha) {
     u32 row = tile_row + threadIdx.x / 128 * (TILE / 2) + threadIdx.x % 32 / 4;
     u32 column = tile_column + threadIdx.x / 32 % 4 * (TILE / 4) + threadIdx.x % 4 * 2;
 #pragma unroll
@@ -214,7 +215,7 @@ __device__ __forceinline__ void store_tile(void* out, const Sums<TILE>& sums, u3
             u32 n = column + 8 * j;
             if (m < M && n < N) {
                 const float* pair = &sums[i / 2][j][i % 2 * 2];
-                store_pair<DT, ADD>(out, m * N + n, n + 1 < N, alpha * pair[0], alpha * pair[1]);
+                store_pair<DT, ADD>(out, place + m * N + n, n + 1 < N, alpha * pair[0], alpha * pair[1]);
             }
         }
     }

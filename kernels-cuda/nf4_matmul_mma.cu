@@ -150,5 +150,5 @@ nf4_matmul_mma(const void* x, const u32* codes, const u8* scales, const float* t
         multiply_slabs<DT_X, TILE, false, W_K_ROWS>(sums, x_slab(slab), w_slab);
     }
     // [5] write
-    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, sums, row, column, params.M, params.N, 1.0f);
+    store_tile<DT_OUT, ACCUMULATE == 1, TILE>(out, 0, sums, row, column, params.M, params.N, 1.0f);
 }

@@ -17,10 +17,12 @@
 //               |      at tx   |  threads     (the 4 columns of padding spread the staging writes
 //               +--------------+               over memory banks)
 //
-// Launch    grid (ceil(N / 64), ceil(M / 64)), block 256, 8.5 KiB workgroup memory; any M, N, K; a 16-bit
-//           out has an even N (the host checks)
+// Launch    grid (ceil(N / 64), ceil(M / 64), splits), block 256, 8.5 KiB workgroup memory; any M, N, K; a
+//           16-bit out has an even N (the host checks)
+// Splits    with few tiles and a long K, the blocks of z take k from z depth to (z + 1) depth and write to
+//           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs; a is read N / 64 times, b M / 64 times: bound by arithmetic
-// Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
+// Numerics  one f32 sum per element (and split) in order of k: deterministic; reduction tolerance
 // Versions  matmul_naive, matmul_tiled, this one
 // Twin      kernels-cuda/matmul.cu. Reference: src/ops/matmul.rs
 
@@ -38,11 +40,12 @@ struct Params {
     N: u32,
     K: u32,
     alpha: f32,
+    depth: u32, // k of a split
 }
 
 @group(0) @binding(0) var<storage, read> a: array<u32>; // [M, K], or [K, M] when TN
 @group(0) @binding(1) var<storage, read> b: array<u32>; // [K, N], or [N, K] when NT
-@group(0) @binding(2) var<storage, read_write> out: array<u32>; // [M, N]
+@group(0) @binding(2) var<storage, read_write> out: array<u32>; // [splits, M, N]
 @group(1) @binding(0) var<uniform> params: Params;
 
 var<workgroup> a_tile: array<f32, 1088>; // [BK, BM + 4]
@@ -71,11 +74,11 @@ fn quad_of_b(i: u32) -> vec4<f32> {
     return vec4<f32>(b_tile[i], b_tile[i + 1u], b_tile[i + 2u], b_tile[i + 3u]);
 }
 
-// Writes sums at (row, column..column + 4), a word at a time.
-fn write(row: u32, column: u32, sums: vec4<f32>) {
+// Writes sums at (row, column..column + 4) of a split, a word at a time.
+fn write(split: u32, row: u32, column: u32, sums: vec4<f32>) {
     for (var lane = 0u; lane < 4u; lane += per_word(DT_OUT)) {
         if (row < params.M && column + lane < params.N) {
-            let i = row * params.N + column + lane;
+            let i = (split * params.M + row) * params.N + column + lane;
             var low = params.alpha * sums[lane];
             var high = params.alpha * sums[lane + per_word(DT_OUT) - 1u];
             if (ACCUMULATE == 1u) {
@@ -101,7 +104,8 @@ fn matmul(
     var sum1 = vec4<f32>(); // row 1, [4]
     var sum2 = vec4<f32>(); // row 2, [4]
     var sum3 = vec4<f32>(); // row 3, [4]
-    for (var k0 = 0u; k0 < params.K; k0 += BK) {
+    let k_end = min(params.K, (block.z + 1u) * params.depth);
+    for (var k0 = block.z * params.depth; k0 < k_end; k0 += BK) {
         // [1] stage a slab of each operand; neighbouring threads read neighbouring memory
         for (var i = thread; i < BM * BK; i += 256u) {
             if (LAYOUT == TN) {
@@ -128,8 +132,8 @@ fn matmul(
         workgroupBarrier();
     }
     // [3] write
-    write(tile_row + row, tile_column + column, sum0);
-    write(tile_row + row + 1u, tile_column + column, sum1);
-    write(tile_row + row + 2u, tile_column + column, sum2);
-    write(tile_row + row + 3u, tile_column + column, sum3);
+    write(block.z, tile_row + row, tile_column + column, sum0);
+    write(block.z, tile_row + row + 1u, tile_column + column, sum1);
+    write(block.z, tile_row + row + 2u, tile_column + column, sum2);
+    write(block.z, tile_row + row + 3u, tile_column + column, sum3);
 }

@@ -34,6 +34,9 @@ pub struct Capabilities {
     pub description: String,
     /// bf16 arithmetic is at least as fast as f32: `dtype = "auto"` picks it.
     pub fast_bf16: bool,
+    /// Hundreds of blocks run at a time, as on GPUs: a product of few tiles is split along K, so that
+    /// all have something to do.
+    pub many_blocks: bool,
     /// CUDA compute capability times ten (90 for sm_90); `None` elsewhere.
     pub compute_capability: Option<u32>,
     /// The largest single binding in bytes; larger tensors are worked on by slices.

@@ -56,6 +56,7 @@ impl<F: Arithmetic> Reference<F> {
         let capabilities = Capabilities {
             description: format!("reference ({} bits)", 8 * size_of::<F>()),
             fast_bf16: false,
+            many_blocks: false,
             compute_capability: None,
             max_binding_bytes: usize::MAX,
             memory_bytes: None,

@@ -19,8 +19,13 @@ macro_rules! kernel_text {
     ($stem:literal) => {
         $crate::kernels::KernelText {
             stem: $stem,
-            wgsl: Some(include_str!(concat!("../../kernels-wgsl/", $stem, ".wgsl"))),
-            cuda: include_str!(concat!("../../kernels-cuda/", $stem, ".cu")),
+            wgsl: Some(include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/kernels-wgsl/",
+                $stem,
+                ".wgsl"
+            ))),
+            cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
         }
     };
 }

@@ -16,6 +16,13 @@ use crate::tensor::Tensor;
 /// pass the tensor itself and keep no clone. What the backward keeps: `x` and the intermediate; the mask
 /// of the dropout is made again.
 ///
+/// Every product here has the rank as one of its sizes, so it is bound by the memory that it moves. In
+/// units of a [T, C] activation (C = K = N), forward moves 3 (x read; y read and written again, since the
+/// product of the frozen weight is in memory already), backward 5 (dy read for dB and for the
+/// intermediate's gradient, x read for dA, dx read and written). At 16,384 tokens of 4096 in bf16 a unit
+/// is 134 MB, 28 us of an H200's 4.8 TB/s: 84 us forward, 140 us backward. The gradients of A and B, and
+/// x Aᵀ, have few tiles of output and a long K, which is why it is split (`matmul/split.rs`).
+///
 /// # Errors
 /// `Error::Unsupported` for 16-bit rows of odd width.
 pub fn lora(

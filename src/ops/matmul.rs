@@ -16,6 +16,7 @@ mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 mod scratch;
+mod split;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use blocks::small_product;
@@ -88,6 +89,17 @@ pub(crate) enum Rung {
     TensorCore(mma::Version, usize),
 }
 
+impl Rung {
+    /// Rows and columns of a block's tile, for the versions that can split K.
+    fn tile(self) -> Option<usize> {
+        match self {
+            Self::Naive | Self::Tiled => None,
+            Self::Blocked => Some(64),
+            Self::TensorCore(_, tile) => Some(tile),
+        }
+    }
+}
+
 /// out = alpha · A · B, plus what `out` held before if `accumulate`. The leading dimensions of each
 /// tensor count as one; every tensor has its own float dtype.
 ///
@@ -105,12 +117,15 @@ pub(crate) fn matmul_into(
         Some(version) => Rung::TensorCore(version, version.tile(out.rows(), out.columns())),
         None => Rung::Blocked,
     };
-    matmul_rung(rung, layout, a, b, alpha, accumulate, out)
+    matmul_rung(rung, None, layout, a, b, alpha, accumulate, out)
 }
 
-/// [`matmul_into`] with a version of choice.
+/// [`matmul_into`] with a version of choice. `depth` is the k that a block works through, a multiple of
+/// [`split::GRANULE`]; `None` takes what suits the sizes.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn matmul_rung(
     rung: Rung,
+    depth: Option<usize>,
     layout: Layout,
     a: &Tensor,
     b: &Tensor,
@@ -144,15 +159,37 @@ pub(crate) fn matmul_rung(
             (kernel.0, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
         }
     };
-    let mut call = KernelCall::new(spec, &[a.view(), b.view(), out.view()])
+    let depth = match (rung.tile(), depth) {
+        (Some(_), Some(depth)) => depth,
+        (Some(tile), None) if out.device().capabilities().many_blocks => {
+            split::depth([m, n, k], tile)
+        }
+        _ => k,
+    };
+    let parts = split::parts([m, n, k], depth, out)?;
+    let (sums, alpha_of_sums) = match &parts {
+        Some(parts) => (parts, 1.0),
+        None => (out, alpha),
+    };
+    let mut call = KernelCall::new(spec, &[a.view(), b.view(), sums.view()])
         .constant("LAYOUT", layout as u32)
-        .constant("ACCUMULATE", u32::from(accumulate))
-        .params(Params { m: m as u32, n: n as u32, k: k as u32, alpha });
+        .constant("ACCUMULATE", u32::from(accumulate && parts.is_none()));
+    let product = Params { m: m as u32, n: n as u32, k: k as u32, alpha: alpha_of_sums };
+    call = match rung {
+        Rung::Naive | Rung::Tiled => call.params(product),
+        _ => call.params(SplitParams { product, depth: depth as u32 }),
+    };
     if let Rung::TensorCore(version, tile) = rung {
         let (_, shared_bytes) = version.kernel(a.dtype(), b.dtype(), tile);
         call = call.constant("TILE", tile as u32).shared_bytes(shared_bytes);
     }
-    call.launch(out.device(), grid)
+    match &parts {
+        None => call.launch(out.device(), grid),
+        Some(parts) => {
+            call.launch(out.device(), [grid[0], grid[1], parts.dim(0) as u32])?;
+            split::sum(parts, alpha, accumulate, out)
+        }
+    }
 }
 
 /// Refuses 16-bit rows of odd width: two elements share a word, and a thread owns whole words.
@@ -182,16 +219,30 @@ struct Params {
     alpha: f32,
 }
 
+/// Of the versions that can split K: block z of the grid sums k from z · depth, for an [M, N] of its own.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SplitParams {
+    product: Params,
+    depth: u32,
+}
+
 static NAIVE_TEXT: KernelText = kernel_text!("matmul_naive");
 static TILED_TEXT: KernelText = kernel_text!("matmul_tiled");
 static TEXT: KernelText = kernel_text!("matmul");
 
-pub(super) const KERNELS: &[&KernelSpec] =
-    &[&MATMUL_NAIVE, &MATMUL_TILED, &MATMUL, &mma::MATMUL_MMA, &mma::MATMUL_F32_MMA];
+pub(super) const KERNELS: &[&KernelSpec] = &[
+    &MATMUL_NAIVE,
+    &MATMUL_TILED,
+    &MATMUL,
+    &mma::MATMUL_MMA,
+    &mma::MATMUL_F32_MMA,
+    &split::SUM_SPLITS,
+];
 
 static MATMUL_NAIVE: KernelSpec = rung("matmul_naive", &NAIVE_TEXT);
 static MATMUL_TILED: KernelSpec = rung("matmul_tiled", &TILED_TEXT);
-static MATMUL: KernelSpec = rung("matmul", &TEXT);
+static MATMUL: KernelSpec = split_rung("matmul", &TEXT);
 
 const BINDINGS: &[Binding] = &[
     Binding::read("a", Kind::Float),
@@ -213,22 +264,44 @@ const fn rung(name: &'static str, text: &'static KernelText) -> KernelSpec {
     }
 }
 
+/// A version that can split K.
+const fn split_rung(name: &'static str, text: &'static KernelText) -> KernelSpec {
+    KernelSpec {
+        reference_f32: reference_split,
+        reference_f64: reference_split,
+        cpu: cpu::matmul_split,
+        ..rung(name, text)
+    }
+}
+
 fn reference<F: Real>(call: &mut RefCall<F>) {
-    let Params { m, n, k, alpha } = call.params();
-    let (m, n, k) = (m as usize, n as usize, k as usize);
+    let product: Params = call.params();
+    multiply(call, product, product.k);
+}
+
+fn reference_split<F: Real>(call: &mut RefCall<F>) {
+    let SplitParams { product, depth } = call.params();
+    multiply(call, product, depth);
+}
+
+fn multiply<F: Real>(call: &mut RefCall<F>, Params { m, n, k, alpha }: Params, depth: u32) {
+    let [m, n, k, depth] = [m, n, k, depth].map(|size| size as usize);
     let layout = call.constant("LAYOUT");
     let accumulate = call.constant("ACCUMULATE") == 1;
     let (a, b, out) = (call.input(0), call.input(1), call.output(2));
-    for i in 0..m {
-        for j in 0..n {
-            let mut sum = F::ZERO;
-            for l in 0..k {
-                let a = if layout == Layout::TN as u32 { a[l * m + i] } else { a[i * k + l] };
-                let b = if layout == Layout::NT as u32 { b[j * k + l] } else { b[l * n + j] };
-                sum += a * b;
+    for (split, out) in out.chunks_exact_mut((m * n).max(1)).enumerate() {
+        let k_of_split = split * depth..((split + 1) * depth).min(k);
+        for i in 0..m {
+            for j in 0..n {
+                let mut sum = F::ZERO;
+                for l in k_of_split.clone() {
+                    let a = if layout == Layout::TN as u32 { a[l * m + i] } else { a[i * k + l] };
+                    let b = if layout == Layout::NT as u32 { b[j * k + l] } else { b[l * n + j] };
+                    sum += a * b;
+                }
+                let value = F::from_f64(f64::from(alpha)) * sum;
+                out[i * n + j] = if accumulate { out[i * n + j] + value } else { value };
             }
-            let value = F::from_f64(f64::from(alpha)) * sum;
-            out[i * n + j] = if accumulate { out[i * n + j] + value } else { value };
         }
     }
 }

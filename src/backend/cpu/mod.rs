@@ -33,6 +33,7 @@ impl Cpu {
         let capabilities = Capabilities {
             description: format!("cpu ({threads} threads)"),
             fast_bf16: false,
+            many_blocks: false,
             compute_capability: None,
             max_binding_bytes: usize::MAX,
             memory_bytes: None,

@@ -27,6 +27,7 @@ pub fn stand_in(capability: u32) -> Capabilities {
     Capabilities {
         description: format!("a stand-in for sm_{capability}"),
         fast_bf16: true,
+        many_blocks: true,
         compute_capability: Some(capability),
         max_binding_bytes: u32::MAX as usize,
         memory_bytes: None,

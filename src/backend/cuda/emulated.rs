@@ -25,6 +25,7 @@ pub(super) fn capabilities() -> Capabilities {
     Capabilities {
         description: format!("cuda-emulated (sm_{CAPABILITY} on the CPU)"),
         fast_bf16: false,
+        many_blocks: true,
         compute_capability: Some(CAPABILITY),
         max_binding_bytes: super::gpu::MAX_BINDING_BYTES,
         memory_bytes: None,

@@ -174,6 +174,7 @@ impl Gpu {
         Ok(Capabilities {
             description: format!("cuda:{index} ({name}, sm_{capability})"),
             fast_bf16: capability >= 80,
+            many_blocks: true,
             compute_capability: Some(capability),
             max_binding_bytes: MAX_BINDING_BYTES,
             memory_bytes: Some(free as u64),

@@ -126,6 +126,7 @@ impl Wgpu {
             capabilities: Capabilities {
                 description: summary.description,
                 fast_bf16: false,
+                many_blocks: true,
                 compute_capability: None,
                 max_binding_bytes,
                 memory_bytes: None,

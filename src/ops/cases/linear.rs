@@ -112,6 +112,29 @@ fn tensor_core_cases() -> Vec<Case> {
         }
         cases.push(product(rung, Layout::NT, [odd, odd, 40], [BF16, BF16, F32], 1.0, true));
     }
+    // K in splits, the last of them short: each version, layout and dtype, added and not.
+    for rung in [
+        Rung::Blocked,
+        Rung::TensorCore(Version::F32Mma, 64),
+        Rung::TensorCore(Version::Mma, 64),
+        Rung::TensorCore(Version::Mma, 128),
+    ] {
+        let dtype = if matches!(rung, Rung::TensorCore(Version::Mma, _)) { BF16 } else { F32 };
+        for (layout, sizes) in
+            [(Layout::NT, [67, 70, 136]), (Layout::NN, [67, 72, 200]), (Layout::TN, [72, 80, 133])]
+        {
+            let split =
+                |dtypes, alpha, adds| split_product(rung, 64, layout, sizes, dtypes, alpha, adds);
+            cases.push(split([dtype, dtype, F32], 0.25, true));
+            cases.push(split([BF16, dtype, BF16], 2.0, true));
+            cases.push(split([dtype, dtype, F16], 1.0, false));
+        }
+    }
+    // As many splits as suit the sizes.
+    cases.push(product(Rung::Blocked, Layout::TN, [3, 5, 600], [F32; 3], 1.0, true));
+    cases.push(product(Rung::Blocked, Layout::NT, [1, 33, 520], [F32; 3], 1.0, false));
+    cases.push(lora([600, 16, 24, 8], F32, 0.0, false));
+    cases.push(lora([600, 16, 24, 8], BF16, 0.25, true));
     // NF4: enough blocks for the larger tile, forward and backward.
     for [n, k] in [[1000, 40], [40, 1000]] {
         cases.push(nf4_matmul([1500, n, k], BF16, true));
@@ -165,6 +188,33 @@ fn matmul([m, n, k]: [usize; 3], [x, w]: [DType; 2]) -> Case {
 fn product(
     rung: Rung,
     layout: Layout,
+    sizes: [usize; 3],
+    dtypes: [DType; 3],
+    alpha: f32,
+    accumulate: bool,
+) -> Case {
+    into_product(rung, None, layout, sizes, dtypes, alpha, accumulate)
+}
+
+/// With K in splits of `depth`.
+fn split_product(
+    rung: Rung,
+    depth: usize,
+    layout: Layout,
+    sizes: [usize; 3],
+    dtypes: [DType; 3],
+    alpha: f32,
+    accumulate: bool,
+) -> Case {
+    let mut case = into_product(rung, Some(depth), layout, sizes, dtypes, alpha, accumulate);
+    case.variant += &format!(" splits of {depth}");
+    case
+}
+
+fn into_product(
+    rung: Rung,
+    depth: Option<usize>,
+    layout: Layout,
     [m, n, k]: [usize; 3],
     dtypes: [DType; 3],
     alpha: f32,
@@ -205,7 +255,7 @@ fn product(
                 }
                 rung => rung,
             };
-            matmul_rung(rung, layout, a, b, alpha, accumulate, &out)?;
+            matmul_rung(rung, depth, layout, a, b, alpha, accumulate, &out)?;
             Ok(vec![out])
         }),
     }

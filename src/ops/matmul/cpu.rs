@@ -9,7 +9,7 @@
 
 use super::operand::{Block, Elements, Operand};
 use super::scratch::with_scratch;
-use super::{Layout, Params};
+use super::{Layout, Params, SplitParams};
 use crate::dtype::{DType, Element};
 use crate::kernels::HostCall;
 #[cfg(not(target_arch = "x86_64"))]
@@ -19,16 +19,41 @@ use crate::ops::nf4::Nf4View;
 use crate::with_element;
 use gemm::Parallelism;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Largest block of a widened operand, in elements: 4 MiB of f32.
 const WIDENED: usize = 1 << 20;
 /// Up to so many rows of `x`, reading `w` once is all that counts.
 const FEW_ROWS: usize = 4;
 
-/// The `cpu` function of all rungs.
+/// The `cpu` function of the rungs that do not split K.
 pub fn matmul(call: &mut HostCall) {
     let Params { m, n, k, alpha } = call.params();
-    let (m, n, k) = (m as usize, n as usize, k as usize);
+    let sizes = [m, n, k].map(|size| size as usize);
+    let (a, b) = operands(call, sizes);
+    run(call, sizes, &a, &b, alpha, 2);
+}
+
+/// The `cpu` function of the rungs that may split K. Ops do not ask for that here: it serves GPUs.
+pub fn matmul_split(call: &mut HostCall) {
+    let SplitParams { product: Params { m, n, k, alpha }, depth } = call.params();
+    let sizes @ [m, n, k] = [m, n, k].map(|size| size as usize);
+    let depth = depth as usize;
+    let (a, b) = operands(call, sizes);
+    if depth >= k {
+        return run(call, sizes, &a, &b, alpha, 2);
+    }
+    let scale = Scale { alpha, accumulate: call.constant("ACCUMULATE") == 1 };
+    with_element!(call.dtype(2), Out => {
+        let splits = call.output::<Out>(2).chunks_exact_mut((m * n).max(1));
+        for (k_first, out) in (0..k).step_by(depth).zip(splits) {
+            product([m, n], k_first..(k_first + depth).min(k), &a, &b, scale, out);
+        }
+    });
+}
+
+/// A [M, K] and B [K, N] as they lie in memory.
+fn operands<'a>(call: &HostCall<'a>, [m, n, k]: [usize; 3]) -> (Operand<'a>, Operand<'a>) {
     let layout = call.constant("LAYOUT");
     let (a, b) = (Elements::of(call, 0), Elements::of(call, 1));
     let (a_strides, b_strides) = match layout {
@@ -36,9 +61,10 @@ pub fn matmul(call: &mut HostCall) {
         _ if layout == Layout::NN as u32 => ((k, 1), (n, 1)),
         _ => ((1, m), (n, 1)),
     };
-    let a = Operand { elements: a, row_stride: a_strides.0, column_stride: a_strides.1 };
-    let b = Operand { elements: b, row_stride: b_strides.0, column_stride: b_strides.1 };
-    run(call, [m, n, k], &a, &b, alpha, 2);
+    (
+        Operand { elements: a, row_stride: a_strides.0, column_stride: a_strides.1 },
+        Operand { elements: b, row_stride: b_strides.0, column_stride: b_strides.1 },
+    )
 }
 
 /// The product with an NF4 weight, for the ops that decode one: `a` is binding 0, `out` binding `out`.
@@ -65,7 +91,7 @@ fn run(
         if rows_of_w && m <= FEW_ROWS {
             few_rows([m, n, k], a, b, scale, out);
         } else if !on_bf16_unit([m, n, k], a, b, scale, out) {
-            product([m, n, k], a, b, scale, out);
+            product([m, n], 0..k, a, b, scale, out);
         }
     });
 }
@@ -121,14 +147,17 @@ impl Scale {
     }
 }
 
-/// Blocks of M and N, so small that a widened block stays within [`WIDENED`] elements.
+/// Blocks of M and N, so small that a widened block stays within [`WIDENED`] elements; sums over the k of
+/// `k_range`.
 fn product<Out: Element>(
-    [m, n, k]: [usize; 3],
+    [m, n]: [usize; 2],
+    k_range: Range<usize>,
     a: &Operand,
     b: &Operand,
     scale: Scale,
     out: &mut [Out],
 ) {
+    let k = k_range.len();
     let fit = |limit: usize, other: usize| (limit / other.max(1)).next_multiple_of(64).max(64);
     let direct = Out::DTYPE == DType::F32;
     let m_block = if a.is_f32() && direct { m } else { fit(4 * WIDENED, k).min(m) };
@@ -144,10 +173,10 @@ fn product<Out: Element>(
             with_scratch(out_scratch, |sums| {
                 for i in (0..m).step_by(m_block.max(1)) {
                     let rows = i..(i + m_block).min(m);
-                    let a = a.block(rows.clone(), 0..k, a_scratch);
+                    let a = a.block(rows.clone(), k_range.clone(), a_scratch);
                     for j in (0..n).step_by(n_block.max(1)) {
                         let columns = j..(j + n_block).min(n);
-                        let b = b.block(0..k, columns.clone(), b_scratch);
+                        let b = b.block(k_range.clone(), columns.clone(), b_scratch);
                         let sizes = [rows.len(), columns.len(), k];
                         if direct {
                             let out = bytemuck::cast_slice_mut(&mut out[rows.start * n + j..]);
@@ -320,7 +349,7 @@ mod tests {
                 let a = Operand { elements: Elements::F32(&a), row_stride: k, column_stride: 1 };
                 let b = Operand { elements: Elements::F32(&b), row_stride: 1, column_stride: k };
                 let scale = Scale { alpha: 0.5, accumulate: false };
-                pool.expect("threads").install(|| product([m, n, k], &a, &b, scale, &mut out));
+                pool.expect("threads").install(|| product([m, n], 0..k, &a, &b, scale, &mut out));
                 out
             };
             let one = run(1);

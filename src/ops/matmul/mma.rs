@@ -1,6 +1,6 @@
 //! The product on tensor cores: when it can be had, and its tiles.
 
-use super::rung;
+use super::split_rung;
 use crate::DType;
 use crate::backend::Device;
 use crate::cuda_text;
@@ -86,11 +86,11 @@ static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma");
 pub(super) static MATMUL_MMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
     requires: Requires::Sm(CAPABILITY),
-    ..rung("matmul_mma", &TEXT)
+    ..split_rung("matmul_mma", &TEXT)
 };
 
 pub(super) static MATMUL_F32_MMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
     requires: Requires::Sm(CAPABILITY),
-    ..rung("matmul_f32_mma", &F32_TEXT)
+    ..split_rung("matmul_f32_mma", &F32_TEXT)
 };
