@@ -32,6 +32,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ops/simd.rs", "code compiled for wider vector units"),
     ("src/programs/progress.rs", "signal handlers"),
     ("tools/ptx-emulator/examples/compile_kernels.rs", "NVRTC's functions"),
+    ("tools/ptx-emulator/src/exec/product.rs", "code compiled for wider vector units"),
     ("tools/ptx-emulator/src/exec/step.rs", "code compiled for wider vector units"),
     ("tools/ptx-emulator/src/memory/global.rs", "device memory as bytes and as words"),
 ];

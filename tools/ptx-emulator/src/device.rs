@@ -49,6 +49,13 @@ impl Param {
     }
 }
 
+impl From<[u8; 128]> for Param {
+    /// An encoded tensor map.
+    fn from(map: [u8; 128]) -> Self {
+        Self(map.to_vec())
+    }
+}
+
 impl From<DevicePtr> for Param {
     fn from(pointer: DevicePtr) -> Self {
         Self(pointer.0.to_le_bytes().to_vec())

@@ -87,6 +87,10 @@ pub enum FaultKind {
     UndefinedShuffle,
     /// Every thread that is left waits for something that cannot come.
     Deadlock,
+    /// Memory or registers that the asynchronous proxy uses without the fence that makes earlier accesses visible.
+    MissingFence,
+    /// A register that an unfinished `wgmma` uses.
+    MatrixInFlight,
     /// `trap`.
     Trap,
     /// An operand outside its range (barrier number, branch-table index, copy size).

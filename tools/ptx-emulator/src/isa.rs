@@ -4,6 +4,12 @@
 //! predicates are one 32-bit mask each. Narrower integers and halves sit zero-extended in 32-bit slots.
 //! The decoder lowers rarer PTX forms to short sequences, so what follows is smaller than PTX.
 
+mod asynchronous;
+mod registers;
+
+pub(crate) use asynchronous::*;
+pub(crate) use registers::{Use, registers32};
+
 use crate::ptx::ast::Type;
 
 /// Index of a register slot, in the file that the operation implies.
@@ -32,6 +38,8 @@ pub(crate) struct Inst {
     /// Predicate slot, or [`NONE`].
     pub guard: Slot,
     pub negated: bool,
+    /// Uses a register that is an operand of `wgmma` somewhere.
+    pub watched: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +214,8 @@ pub(crate) enum Where {
     Global,
     Shared,
     Local,
+    /// The parameters of the kernel.
+    Param,
 }
 
 /// `[base + offset]`; without a base the offset is the address.
@@ -386,6 +396,24 @@ pub(crate) enum Op {
     WarpBarrier { mask: Slot },
     /// `count` is [`NONE`] for all threads of the block; `d`, `p` belong to the reductions.
     Barrier { kind: BarrierKind, aligned: bool, id: Slot, count: Slot, d: Slot, p: Slot, negated: bool },
+    /// Makes one lane of the mask the leader: its number and, in it alone, the predicate.
+    Elect { d: Slot, p: Slot, mask: Slot },
+
+    // Asynchronous: see `isa::asynchronous`.
+    Mbarrier(Mbarrier),
+    /// A bulk copy, by its index in `Kernel::bulk_copies`.
+    BulkCopy { index: u32 },
+    BulkCommit,
+    BulkWait { pending: u32 },
+    /// Orders earlier writes of shared memory before what the asynchronous proxy does (`fence.proxy.async`), or only
+    /// the initialisation of barriers.
+    ProxyFence { barriers_only: bool },
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait { pending: u32 },
+    /// A warpgroup's product, by its index in `Kernel::products`.
+    Wgmma { index: u32 },
+
     /// Orders memory; nothing to do where execution is sequentially consistent.
     Fence,
 
@@ -482,6 +510,10 @@ pub(crate) struct Kernel {
     /// Register lists and branch tables.
     pub operands: Vec<u32>,
     pub converts: Vec<Convert>,
+    pub bulk_copies: Vec<BulkCopy>,
+    pub products: Vec<Wgmma>,
+    /// Per 32-bit slot of the entry: whether `wgmma` uses it, directly or through copies.
+    pub watched: Vec<bool>,
     pub routines: Vec<Routine>,
     pub calls: Vec<CallSite>,
     pub param_bytes: u32,

@@ -4,10 +4,12 @@
 //! Every access is checked: bounds, alignment, memory that nothing has written, bytes that an asynchronous copy is
 //! still writing, races in shared memory, blocks that touch one another's output. Barriers that only some threads
 //! reach are reported, and warps are pre-empted in an order drawn from a seed. A [`Fault`] names kernel, block, thread,
-//! source line and PTX.
+//! source line and PTX. Hopper's asynchronous instructions (mbarriers, bulk copies through a [`TensorMap`], `wgmma`)
+//! run too, with the fences and waits that they need.
 //!
 //! Reading order: [`ptx`](Module) text to tree (`ptx/`), tree to the form that runs (`isa.rs`, `decode/`), execution
-//! (`exec/block.rs`, `exec/step.rs`, then its families), memory and the race detector (`memory/`).
+//! (`exec/block.rs`, `exec/step.rs`, then its families; `exec/mbarrier.rs`, `exec/bulk.rs` and `exec/wgmma.rs` for
+//! Hopper), memory and the race detector (`memory/`).
 //!
 //! ```
 //! use ptx_emulator::{Config, Device, Launch, Module};
@@ -55,5 +57,6 @@ mod ptx;
 
 pub use device::{Config, Device, DevicePtr, Launch, LaunchStats, Param};
 pub use fault::{CodePosition, Error, Fault, FaultKind, OtherAccess, SourcePosition};
+pub use memory::{Swizzle, TensorMap};
 pub use module::Module;
 pub use ptx::ParseError;

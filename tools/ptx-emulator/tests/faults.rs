@@ -214,9 +214,7 @@ fn unsupported_instructions_are_named() {
         ))
     };
     let message = |body: &str| module(body).unwrap_err().to_string();
-    assert!(
-        message("wgmma.fence.sync.aligned;").contains("PTX line 7: `wgmma.fence.sync.aligned`")
-    );
+    assert!(message("griddepcontrol.wait;").contains("PTX line 7: `griddepcontrol.wait`"));
     assert!(message("add.fancy.s32 %r1, %r2, %r3;").contains("`.fancy`"));
     assert!(message("frobnicate.b32 %r1, %r2;").contains("`frobnicate.b32`"));
     assert!(message("add.s32 %r1, %r2, %rd1;").contains("PTX line 7"));

@@ -18,10 +18,14 @@ pub(super) struct Context<'p, 'm, 'a> {
     slots: Vec<Slot>,
     constants32: HashMap<Constant, Slot>,
     constants64: HashMap<Constant, Slot>,
-    labels: HashMap<&'a str, Pc>,
+    /// By scope and name.
+    labels: HashMap<(usize, &'a str), Pc>,
+    /// The enclosing scope of each; number 0 is the function's.
+    scopes: Vec<usize>,
+    scope: usize,
     /// Branches to patch, and branch-table entries.
-    jumps: Vec<(usize, &'a str, u32)>,
-    table_entries: Vec<(usize, &'a str, u32)>,
+    jumps: Vec<Jump<'a>>,
+    table_entries: Vec<Jump<'a>>,
     /// Frame offsets of parameters, results and call variables.
     frame: HashMap<&'a str, u32>,
     locals: HashMap<&'a str, u32>,
@@ -45,6 +49,8 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
             constants32: HashMap::new(),
             constants64: HashMap::new(),
             labels: HashMap::new(),
+            scopes: vec![0],
+            scope: 0,
             jumps: Vec::new(),
             table_entries: Vec::new(),
             frame: HashMap::new(),
@@ -113,7 +119,7 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
     }
 
     pub fn emit(&mut self, op: Op) {
-        let inst = Inst { op, guard: self.guard, negated: self.negated };
+        let inst = Inst { op, guard: self.guard, negated: self.negated, watched: false };
         self.program.kernel.code.push(inst);
         self.program.kernel.origins.push(self.origin);
     }
@@ -124,11 +130,24 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
     }
 
     pub fn label(&mut self, name: &'a str) {
-        self.labels.insert(name, self.program.kernel.code.len() as Pc);
+        self.labels.insert((self.scope, name), self.program.kernel.code.len() as Pc);
+    }
+
+    pub fn open_scope(&mut self) {
+        self.scopes.push(self.scope);
+        self.scope = self.scopes.len() - 1;
+    }
+
+    pub fn close_scope(&mut self) {
+        self.scope = self.scopes[self.scope];
+    }
+
+    fn jump(&self, at: usize, label: &'a str) -> Jump<'a> {
+        Jump { at, label, scope: self.scope, line: self.origin.line }
     }
 
     pub fn emit_branch(&mut self, label: &'a str) {
-        self.jumps.push((self.program.kernel.code.len(), label, self.origin.line));
+        self.jumps.push(self.jump(self.program.kernel.code.len(), label));
         self.emit(Op::Branch { target: 0 });
     }
 
@@ -136,7 +155,7 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
     pub fn branch_table(&mut self, labels: &[&'a str]) -> u32 {
         let start = self.program.kernel.operands.len();
         for (index, label) in labels.iter().enumerate() {
-            self.table_entries.push((start + index, label, self.origin.line));
+            self.table_entries.push(self.jump(start + index, label));
             self.program.kernel.operands.push(0);
         }
         start as u32
@@ -161,17 +180,24 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
     /// Resolves labels and hands the routine over.
     pub fn finish(mut self) -> Result<Routine, ParseError> {
         self.check_slots()?;
-        let labels = &self.labels;
-        let find = |label: &str, line: u32| {
-            let target = labels.get(label).copied();
-            target
-                .ok_or_else(|| ParseError::new(line, format!("the label `{label}` does not exist")))
+        let find = |jump: &Jump<'a>| {
+            let mut scope = jump.scope;
+            loop {
+                if let Some(target) = self.labels.get(&(scope, jump.label)) {
+                    return Ok(*target);
+                }
+                if scope == 0 {
+                    let message = format!("the label `{}` does not exist", jump.label);
+                    return Err(ParseError::new(jump.line, message));
+                }
+                scope = self.scopes[scope];
+            }
         };
-        for (at, label, line) in &self.jumps {
-            self.program.kernel.code[*at].op = Op::Branch { target: find(label, *line)? };
+        for jump in &self.jumps {
+            self.program.kernel.code[jump.at].op = Op::Branch { target: find(jump)? };
         }
-        for (at, label, line) in &self.table_entries {
-            self.program.kernel.operands[*at] = find(label, *line)?;
+        for jump in &self.table_entries {
+            self.program.kernel.operands[jump.at] = find(jump)?;
         }
         let mut routine = std::mem::take(&mut self.routine);
         routine.constants32 = self.constants32.iter().map(|(c, s)| (*s, *c)).collect();
@@ -299,6 +325,13 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
             "%lanemask_ge" => Special::LaneMaskGe,
             "%dynamic_smem_size" => Special::DynamicSharedBytes,
             "%total_smem_size" => Special::TotalSharedBytes,
+            // Every block is a cluster of its own.
+            "%cluster_ctarank" | "%cluster_ctaid" | "%is_explicit_cluster" => {
+                return Ok(self.constant32(Constant::Bits(0)));
+            }
+            "%cluster_nctarank" | "%cluster_nctaid" => {
+                return Ok(self.constant32(Constant::Bits(1)));
+            }
             _ => return Err(self.error(format!("the special register `{name}` is not supported"))),
         };
         Ok(self.constant32(Constant::Special(special)))
@@ -452,12 +485,24 @@ impl<'p, 'm, 'a> Context<'p, 'm, 'a> {
         if let Some(start) = shared.get(&(self.function.name, name)).or(shared.get(&("", name))) {
             return Ok(Symbol::Constant(Constant::Bits((i64::from(*start) + offset) as u64)));
         }
+        if let Some(start) = self.program.entry_params.get(name).filter(|_| self.function.is_entry)
+        {
+            return Ok(Symbol::Constant(Constant::Bits((i64::from(*start) + offset) as u64)));
+        }
         let variables = &self.program.module.variables;
         if let Some(index) = variables.iter().position(|v| v.name == *name) {
             return Ok(Symbol::Constant(Constant::Variable(index as u32, *offset)));
         }
         Err(self.error(format!("`{name}` is not a variable whose address can be taken here")))
     }
+}
+
+/// A use of a label: an instruction or operand to patch.
+struct Jump<'a> {
+    at: usize,
+    label: &'a str,
+    scope: usize,
+    line: u32,
 }
 
 enum Symbol {

@@ -27,6 +27,7 @@ fn space(mods: &mut Modifiers<'_>) -> Target {
         ("const", Target::At(Where::Global)),
         ("shared", Target::At(Where::Shared)),
         ("shared::cta", Target::At(Where::Shared)),
+        ("shared::cluster", Target::At(Where::Shared)),
         ("local", Target::At(Where::Local)),
         ("param", Target::Param),
         ("param::entry", Target::Param),
@@ -96,6 +97,13 @@ pub(super) fn load<'a>(
     let ty = mods.ty()?;
     mods.finish()?;
     let (bytes, signed) = (ty.bytes() as u8, ty.is_signed());
+    // A parameter indexed at run time is read through its address.
+    let by_register =
+        matches!(from, Operand::Address(base, _) if matches!(**base, Operand::Reg(_)));
+    let target = match target {
+        Target::Param if by_register => Target::At(Where::Param),
+        target => target,
+    };
     match target {
         Target::Param => {
             let (start, entry) = parameter(cx, from)?;

@@ -3,15 +3,19 @@
 //! Every entry is decoded with its own copy of the functions it calls, so that shared-memory offsets, labels and
 //! parameters are plain numbers. A modifier that no rule consumed is an error: nothing is dropped in silence.
 
+mod bulk;
 mod context;
 mod control;
 mod float;
 mod integer;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod modifiers;
 mod moves;
 mod sync;
+mod watch;
+mod wgmma;
 
 use std::collections::HashMap;
 
@@ -45,6 +49,7 @@ pub(crate) fn kernel(module: &Module<'_>, function: &Function<'_>) -> Result<Ker
     for index in 0..program.functions.len() {
         program.routine(index)?;
     }
+    watch::mark(&mut program.kernel);
     Ok(program.kernel)
 }
 
@@ -115,7 +120,9 @@ impl<'m, 'a> Program<'m, 'a> {
             self.kernel.static_bytes =
                 self.kernel.static_bytes.next_multiple_of(variable.align.max(1)) + variable.size;
         }
-        let start = end.next_multiple_of(1024);
+        // No better aligned than declared, so that a kernel that needs more does not have it by chance.
+        let align = dynamic.iter().map(|(_, v)| v.align.max(16)).max().unwrap_or(1024);
+        let start = end.next_multiple_of(1024) + if align < 1024 { align } else { 0 };
         for (scope, variable) in dynamic {
             self.kernel.uses_dynamic = true;
             self.shared.insert((scope, variable.name), start);
@@ -136,6 +143,7 @@ impl<'m, 'a> Program<'m, 'a> {
             match operand {
                 Symbol(symbol, _) => *symbol == name,
                 Address(base, _) => inside(base, name),
+                Tensor(base, items) => inside(base, name) || items.iter().any(|o| inside(o, name)),
                 Vector(items) | List(items) => items.iter().any(|o| inside(o, name)),
                 _ => false,
             }
@@ -150,6 +158,8 @@ impl<'m, 'a> Program<'m, 'a> {
         for statement in &function.body {
             match statement {
                 Statement::Label(name) => context.label(name),
+                Statement::Open => context.open_scope(),
+                Statement::Close => context.close_scope(),
                 Statement::Instruction(instruction) => {
                     context.begin(instruction)?;
                     dispatch(&mut context, instruction)?;
@@ -167,18 +177,14 @@ impl<'m, 'a> Program<'m, 'a> {
 fn instructions<'m, 'a>(function: &'m Function<'a>) -> impl Iterator<Item = &'m Instruction<'a>> {
     function.body.iter().filter_map(|s| match s {
         Statement::Instruction(i) => Some(i),
-        Statement::Label(_) => None,
+        _ => None,
     })
 }
 
 /// Instruction families that need hardware this crate does not model yet.
-const LATER: [&str; 12] = [
-    "wgmma",
+const LATER: [&str; 8] = [
     "tcgen05",
-    "mbarrier",
     "tensormap",
-    "elect",
-    "setmaxnreg",
     "griddepcontrol",
     "mapa",
     "getctarank",
@@ -193,10 +199,8 @@ fn dispatch<'a>(
 ) -> Result<(), ParseError> {
     let mut mods = Modifiers::new(instruction);
     let base = mods.base;
-    if LATER.contains(&base) || instruction.opcode.starts_with("cp.async.bulk") {
-        return Err(mods.error(
-            "is not supported: warpgroup matrix products, mbarriers, clusters and bulk copies are not emulated yet",
-        ));
+    if LATER.contains(&base) {
+        return Err(mods.error("is not supported: the emulator has no model of it"));
     }
     let ops = instruction.operands.as_slice();
     match base {
@@ -229,10 +233,15 @@ fn dispatch<'a>(
         "ld" | "ldu" => memory::load(cx, &mut mods, ops),
         "st" => memory::store(cx, &mut mods, ops),
         "atom" | "red" => memory::atom(cx, &mut mods, ops),
+        "cp" if instruction.opcode.starts_with("cp.async.bulk") => bulk::copy(cx, &mut mods, ops),
         "cp" => memory::cp_async(cx, &mut mods, ops),
         "prefetch" | "prefetchu" | "nanosleep" | "discard" | "applypriority" => Ok(()),
         "ldmatrix" | "stmatrix" => matrix::ldmatrix(cx, &mut mods, ops),
         "mma" => matrix::mma(cx, &mut mods, ops),
+        "wgmma" => wgmma::wgmma(cx, &mut mods, ops),
+        "setmaxnreg" => wgmma::setmaxnreg(cx, &mut mods, ops),
+        "mbarrier" => mbarrier::mbarrier(cx, &mut mods, ops),
+        "elect" => sync::elect(cx, &mut mods, ops),
         "shfl" => sync::shfl(cx, &mut mods, ops),
         "vote" => sync::vote(cx, &mut mods, ops),
         "match" => sync::match_lanes(cx, &mut mods, ops),

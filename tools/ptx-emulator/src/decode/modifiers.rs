@@ -32,6 +32,19 @@ impl<'a> Modifiers<'a> {
         found.is_some()
     }
 
+    /// Takes the first part that `parse` understands.
+    pub fn take_parsed<T>(&mut self, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let (at, value) =
+            self.parts.iter().enumerate().find_map(|(at, part)| Some((at, parse(part)?)))?;
+        self.parts.remove(at);
+        Some(value)
+    }
+
+    /// Which of `names` comes first in the opcode.
+    pub fn first_of(&self, names: &[&'static str]) -> Option<&'static str> {
+        self.parts.iter().find_map(|part| names.iter().copied().find(|name| name == part))
+    }
+
     /// The first of `choices` that is present.
     pub fn choose<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
         choices.iter().find(|(name, _)| self.take(name)).map(|(_, value)| *value)

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::integer::operands;
 use super::modifiers::Modifiers;
 use crate::isa::*;
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::ptx::ParseError;
 use crate::ptx::ast::{Operand, Type};
 
@@ -216,7 +216,10 @@ pub(super) fn cvta<'a>(
         ("const", 0),
         ("shared", SHARED_WINDOW),
         ("shared::cta", SHARED_WINDOW),
+        ("shared::cluster", SHARED_WINDOW),
         ("local", LOCAL_WINDOW),
+        ("param", PARAM_WINDOW),
+        ("param::entry", PARAM_WINDOW),
     ])?;
     mods.finish()?;
     let [d, a] = operands(mods, ops)?;
@@ -239,7 +242,10 @@ pub(super) fn isspacep<'a>(
         ("global", Where::Global),
         ("shared", Where::Shared),
         ("shared::cta", Where::Shared),
+        ("shared::cluster", Where::Shared),
         ("local", Where::Local),
+        ("param", Where::Param),
+        ("param::entry", Where::Param),
     ])?;
     mods.finish()?;
     let [d, a] = operands(mods, ops)?;

@@ -179,11 +179,40 @@ pub(super) fn barrier<'a>(
     Ok(())
 }
 
+pub(super) fn elect<'a>(
+    cx: &mut Context<'_, '_, 'a>,
+    mods: &mut Modifiers<'a>,
+    ops: &[Operand<'a>],
+) -> Result {
+    mods.require(&[("sync", ())])?;
+    mods.finish()?;
+    let [target, mask] = operands(mods, ops)?;
+    let mask = cx.source32(mask, Type::U32)?;
+    let (d, p) = target_and_pred(cx, target)?;
+    cx.emit(Op::Elect { d, p, mask });
+    Ok(())
+}
+
 pub(super) fn fence<'a>(
     cx: &mut Context<'_, '_, 'a>,
     mods: &mut Modifiers<'a>,
     _: &[Operand<'a>],
 ) -> Result {
+    if mods.take("proxy") {
+        mods.require(&[("async", ())])?;
+        let global = mods.take("global");
+        mods.ignore(&["shared::cta", "shared::cluster"]);
+        mods.finish()?;
+        cx.emit(if global { Op::Fence } else { Op::ProxyFence { barriers_only: false } });
+        return Ok(());
+    }
+    if mods.take("mbarrier_init") {
+        mods.require(&[("release", ())])?;
+        mods.require(&[("cluster", ())])?;
+        mods.finish()?;
+        cx.emit(Op::ProxyFence { barriers_only: true });
+        return Ok(());
+    }
     mods.ignore(&["sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "sys", "gl"]);
     mods.finish()?;
     cx.emit(Op::Fence);

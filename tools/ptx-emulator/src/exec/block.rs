@@ -1,9 +1,13 @@
 //! Runs one block: warps take turns in an order drawn from the seed.
 
 use super::Job;
-use super::step;
+use super::bulk::{self, Copy};
+use super::mbarrier::Mbarriers;
+use super::product::Tiles;
 use super::sync::{self, BARRIERS, Barrier};
-use super::warp::{Position, State, Warp, thread_index};
+use super::warp::{Position, State, Warp};
+use super::wgmma::Warpgroup;
+use super::{step, stuck};
 use crate::fault::{FaultKind, RawFault};
 use crate::memory::Shared;
 
@@ -13,6 +17,13 @@ pub(super) struct BlockState {
     pub barriers: [Barrier; BARRIERS],
     /// Barriers that everyone has reached, to be released.
     pub completed: u32,
+    pub mbarriers: Mbarriers,
+    /// Bulk copies that are under way.
+    pub copies: Vec<Copy>,
+    pub warpgroups: [Warpgroup; 8],
+    /// Warpgroups that committed products since their waiting warps were last looked at.
+    pub woken_groups: u32,
+    pub tiles: Tiles,
     /// The newest stamp of any warp's clock.
     pub stamp: u32,
     pub position: Position,
@@ -63,6 +74,11 @@ impl Runner {
                 shared: Shared::new(job.kernel, job.dynamic_bytes, count as usize),
                 barriers: Default::default(),
                 completed: 0,
+                mbarriers: Mbarriers::default(),
+                copies: Vec::new(),
+                warpgroups: Default::default(),
+                woken_groups: 0,
+                tiles: Tiles::default(),
                 stamp: 0,
                 position: Position {
                     grid: job.grid,
@@ -85,6 +101,11 @@ impl Runner {
         state.shared.reset();
         state.barriers = Default::default();
         state.completed = 0;
+        state.mbarriers.clear();
+        state.copies.clear();
+        state.warpgroups = Default::default();
+        state.woken_groups = 0;
+        state.tiles.clear();
         state.stamp = self.warps.len() as u32 + 1;
         for warp in &mut self.warps {
             warp.reset(job.kernel, &state.position, job.variables);
@@ -96,17 +117,27 @@ impl Runner {
         loop {
             let ready = self.warps.iter().enumerate().filter(|(_, w)| w.is_ready());
             let ready = ready.fold(0u32, |mask, (index, _)| mask | 1 << index);
+            if ready == 0 && !self.state.copies.is_empty() {
+                let finished = self.warps.iter().all(|w| w.live == 0);
+                let lost = self.state.copies.iter().find_map(Copy::unfinished_load);
+                if let Some(fault) = lost.filter(|_| finished) {
+                    return Err(fault);
+                }
+                self.finish_copy(job, random.next())?;
+                continue;
+            }
             if ready == 0 {
                 if self.warps.iter().all(|w| w.live == 0) {
                     return Ok(executed);
                 }
-                return Err(self.stuck(job));
+                return Err(stuck::explain(job, &self.state, &self.warps));
             }
             let index = pick(ready, random.next());
             let warp = &mut self.warps[index];
             let before = warp.executed;
             // The last warp that can run needs no turns.
-            let slice = if ready.count_ones() == 1 { 4096 } else { random.slice() };
+            let alone = ready.count_ones() == 1 && self.state.copies.is_empty();
+            let slice = if alone { 4096 } else { random.slice() };
             let result = step::run(job, &mut self.state, warp, slice);
             executed += warp.executed - before;
             if let Err(raw) = result {
@@ -121,6 +152,35 @@ impl Runner {
                 return Err(LocatedFault { raw, warp: index as u32, pc: warp.current.pc });
             }
             self.release_barriers(job);
+            self.wake();
+            while !self.state.copies.is_empty() && random.next() & 1 == 0 {
+                self.finish_copy(job, random.next())?;
+            }
+        }
+    }
+
+    /// Carries out one of the copies that are under way.
+    fn finish_copy(&mut self, job: &Job<'_>, draw: u64) -> Result<(), LocatedFault> {
+        let index = (draw % self.state.copies.len() as u64) as usize;
+        bulk::complete(job, &mut self.state, index)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Lets those look again that wait for what has happened since.
+    fn wake(&mut self) {
+        let barriers = std::mem::take(&mut self.state.mbarriers.woken);
+        let groups = std::mem::take(&mut self.state.woken_groups);
+        if barriers == 0 && groups == 0 {
+            return;
+        }
+        for warp in &mut self.warps {
+            let own = groups >> (warp.index / 4) & 1 != 0;
+            warp.wake(|state| match state {
+                State::Mbarrier(number) => barriers >> number & 1 != 0,
+                State::Warpgroup => own,
+                _ => false,
+            });
         }
     }
 
@@ -133,39 +193,6 @@ impl Runner {
                 sync::release(job, warp, number, &barrier, &mut self.state.stamp);
             }
         }
-    }
-
-    /// Nobody can go on: explains who waits where.
-    fn stuck(&self, job: &Job<'_>) -> LocatedFault {
-        let waiting = || self.warps.iter().flat_map(|w| w.groups.iter().map(move |g| (w, g)));
-        // Lanes that wait for others of their warp tell more than warps at a barrier.
-        let first =
-            waiting().find(|(_, g)| g.state == State::Converging).or_else(|| waiting().next());
-        let Some((warp, group)) = first else {
-            let raw = RawFault::new(FaultKind::Deadlock, 0, "no thread can go on");
-            return LocatedFault { raw, warp: 0, pc: 0 };
-        };
-        let thread = |warp: &Warp, lanes: u32| {
-            let [x, y, z] = thread_index(warp.index * 32 + lanes.trailing_zeros(), job.block_dim);
-            format!("({x},{y},{z})")
-        };
-        let count = waiting()
-            .filter(|(_, g)| g.pc == group.pc)
-            .map(|(_, g)| g.lanes.count_ones())
-            .sum::<u32>();
-        let mut detail = format!("divergent barrier: {count} of {} threads wait here", job.threads);
-        if let Some((other_warp, other)) = waiting().find(|(_, g)| g.pc != group.pc) {
-            let at = job.describe_code(other.pc);
-            detail += &format!("; thread {} waits at {at}", thread(other_warp, other.lanes));
-        }
-        if let Some(gone) = self.warps.iter().find(|w| w.threads != w.live) {
-            detail += &format!(
-                "; thread {} has left the kernel",
-                thread(gone, gone.threads & !gone.live)
-            );
-        }
-        let raw = RawFault::new(FaultKind::DivergentBarrier, group.lanes.trailing_zeros(), detail);
-        LocatedFault { raw, warp: warp.index, pc: group.pc }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Loads, stores, atomics, asynchronous copies of the active lanes.
 
 use super::Job;
+use super::global::{GlobalView, load_parameter};
 use super::registers::FULL;
 use super::warp::{AsyncCopy, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;
-use crate::memory::{Accessor, Allocation, LOCAL_WINDOW, SHARED_WINDOW, Shared};
+use crate::memory::{Accessor, Allocation, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Shared};
 
 /// What memory instructions need besides their warp.
 pub(crate) struct Memories<'j, 'b> {
@@ -35,8 +36,9 @@ pub(super) fn addresses(warp: &Warp, address: Address) -> [u64; 32] {
 }
 
 /// Space and address within it of a generic address.
-fn resolve(space: Where, address: u64) -> (Where, u64) {
+pub(super) fn resolve(space: Where, address: u64) -> (Where, u64) {
     match space {
+        Where::Generic if address >= PARAM_WINDOW => (Where::Param, address - PARAM_WINDOW),
         Where::Generic if address >= LOCAL_WINDOW => (Where::Local, address - LOCAL_WINDOW),
         Where::Generic if address >= SHARED_WINDOW => (Where::Shared, address - SHARED_WINDOW),
         Where::Generic => (Where::Global, address),
@@ -63,94 +65,6 @@ fn all_inside(mask: u32, addresses: &[u64; 32], base: u64, size: u64, limit: u64
 fn sign_extend(value: u64, bytes: u32) -> u64 {
     let shift = 64 - 8 * bytes;
     ((value << shift) as i64 >> shift) as u64
-}
-
-/// Global memory as one block sees it.
-#[derive(Clone, Copy)]
-struct GlobalView<'j> {
-    job: &'j Job<'j>,
-    tag: u64,
-}
-
-impl<'j> GlobalView<'j> {
-    #[cold]
-    fn poison(self, lane: u32, address: u64, bytes: u32) -> Box<RawFault> {
-        let place = self.job.global.describe(address);
-        let detail = format!("read of uninitialised memory: {bytes} bytes at {place}");
-        RawFault::new(FaultKind::Uninitialised, lane, detail)
-    }
-
-    #[cold]
-    fn block_conflict(self, lane: u32, address: u64, verb: &str, block: u32) -> Box<RawFault> {
-        let [x, y, z] = self.job.block_index(block);
-        let place = self.job.global.describe(address);
-        let detail =
-            format!("{verb} what block ({x},{y},{z}) of the same launch has written: {place}");
-        RawFault::new(FaultKind::BlockConflict, lane, detail)
-    }
-
-    #[inline(always)]
-    fn load(
-        &self,
-        hint: &mut Option<&'j Allocation>,
-        lane: u32,
-        address: u64,
-        bytes: u32,
-    ) -> Step<u64> {
-        let allocation = self.job.global.locate(*hint, lane, address, bytes, bytes)?;
-        *hint = Some(allocation);
-        self.load_from(allocation, lane, address, bytes)
-    }
-
-    /// Reads from a buffer that is known to hold the bytes.
-    #[inline(always)]
-    fn load_from(&self, allocation: &Allocation, lane: u32, address: u64, bytes: u32) -> Step<u64> {
-        if self.job.check_blocks
-            && let Some(block) = allocation.foreign_writer(address, self.tag)
-        {
-            return Err(self.block_conflict(lane, address, "reads", block));
-        }
-        allocation.load(address, bytes).ok_or_else(|| self.poison(lane, address, bytes))
-    }
-
-    #[inline(always)]
-    fn store(
-        &self,
-        hint: &mut Option<&'j Allocation>,
-        lane: u32,
-        address: u64,
-        bytes: u32,
-        value: u64,
-    ) -> Step {
-        let allocation = self.job.global.locate(*hint, lane, address, bytes, bytes)?;
-        *hint = Some(allocation);
-        if allocation.read_only {
-            let detail = format!("writes constant memory: {}", self.job.global.describe(address));
-            return Err(RawFault::new(FaultKind::ReadOnly, lane, detail));
-        }
-        self.store_to(allocation, lane, address, bytes, value)
-    }
-
-    /// Writes to a buffer that is known to hold the bytes.
-    #[inline(always)]
-    fn store_to(
-        &self,
-        allocation: &Allocation,
-        lane: u32,
-        address: u64,
-        bytes: u32,
-        value: u64,
-    ) -> Step {
-        if self.job.check_blocks {
-            if let Some(block) = allocation.foreign_writer(address, self.tag).filter(|_| bytes >= 4)
-            {
-                return Err(self.block_conflict(lane, address, "overwrites", block));
-            }
-            allocation.note_writer(address, bytes, self.tag);
-        }
-        allocation.store(address, bytes, value);
-        Ok(())
-    }
 }
 
 impl<'j> Memories<'j, '_> {
@@ -291,7 +205,7 @@ impl<'j> Memories<'j, '_> {
                             global.load(&mut hint, lane, address + step, bytes)?;
                     }
                 }
-                Where::Generic | Where::Local => {
+                Where::Generic | Where::Local | Where::Param => {
                     let limit = warp.local_limit(&job.kernel.routines);
                     for lane in lanes(mask) {
                         let (space, address) = resolve(access.space, addresses[lane as usize]);
@@ -302,6 +216,7 @@ impl<'j> Memories<'j, '_> {
                                 warp.local.load(lane, address + step, bytes as usize, limit)?
                             }
                             Where::Shared => self.shared.load(who, lane, address + step, bytes)?,
+                            Where::Param => load_parameter(job, lane, address + step, bytes)?,
                             _ => global.load(&mut None, lane, address + step, bytes)?,
                         };
                     }
@@ -346,6 +261,10 @@ impl<'j> Memories<'j, '_> {
                     }
                     Where::Local => {
                         warp.local.store(lane, address + step, bytes as usize, limit, value)?
+                    }
+                    Where::Param => {
+                        let detail = "writes a parameter of the kernel";
+                        return Err(RawFault::new(FaultKind::ReadOnly, lane, detail));
                     }
                     _ => global.store(&mut hint, lane, address + step, bytes, value)?,
                 }

@@ -1,14 +1,21 @@
 //! Execution: a launch, its blocks, their warps.
 
 mod block;
+mod bulk;
 mod float;
+mod global;
 mod integer;
 mod matrix;
+mod mbarrier;
 mod memory;
+mod operand;
+mod product;
 mod registers;
 mod step;
+mod stuck;
 mod sync;
 mod warp;
+mod wgmma;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

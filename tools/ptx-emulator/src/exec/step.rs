@@ -7,10 +7,10 @@ use super::block::BlockState;
 use super::memory::Memories;
 use super::registers::FULL;
 use super::warp::{Group, State, Warp};
-use super::{Job, float, integer, matrix, sync};
+use super::{Job, bulk, float, integer, matrix, mbarrier, sync, wgmma};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 
 /// Deepest nesting of calls.
 const MAX_DEPTH: u32 = 256;
@@ -72,6 +72,10 @@ fn interpret(job: &Job<'_>, state: &mut BlockState, warp: &mut Warp, budget: u32
             if mask == 0 {
                 pc += 1;
                 continue;
+            }
+            if inst.watched {
+                let lane = mask.trailing_zeros();
+                warp.products.note_use(job.kernel, &inst.op, lane)?;
             }
             if let Op::Branch { target } = inst.op {
                 if mask == active {
@@ -301,6 +305,7 @@ fn rare_arithmetic(warp: &mut Warp, op: &Op, mask: u32) -> bool {
         Op::IsSpace { d, a, space } => {
             let held = r.x(a).iter().enumerate().fold(0, |held, (l, address)| {
                 let found = match *address {
+                    PARAM_WINDOW.. => Where::Param,
                     LOCAL_WINDOW.. => Where::Local,
                     SHARED_WINDOW.. => Where::Shared,
                     _ => Where::Global,
@@ -347,12 +352,30 @@ fn effect(
             }
         }
         Op::AsyncWait { pending } => memories.async_wait(warp, mask, pc, pending),
+        Op::Mbarrier(operation) => {
+            if mbarrier::execute(job, state, warp, mask, pc, operation)? != 0 {
+                warp.park(pc + 1, State::Ready);
+                return Ok(Next::Select);
+            }
+        }
+        Op::BulkCopy { index } => {
+            let copy = &job.kernel.bulk_copies[index as usize];
+            bulk::issue(job, state, warp, mask, pc, copy)?;
+        }
+        Op::BulkCommit => lanes(mask).for_each(|lane| warp.bulk_committed[lane as usize] += 1),
+        Op::BulkWait { pending } => bulk::wait(job, state, warp, mask, pending)?,
+        Op::ProxyFence { barriers_only } => {
+            state.stamp += 1;
+            warp.clock.step(state.stamp);
+            state.shared.fences().note(warp.index, mask, state.stamp, barriers_only);
+        }
         Op::Return => {
             warp.return_from(job.kernel, mask);
             warp.park(pc + 1, State::Ready);
             return Ok(Next::Select);
         }
         Op::Exit => {
+            check_exit(state, warp, mask)?;
             warp.exit(mask);
             warp.park(pc + 1, State::Ready);
             return Ok(Next::Select);
@@ -384,6 +407,24 @@ fn effect(
     Ok(Next::Continue)
 }
 
+/// Threads may not leave what they began behind.
+fn check_exit(state: &BlockState, warp: &Warp, mask: u32) -> Step {
+    let lane = mask.trailing_zeros();
+    if let Some(detail) = warp.products.unfinished() {
+        return Err(RawFault::new(FaultKind::MatrixInFlight, lane, detail));
+    }
+    if let Some(read) = state.shared.reads.unfinished(warp.index, mask) {
+        let place = state.shared.describe(u64::from(read.range.start));
+        let detail = format!(
+            "leaves the kernel with a bulk copy from {place} that was not committed and waited for"
+        );
+        let mut fault = RawFault::new(FaultKind::AsyncInFlight, read.lane.unwrap_or(lane), detail);
+        fault.other = Some((read.warp, read.lane, read.pc));
+        return Err(fault);
+    }
+    Ok(())
+}
+
 fn branch_indexed(
     job: &Job<'_>,
     warp: &mut Warp,
@@ -412,6 +453,7 @@ fn together(job: &Job<'_>, state: &mut BlockState, warp: &mut Warp, op: &Op, pc:
         | Op::Vote { mask, .. }
         | Op::Match { mask, .. }
         | Op::Reduce { mask, .. }
+        | Op::Elect { mask, .. }
         | Op::WarpBarrier { mask } => mask,
         _ => return whole_warp(job, state, warp, op, pc),
     };
@@ -427,6 +469,13 @@ fn together(job: &Job<'_>, state: &mut BlockState, warp: &mut Warp, op: &Op, pc:
                 sync::match_lanes(warp, set, all, wide, (d, p), a)
             }
             Op::Reduce { op, d, a, .. } => sync::reduce(warp, set, op, d, a),
+            Op::Elect { d, p, .. } => {
+                let leader = set.trailing_zeros();
+                warp.registers.write32(d, set, &[leader; 32]);
+                if p != NONE {
+                    warp.registers.set_p(p, set, 1 << leader);
+                }
+            }
             _ => {
                 state.stamp += 1;
                 warp.clock.advance(warp.index as usize, state.stamp);
@@ -497,6 +546,17 @@ fn whole_warp(
                     )?;
                 }
                 Op::Mma(mma) => matrix::multiply(job, warp, mma),
+                Op::WgmmaFence => wgmma::fence(warp),
+                Op::WgmmaCommit => wgmma::commit(state, warp),
+                Op::WgmmaWait { pending } => {
+                    if !wgmma::wait(state, warp, pc, pending)? {
+                        return Ok(Next::Select);
+                    }
+                }
+                Op::Wgmma { index } => {
+                    let product = &job.kernel.products[index as usize];
+                    wgmma::issue(job, state, warp, pc, product)?;
+                }
                 _ => {
                     let detail = "an instruction that the interpreter does not carry out";
                     return Err(RawFault::new(

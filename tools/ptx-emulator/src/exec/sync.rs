@@ -5,22 +5,29 @@ use super::block::BlockState;
 use super::warp::{State, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::*;
+use crate::memory::{Joined, TRACKS};
 
 /// Most barriers of a block.
 pub(super) const BARRIERS: usize = 16;
 
 /// A barrier of the block that threads have arrived at.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Barrier {
     pub arrived: u32,
     pub expected: u32,
     /// Where the first threads arrived, and from which warp.
     pub first: Option<(Pc, u32)>,
     /// What the arriving warps did is ordered before what the waiting ones do next.
-    pub joined: [u32; crate::memory::WARPS],
+    pub joined: Joined,
     /// Threads whose predicate held, of those that brought one.
     pub held: u32,
     pub voted: u32,
+}
+
+impl Default for Barrier {
+    fn default() -> Self {
+        Self { arrived: 0, expected: 0, first: None, joined: [0; TRACKS], held: 0, voted: 0 }
+    }
 }
 
 /// Splits the active lanes by member mask: all of each mask must be there. `None` when some are still to come.

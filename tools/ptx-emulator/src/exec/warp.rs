@@ -5,6 +5,7 @@
 //! has (a barrier, a shuffle) waits there until the others arrive.
 
 use super::registers::{FULL, Registers};
+use super::wgmma::Products;
 use crate::isa::{Constant, Kernel, Pc, Routine, Slot, Special, lanes};
 use crate::memory::{Clock, Local};
 
@@ -16,6 +17,10 @@ pub(crate) enum State {
     Converging,
     /// Waits at a barrier of the block.
     Barrier(u32),
+    /// Waits for a phase of the block's mbarrier of this number.
+    Mbarrier(u32),
+    /// Waits for the other warps of its warpgroup to issue what it has issued.
+    Warpgroup,
 }
 
 /// Lanes at one instruction of one frame.
@@ -77,6 +82,11 @@ pub(crate) struct Warp {
     pub copies: Vec<AsyncCopy>,
     /// Copy groups that each lane has committed.
     pub committed: [u32; 32],
+    /// Bulk groups that each lane has committed.
+    pub bulk_committed: [u32; 32],
+    /// Lanes whose `try_wait` gave up since it last held.
+    pub impatient: u32,
+    pub products: Products,
     pub executed: u64,
     /// The entry's constants are in their slots.
     filled: bool,
@@ -138,6 +148,9 @@ impl Warp {
             local: Local::default(),
             copies: Vec::new(),
             committed: [0; 32],
+            bulk_committed: [0; 32],
+            impatient: 0,
+            products: Products::default(),
             executed: 0,
             filled: false,
         }
@@ -178,6 +191,9 @@ impl Warp {
         self.clock = Clock::new(self.index as usize, threads.div_ceil(32) as usize);
         self.copies.clear();
         self.committed = [0; 32];
+        self.bulk_committed = [0; 32];
+        self.impatient = 0;
+        self.products.reset(kernel);
         self.executed = 0;
     }
 
@@ -244,6 +260,13 @@ impl Warp {
 
     pub fn is_ready(&self) -> bool {
         self.current.lanes != 0 || self.groups.iter().any(|g| g.state == State::Ready)
+    }
+
+    /// Lets the groups that `is_woken` holds for try their instruction again.
+    pub fn wake(&mut self, is_woken: impl Fn(State) -> bool) {
+        for group in self.groups.iter_mut().filter(|g| is_woken(g.state)) {
+            group.state = State::Ready;
+        }
     }
 
     /// `lanes` leave the kernel.

@@ -176,6 +176,14 @@ impl Allocation {
         }
     }
 
+    /// Reads bytes that [`Allocation::contains`] holds for; the place of the first that is poison, if any is.
+    pub fn load_bytes(&self, address: u64, out: &mut [u8]) -> Option<usize> {
+        let offset = (address - self.base) as usize;
+        let poison = self.first_poison(offset, out.len());
+        self.data.copy_to(offset, out);
+        poison
+    }
+
     fn first_poison(&self, offset: usize, len: usize) -> Option<usize> {
         if self.complete.load(Relaxed) {
             return None;

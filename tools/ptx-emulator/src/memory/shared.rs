@@ -5,14 +5,22 @@
 //! read it since; an access is a race when one of them is not ordered before it by a barrier (see [`Clock`]). Between
 //! lanes of one warp `bar.warp.sync` orders too.
 
-use super::clock::Clock;
+use super::async_reads::AsyncReads;
+use super::bulk::{COPIES, PAGE};
+use super::clock::{BARRIER_TRACKS, Clock};
+use super::fences::Fences;
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::{Kernel, SharedVariable, lanes};
 
 /// Write stamps that are not times.
-const POISON: u32 = u32::MAX;
-const OUTSIDE: u32 = u32::MAX - 1;
-const IN_FLIGHT: u32 = u32::MAX - 2;
+pub(super) const POISON: u32 = u32::MAX;
+pub(super) const OUTSIDE: u32 = u32::MAX - 1;
+pub(super) const IN_FLIGHT: u32 = u32::MAX - 2;
+/// The bytes of an mbarrier; the smallest stamp that is no time.
+pub(super) const BARRIER: u32 = u32::MAX - 3;
+
+/// Flag in the stamp of a write by a bulk copy: its writer is a barrier, not a thread.
+pub(super) const ASYNC: u32 = 1 << 31;
 
 /// Flag of a read by several lanes of the newest reader.
 const MANY: u64 = 0x80;
@@ -27,14 +35,14 @@ pub(crate) struct Accessor<'c> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    bytes: Vec<u8>,
-    shift: u32,
+    pub(super) bytes: Vec<u8>,
+    pub(super) shift: u32,
     /// Per granule: stamp, thread (warp * 32 + lane) and instruction of the last write.
-    written: Vec<u32>,
-    writer: Vec<u16>,
-    written_at: Vec<u32>,
+    pub(super) written: Vec<u32>,
+    pub(super) writer: Vec<u16>,
+    pub(super) written_at: Vec<u32>,
     /// Per granule: the newest reader as `stamp << 16 | warp << 8 | lane`, 0 for none, and its instruction.
-    read: Vec<u64>,
+    pub(super) read: Vec<u64>,
     read_at: Vec<u32>,
     /// Per granule and warp: stamp of the warp's last read since the last write, 0 for none. Meaningless while the
     /// granule has no newest reader.
@@ -42,6 +50,14 @@ pub(crate) struct Shared {
     warps: usize,
     variables: Vec<SharedVariable>,
     dynamic: std::ops::Range<u32>,
+    /// Reads by the asynchronous proxy, and the fences before them.
+    pub reads: AsyncReads,
+    pub(super) fences: Fences,
+    /// Per barrier, the thread whose copy completed there last.
+    pub(super) issuers: Vec<u32>,
+    /// The last change of each page, counted by `epoch`; without pages changes are not noted.
+    pub(super) pages: Vec<u64>,
+    pub(super) epoch: u64,
 }
 
 impl Shared {
@@ -61,6 +77,11 @@ impl Shared {
             warps,
             variables: kernel.shared.clone(),
             dynamic: kernel.dynamic_start..end,
+            reads: AsyncReads::default(),
+            fences: Fences::new(warps),
+            issuers: vec![0; BARRIER_TRACKS],
+            pages: vec![0; (end >> PAGE) as usize + 1],
+            epoch: 0,
         }
     }
 
@@ -73,6 +94,15 @@ impl Shared {
             self.written[range].fill(POISON);
         }
         self.read.fill(0);
+        self.reads.clear();
+        self.fences.reset();
+        self.epoch += 1;
+        self.pages.fill(self.epoch);
+    }
+
+    /// Bytes, guard gaps included.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() - 16
     }
 
     /// `tile+12`: the variable that an address belongs to.
@@ -121,7 +151,7 @@ impl Shared {
     }
 
     #[cold]
-    fn outside(&self, lane: u32, address: u64, bytes: u32) -> Box<RawFault> {
+    pub(super) fn outside(&self, lane: u32, address: u64, bytes: u32) -> Box<RawFault> {
         let detail =
             format!("access of {bytes} bytes outside shared memory: {}", self.describe(address));
         RawFault::new(FaultKind::OutOfBounds, lane, detail)
@@ -233,6 +263,7 @@ impl Shared {
     pub fn finish_copy(&mut self, who: Accessor<'_>, lane: u32, address: u32, data: &[u8]) {
         let at = address as usize;
         self.bytes[at..at + data.len()].copy_from_slice(data);
+        self.touch(address..address + data.len() as u32);
         for granule in at >> self.shift..(at + data.len()) >> self.shift {
             self.written[granule] = who.clock.stamp;
             self.writer[granule] = (who.warp * 32 + lane) as u16;
@@ -249,7 +280,7 @@ impl Shared {
     ) -> Step<u64> {
         let at = self.check(lane, address, bytes)?;
         for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
-            if self.written[granule] >= IN_FLIGHT {
+            if self.written[granule] >= BARRIER {
                 return Err(self.bad_read(lane, granule));
             }
         }
@@ -257,6 +288,7 @@ impl Shared {
         old[..bytes as usize].copy_from_slice(&self.bytes[at..at + bytes as usize]);
         let old = u64::from_le_bytes(old);
         let new = update(old).to_le_bytes();
+        self.touch(at as u32..at as u32 + bytes);
         self.bytes[at..at + bytes as usize].copy_from_slice(&new[..bytes as usize]);
         Ok(old)
     }
@@ -277,7 +309,7 @@ impl Shared {
         if stamp > who.clock.floor {
             let writer = u32::from(self.writer[granule]);
             let own = writer == who.warp * 32 + lane;
-            if stamp >= IN_FLIGHT || (!own && !who.clock.is_after(writer / 32, stamp)) {
+            if stamp >= BARRIER || (!own && !self.is_ordered(who, stamp, writer as u16)) {
                 return Err(self.bad_read(lane, granule));
             }
             // Until the write is ordered for others too, it is what their accesses conflict with.
@@ -298,7 +330,7 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn note_write(
+    pub(super) fn note_write(
         &mut self,
         who: Accessor<'_>,
         lane: u32,
@@ -310,6 +342,9 @@ impl Shared {
         if stamp > who.clock.floor || self.read[granule] != 0 {
             self.note_write_slowly(who, lane, granule, value)?;
         }
+        let start = (granule << self.shift) as u32;
+        self.check_reads(who, lane, start..start + (1 << self.shift))?;
+        self.touch(start..start + 1);
         self.written[granule] = who.clock.stamp;
         self.writer[granule] = thread;
         self.written_at[granule] = who.pc;
@@ -318,7 +353,7 @@ impl Shared {
     }
 
     #[inline(never)]
-    fn note_write_slowly(
+    pub(super) fn note_write_slowly(
         &self,
         who: Accessor<'_>,
         lane: u32,
@@ -352,7 +387,19 @@ impl Shared {
                     self.last_write(granule),
                 ));
             }
-            _ if !benign && !who.clock.is_after(writer / 32, stamp) => {
+            BARRIER => return Err(self.barrier_access(lane, granule)),
+            _ if !benign && stamp & ASYNC != 0 && !self.is_ordered(who, stamp, writer as u16) => {
+                let text =
+                    "writes {}, which an asynchronous copy writes whose barrier was not waited for";
+                return Err(self.conflict(
+                    FaultKind::AsyncInFlight,
+                    text,
+                    lane,
+                    granule,
+                    self.last_write(granule),
+                ));
+            }
+            _ if !benign && !self.is_ordered(who, stamp, writer as u16) => {
                 let text = "race in shared memory: writes {}, which another thread has written with no barrier between";
                 return Err(self.conflict(
                     FaultKind::Race,
@@ -387,13 +434,23 @@ impl Shared {
         Ok(())
     }
 
-    fn last_write(&self, granule: usize) -> (u32, Option<u32>, u32) {
-        let thread = u32::from(self.writer[granule]);
+    pub(super) fn last_write(&self, granule: usize) -> (u32, Option<u32>, u32) {
+        let thread = match self.writer[granule] {
+            copy @ COPIES.. => self.issuers[usize::from(copy - COPIES)],
+            thread => u32::from(thread),
+        };
         (thread / 32, Some(thread % 32), self.written_at[granule])
     }
 
     #[cold]
-    fn bad_read(&self, lane: u32, granule: usize) -> Box<RawFault> {
+    fn barrier_access(&self, lane: u32, granule: usize) -> Box<RawFault> {
+        let place = self.describe((granule as u64) << self.shift);
+        let detail = format!("an ordinary access to {place}, which is part of an mbarrier");
+        RawFault::new(FaultKind::BadOperand, lane, detail)
+    }
+
+    #[cold]
+    pub(super) fn bad_read(&self, lane: u32, granule: usize) -> Box<RawFault> {
         let address = (granule as u64) << self.shift;
         match self.written[granule] {
             POISON => {
@@ -402,7 +459,8 @@ impl Shared {
                 RawFault::new(FaultKind::Uninitialised, lane, detail)
             }
             OUTSIDE => self.outside(lane, address, 1 << self.shift),
-            IN_FLIGHT => {
+            BARRIER => self.barrier_access(lane, granule),
+            stamp if stamp == IN_FLIGHT || stamp & ASYNC != 0 => {
                 let text = "reads {}, which an asynchronous copy that was not waited for writes";
                 self.conflict(
                     FaultKind::AsyncInFlight,
@@ -420,7 +478,7 @@ impl Shared {
     }
 
     #[cold]
-    fn conflict(
+    pub(super) fn conflict(
         &self,
         kind: FaultKind,
         text: &str,

@@ -126,6 +126,8 @@ pub(crate) enum Operand<'a> {
     Symbol(&'a str, i64),
     /// `[base + offset]`.
     Address(Box<Operand<'a>>, i64),
+    /// `[base + offset, {coordinates}]`: an address (as above) of a tensor map, and coordinates.
+    Tensor(Box<Operand<'a>>, Vec<Operand<'a>>),
     Vector(Vec<Operand<'a>>),
     /// `a|b`.
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
@@ -160,6 +162,9 @@ pub(crate) struct Instruction<'a> {
 pub(crate) enum Statement<'a> {
     Label(&'a str),
     Instruction(Instruction<'a>),
+    /// `{` and `}`: labels between them are known there only.
+    Open,
+    Close,
 }
 
 #[derive(Debug, Clone)]

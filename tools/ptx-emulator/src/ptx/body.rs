@@ -41,9 +41,13 @@ impl<'a> Parser<'_, 'a> {
             Body { scopes: vec![Scope::default()], loc: None, positions: HashMap::new() };
         while !body.scopes.is_empty() {
             match self.next()? {
-                Token::Punct('{') => body.scopes.push(Scope::default()),
+                Token::Punct('{') => {
+                    body.scopes.push(Scope::default());
+                    function.body.push(Statement::Open);
+                }
                 Token::Punct('}') => {
                     body.scopes.pop();
+                    function.body.push(Statement::Close);
                 }
                 Token::Punct(';') => {}
                 Token::Punct('@') => {
@@ -247,13 +251,15 @@ impl<'a> Parser<'_, 'a> {
                     other => (other, 0),
                 };
                 offset += self.offset()?;
-                if !self.is(']') {
-                    return Err(
-                        self.error("this form of address is not supported (tensor coordinates?)")
-                    );
+                let address = Operand::Address(Box::new(base), offset);
+                if self.accept(']') {
+                    return Ok(address);
                 }
-                self.at += 1;
-                Operand::Address(Box::new(base), offset)
+                self.expect(',')?;
+                self.expect('{')?;
+                let coordinates = self.list(body, '}')?;
+                self.expect(']')?;
+                Operand::Tensor(Box::new(address), coordinates)
             }
             Token::Punct('!') => {
                 let name = self.word()?;

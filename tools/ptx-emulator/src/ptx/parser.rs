@@ -363,7 +363,7 @@ mod tests {
         assert!(module.variables[1].size == 0);
         let kernel = &module.functions[0];
         assert_eq!((kernel.params[1].size, kernel.max_threads), (12, Some(128)));
-        assert_eq!(kernel.body.len(), 3);
+        assert_eq!(kernel.body.len(), 4);
         assert!(matches!(&kernel.body[1], Statement::Instruction(i) if i.guard == Some((4, true))));
     }
 }

@@ -1,6 +1,8 @@
 //! What the kernel tests share: a device with typed buffers.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
+use std::sync::Arc;
+
 use ptx_emulator::{Config, Device, DevicePtr, Error, Launch, LaunchStats, Module, Param};
 
 /// The PTX of one source in `tests/kernels`.
@@ -13,7 +15,7 @@ pub(crate) use kernels;
 
 pub struct Gpu {
     pub device: Device,
-    module: Module,
+    module: Arc<Module>,
 }
 
 impl Gpu {
@@ -22,7 +24,12 @@ impl Gpu {
     }
 
     pub fn with(module: Module, config: Config) -> Self {
-        Self { device: Device::new(config), module }
+        Self { device: Device::new(config), module: Arc::new(module) }
+    }
+
+    /// With a module that other tests use too.
+    pub fn of(module: &Arc<Module>, config: Config) -> Self {
+        Self { device: Device::new(config), module: Arc::clone(module) }
     }
 
     /// A poisoned buffer for `count` values of four bytes.
