@@ -46,18 +46,6 @@ constexpr u32 BR = 64, BC = KEYS;
 constexpr u32 KV_BYTES = BC * HD * 2;
 constexpr float MASK = -1e30f;
 
-// The maximum of the four lanes that share a row.
-__device__ __forceinline__ float row_max(float value) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, 1));
-    return fmaxf(value, __shfl_xor_sync(0xffffffff, value, 2));
-}
-
-// The sum of the four lanes that share a row.
-__device__ __forceinline__ float row_sum(float value) {
-    value += __shfl_xor_sync(0xffffffff, value, 1);
-    return value + __shfl_xor_sync(0xffffffff, value, 2);
-}
-
 extern "C" __global__ void __launch_bounds__(128)
 attention_fwd_mma(const void* q, const void* k, const void* v, const u32* bounds, void* out, float* stats,
                   Params params) {

@@ -145,16 +145,23 @@ constexpr u32 SLAB_BYTES = TILE * SLAB_K * 2;
 template <u32 TILE>
 using Sums = float[TILE / 32][TILE / 32][4];
 
-// The first row and column of this block's tile. Blocks are numbered down columns of 8 tiles, so that
-// those that run together share slabs of both operands in the L2 cache.
+// The row and the column of tiles of the tile `number`, of rows x columns tiles. They are numbered down columns
+// of 8, so that blocks that run together share slabs of both operands in the L2 cache.
+__device__ __forceinline__ void tile_at(u32 number, u32 rows, u32 columns, u32& row, u32& column) {
+    constexpr u32 GROUP = 8;
+    u32 first = number / (GROUP * columns) * GROUP;
+    u32 within = number % (GROUP * columns);
+    u32 height = min(GROUP, rows - first);
+    row = first + within % height;
+    column = within / height;
+}
+
+// The first row and column of this block's tile.
 template <u32 TILE>
 __device__ __forceinline__ void tile_of_block(u32& row, u32& column) {
-    constexpr u32 GROUP = 8;
-    u32 group = block_number() / (GROUP * gridDim.x) * GROUP;
-    u32 within = block_number() % (GROUP * gridDim.x);
-    u32 rows = min(GROUP, gridDim.y - group);
-    row = (group + within % rows) * TILE;
-    column = within / rows * TILE;
+    tile_at(block_number(), gridDim.y, gridDim.x, row, column);
+    row *= TILE;
+    column *= TILE;
 }
 
 // Starts the copy of a slab of x: `first` .. first + TILE of its `limit` rows or columns, k0 .. k0 + SLAB_K
@@ -234,6 +241,18 @@ __device__ __forceinline__ void copy_head(u32 to, const void* x, u32 first, u32 
         u32 i = inside ? ((first + row) * heads + head) * WIDTH + chunk * 8 : 0;
         copy_chunk(to + place<WIDTH>(row, chunk), static_cast<const u16*>(x) + i, inside);
     }
+}
+
+// The maximum of the four lanes that share a row.
+__device__ __forceinline__ float row_max(float value) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, 1));
+    return fmaxf(value, __shfl_xor_sync(0xffffffff, value, 2));
+}
+
+// The sum of the four lanes that share a row.
+__device__ __forceinline__ float row_sum(float value) {
+    value += __shfl_xor_sync(0xffffffff, value, 1);
+    return value + __shfl_xor_sync(0xffffffff, value, 2);
 }
 
 // The first key that key index i sees, of a sequence that starts at `first`; the last one is i itself.

@@ -73,7 +73,7 @@ fn add(
 #[test]
 fn a_cuda_kernel_that_fails_is_named_with_its_line() {
     use tunesmith::backend::cuda::{EmulatedOptions, open_emulated_reading};
-    if common::cuda_emulated().is_none() {
+    if common::cuda_emulated(80).is_none() {
         return;
     }
     let open = |texts| open_emulated_reading(texts, EmulatedOptions::default());

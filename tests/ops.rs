@@ -5,8 +5,12 @@ mod common;
 use tunesmith::{Device, ops};
 
 fn check_all(device: &Device) {
+    check(device, ops::cases());
+}
+
+fn check(device: &Device, cases: Vec<ops::Case>) {
     let mut failures = Vec::new();
-    for case in ops::cases() {
+    for case in cases {
         let label = format!("{} {}", case.op, case.variant);
         match ops::verify(&case, device) {
             Ok(comparisons) => {
@@ -36,9 +40,29 @@ fn wgpu_agrees_with_the_reference() {
 #[cfg(feature = "cudarc")]
 #[test]
 fn cuda_emulated_agrees_with_the_reference() {
-    if let Some(device) = common::cuda_emulated() {
+    if let Some(device) = common::cuda_emulated(80) {
         check_all(&device);
     }
+}
+
+/// The kernels that only Hopper has, in the cases that launch one there.
+#[cfg(feature = "cudarc")]
+#[test]
+fn cuda_emulated_hopper_agrees_with_the_reference() -> tunesmith::Result<()> {
+    use tunesmith::backend::cuda::stand_in;
+    use tunesmith::kernels::Requires;
+    let mut cases = Vec::new();
+    for case in ops::cases() {
+        let launches = ops::launches_of(std::slice::from_ref(&case), stand_in(90))?;
+        if launches.iter().any(|launch| launch.spec.requires == Requires::Hopper) {
+            cases.push(case);
+        }
+    }
+    assert!(!cases.is_empty());
+    if let Some(device) = common::cuda_emulated(90) {
+        check(&device, cases);
+    }
+    Ok(())
 }
 
 /// The CUDA kernels on a real GPU, where there is one.
@@ -56,7 +80,7 @@ fn cuda_agrees_with_the_reference() {
 fn verify_trusts_the_emulated_gpu() -> tunesmith::Result<()> {
     use clap::Parser;
     use tunesmith::cli::VerifyOptions;
-    if common::cuda_emulated().is_none() {
+    if common::cuda_emulated(80).is_none() {
         return Ok(());
     }
     let arguments = ["verify", "--device", "cuda-emulated", "--quiet"];

@@ -364,7 +364,7 @@ fn table_of_ops() -> String {
     let launched = Launched::default();
     let cpu = Cpu::new();
     let capabilities = backend::Capabilities {
-        compute_capability: Some(100),
+        compute_capability: Some(90),
         many_blocks: true,
         ..cpu.capabilities().clone()
     };

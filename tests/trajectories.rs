@@ -240,7 +240,7 @@ fn wgpu_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
 #[cfg(feature = "cudarc")]
 #[test]
 fn cuda_emulated_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
-    common::cuda_emulated().map_or(Ok(()), |device| check_device(&device))
+    common::cuda_emulated(80).map_or(Ok(()), |device| check_device(&device))
 }
 
 #[cfg(feature = "cudarc")]

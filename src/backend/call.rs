@@ -12,6 +12,20 @@ const MAX_PARAMS: usize = 128;
 /// Views begin at multiples of this many bytes (WebGPU's `min_storage_buffer_offset_alignment`).
 pub const VIEW_ALIGNMENT: usize = 256;
 
+/// A view as Hopper's copy engine sees it: a matrix, of which it copies boxes of 128 bytes by `box_rows`
+/// rows into shared memory, turned so that neither copies nor tensor cores meet a bank twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Which of the call's views.
+    pub view: usize,
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Elements of a row, which lie without gaps.
+    pub columns: usize,
+    /// Rows of a box.
+    pub box_rows: u32,
+}
+
 /// A kernel with its arguments.
 pub struct KernelCall {
     /// What to run.
@@ -20,6 +34,8 @@ pub struct KernelCall {
     pub constants: Vec<(&'static str, u32)>,
     /// Buffer arguments, in binding order.
     pub views: Vec<View>,
+    /// Tensor maps, in the kernel's order (CUDA fast versions only).
+    pub maps: Vec<TensorMap>,
     /// The parameter block: a `#[repr(C)]` struct of u32 and f32.
     pub params: Vec<u8>,
     /// Blocks in x, y, z.
@@ -39,6 +55,7 @@ impl KernelCall {
             spec,
             constants: dtype_constants.collect(),
             views: views.iter().map(|&view| view.clone()).collect(),
+            maps: Vec::new(),
             params: Vec::new(),
             grid: [0; 3],
             shared_bytes: 0,
@@ -54,6 +71,12 @@ impl KernelCall {
     /// Sets the parameter block.
     pub fn params<P: Pod>(mut self, params: P) -> Self {
         self.params = bytemuck::bytes_of(&params).to_vec();
+        self
+    }
+
+    /// Adds a tensor map.
+    pub fn map(mut self, map: TensorMap) -> Self {
+        self.maps.push(map);
         self
     }
 
@@ -118,6 +141,18 @@ impl KernelCall {
         for name in self.spec.constants {
             if !self.constants.iter().any(|(given, _)| given == name) {
                 return fail(format!("constant {name} was not given"));
+            }
+        }
+        for map in &self.maps {
+            let TensorMap { view, rows, columns, box_rows } = map;
+            // The rules of the copy engine: at least one element, rows of whole 16 bytes.
+            let fits = self.views.get(*view).is_some_and(|view| {
+                rows * columns == view.len
+                    && view.len > 0
+                    && (columns * view.dtype().size()).is_multiple_of(16)
+            });
+            if !fits || !(1..=256).contains(box_rows) {
+                return fail(format!("{map:?}"));
             }
         }
         if self.params.len() > MAX_PARAMS || !self.params.len().is_multiple_of(4) {

@@ -15,7 +15,7 @@ pub mod reference;
 pub mod wgpu;
 
 pub use buffer::{Buffer, View};
-pub use call::KernelCall;
+pub use call::{KernelCall, TensorMap};
 
 use crate::dtype::{DType, bytes_to_f32, f32_to_bytes};
 use crate::error::{Error, Result};
@@ -39,6 +39,8 @@ pub struct Capabilities {
     pub many_blocks: bool,
     /// CUDA compute capability times ten (90 for sm_90); `None` elsewhere.
     pub compute_capability: Option<u32>,
+    /// Multiprocessors of an NVIDIA GPU: the blocks of a kernel whose blocks stay. 1 elsewhere.
+    pub multiprocessors: u32,
     /// The largest single binding in bytes; larger tensors are worked on by slices.
     pub max_binding_bytes: usize,
     /// The memory that a run may use, where the device tells.

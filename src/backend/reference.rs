@@ -58,6 +58,7 @@ impl<F: Arithmetic> Reference<F> {
             fast_bf16: false,
             many_blocks: false,
             compute_capability: None,
+            multiprocessors: 1,
             max_binding_bytes: usize::MAX,
             memory_bytes: None,
         };

@@ -8,7 +8,7 @@ mod host;
 mod source;
 
 pub use host::{HostArg, HostCall, Real, RefArg, RefCall};
-pub use source::{KernelText, Texts};
+pub use source::{Header, KernelText, MMA, Texts, WGMMA};
 
 /// What a kernel does to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub enum Requires {
     Portable,
     /// An NVIDIA GPU of at least this compute capability (80 = sm_80); CUDA text only.
     Sm(u32),
+    /// Hopper itself (sm_90a), whose matrix and copy instructions no other GPU has; CUDA text only.
+    Hopper,
 }
 
 /// Everything there is to know about a kernel but its arguments.

@@ -11,7 +11,23 @@ pub struct KernelText {
     pub wgsl: Option<&'static str>,
     /// `kernels-cuda/<stem>.cu`.
     pub cuda: &'static str,
+    /// What comes before it, besides `common.cuh`.
+    pub headers: &'static [Header],
 }
+
+/// A file that several kernels share.
+pub struct Header {
+    path: &'static str,
+    text: &'static str,
+}
+
+/// `kernels-cuda/mma.cuh`: tensor cores from sm_80 on.
+pub const MMA: Header =
+    Header { path: "kernels-cuda/mma.cuh", text: include_str!("../../kernels-cuda/mma.cuh") };
+
+/// `kernels-cuda/wgmma.cuh`: tensor cores and copy engine of sm_90a.
+pub const WGMMA: Header =
+    Header { path: "kernels-cuda/wgmma.cuh", text: include_str!("../../kernels-cuda/wgmma.cuh") };
 
 /// The [`KernelText`] of a stem that both directories have.
 #[macro_export]
@@ -26,26 +42,27 @@ macro_rules! kernel_text {
                 ".wgsl"
             ))),
             cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
+            headers: &[],
         }
     };
 }
 
-/// The [`KernelText`] of a stem in `kernels-cuda/` alone: a fast version of a portable kernel, with
-/// `kernels-cuda/mma.cuh` at hand.
+/// The [`KernelText`] of a stem in `kernels-cuda/` alone: a fast version of a portable kernel, with the
+/// headers that it needs.
 #[macro_export]
 macro_rules! cuda_text {
-    ($stem:literal) => {
+    ($stem:literal, $($header:expr),+) => {
         $crate::kernels::KernelText {
             stem: $stem,
             wgsl: None,
             cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
+            headers: &[$($header),+],
         }
     };
 }
 
 const COMMON_WGSL: &str = include_str!("../../kernels-wgsl/common.wgsl");
 const COMMON_CUDA: &str = include_str!("../../kernels-cuda/common.cuh");
-const MMA_CUDA: &str = include_str!("../../kernels-cuda/mma.cuh");
 
 /// Where a device takes kernel text from: the crate, but for files that a test replaces to see what a
 /// faulty kernel does.
@@ -87,8 +104,8 @@ impl Texts {
             source += &format!("constexpr unsigned {name} = {value};\n");
         }
         source += &format!("#line 1 \"{common_path}\"\n{common}\n");
-        if text.wgsl.is_none() {
-            source += &format!("#line 1 \"kernels-cuda/mma.cuh\"\n{MMA_CUDA}\n");
+        for Header { path, text } in text.headers {
+            source += &format!("#line 1 \"{path}\"\n{}\n", self.file(path, text));
         }
         source += &format!("#line 1 \"{path}\"\n{cuda}");
         source

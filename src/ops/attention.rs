@@ -5,9 +5,9 @@
 //! [`Implementation::Eager`] is the plain formula, to read and to fall back on.
 
 mod cpu;
-mod mma;
 mod reference;
 pub(super) mod tile;
+mod versions;
 
 use super::add::accumulate;
 use super::attention_eager as eager;
@@ -19,7 +19,7 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
-use mma::Version;
+use versions::Version;
 
 /// Who sees whom. Query t is key index i = t + `q_offset`; it sees the keys j of its own sequence with
 /// j <= i and, with a window, j > i - window.
@@ -212,9 +212,12 @@ pub(super) const KERNELS: &[&KernelSpec] = &[
     &ATTENTION_BWD_DELTA,
     &ATTENTION_BWD_DKV,
     &ATTENTION_BWD_DQ,
-    &mma::ATTENTION_FWD_MMA,
-    &mma::ATTENTION_BWD_DKV_MMA,
-    &mma::ATTENTION_BWD_DQ_MMA,
+    &versions::ATTENTION_FWD_MMA,
+    &versions::ATTENTION_BWD_DKV_MMA,
+    &versions::ATTENTION_BWD_DQ_MMA,
+    &versions::ATTENTION_FWD_WGMMA,
+    &versions::ATTENTION_BWD_DKV_WGMMA,
+    &versions::ATTENTION_BWD_DQ_WGMMA,
 ];
 
 static FWD_TEXT: KernelText = kernel_text!("attention_fwd");

@@ -1,8 +1,8 @@
 //! Matrix products: the linear layer, forward and backward, and every other product of the crate.
 //!
-//! Four rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
-//! [`Rung::Blocked`], [`Rung::TensorCore`]. Training uses the last one where device and operands allow
-//! it, else the one before; all are tested and benched.
+//! Five rungs of one kernel show how a GPU product is made fast: [`Rung::Naive`], [`Rung::Tiled`],
+//! [`Rung::Blocked`], [`Rung::TensorCore`], [`Rung::Hopper`]. Training uses the last one that device and
+//! operands allow, from the third on; all are tested and benched.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -17,6 +17,7 @@ mod operand;
 mod pack;
 mod scratch;
 mod split;
+pub(super) mod wgmma;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use blocks::small_product;
@@ -87,13 +88,15 @@ pub(crate) enum Rung {
     Blocked,
     /// Tiles of this many rows and columns on tensor cores.
     TensorCore(mma::Version, usize),
+    /// Tiles of 128 rows and this many columns on Hopper's tensor cores.
+    Hopper(usize),
 }
 
 impl Rung {
     /// Rows and columns of a block's tile, for the versions that can split K.
     fn tile(self) -> Option<usize> {
         match self {
-            Self::Naive | Self::Tiled => None,
+            Self::Naive | Self::Tiled | Self::Hopper(_) => None,
             Self::Blocked => Some(64),
             Self::TensorCore(_, tile) => Some(tile),
         }
@@ -113,11 +116,21 @@ pub(crate) fn matmul_into(
     accumulate: bool,
     out: &Tensor,
 ) -> Result<()> {
-    let rung = match mma::version(a, b) {
-        Some(version) => Rung::TensorCore(version, version.tile(out.rows(), out.columns())),
+    matmul_rung(fastest(a, b, out), None, layout, a, b, alpha, accumulate, out)
+}
+
+/// The version for these operands on their device.
+fn fastest(a: &Tensor, b: &Tensor, out: &Tensor) -> Rung {
+    let (m, n) = (out.rows(), out.columns());
+    if wgmma::fits(a, b)
+        && let Some(tile) = wgmma::tile(m, n)
+    {
+        return Rung::Hopper(tile);
+    }
+    match mma::version(a, b) {
+        Some(version) => Rung::TensorCore(version, version.tile(m, n)),
         None => Rung::Blocked,
-    };
-    matmul_rung(rung, None, layout, a, b, alpha, accumulate, out)
+    }
 }
 
 /// [`matmul_into`] with a version of choice. `depth` is the k that a block works through, a multiple of
@@ -147,18 +160,6 @@ pub(crate) fn matmul_rung(
         return Err(Error::internal("matmul", what));
     }
     check_width("matmul", out)?;
-    let (spec, grid) = match rung {
-        Rung::Naive => (&MATMUL_NAIVE, grid_1d(words(out), BLOCK)),
-        Rung::Tiled => {
-            let columns = if out.dtype() == DType::F32 { 16 } else { 32 };
-            (&MATMUL_TILED, [n.div_ceil(columns) as u32, m.div_ceil(16) as u32, 1])
-        }
-        Rung::Blocked => (&MATMUL, [n.div_ceil(64) as u32, m.div_ceil(64) as u32, 1]),
-        Rung::TensorCore(version, tile) => {
-            let kernel = version.kernel(a.dtype(), b.dtype(), tile);
-            (kernel.0, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, 1])
-        }
-    };
     let depth = match (rung.tile(), depth) {
         (Some(_), Some(depth)) => depth,
         (Some(tile), None) if out.device().capabilities().many_blocks => {
@@ -171,24 +172,36 @@ pub(crate) fn matmul_rung(
         Some(parts) => (parts, 1.0),
         None => (out, alpha),
     };
-    let mut call = KernelCall::new(spec, &[a.view(), b.view(), sums.view()])
-        .constant("LAYOUT", layout as u32)
-        .constant("ACCUMULATE", u32::from(accumulate && parts.is_none()));
     let product = Params { m: m as u32, n: n as u32, k: k as u32, alpha: alpha_of_sums };
-    call = match rung {
-        Rung::Naive | Rung::Tiled => call.params(product),
-        _ => call.params(SplitParams { product, depth: depth as u32 }),
-    };
-    if let Rung::TensorCore(version, tile) = rung {
-        let (_, shared_bytes) = version.kernel(a.dtype(), b.dtype(), tile);
-        call = call.constant("TILE", tile as u32).shared_bytes(shared_bytes);
-    }
-    match &parts {
-        None => call.launch(out.device(), grid),
-        Some(parts) => {
-            call.launch(out.device(), [grid[0], grid[1], parts.dim(0) as u32])?;
-            split::sum(parts, alpha, accumulate, out)
+    let call = |spec| {
+        let call = KernelCall::new(spec, &[a.view(), b.view(), sums.view()])
+            .constant("LAYOUT", layout as u32)
+            .constant("ACCUMULATE", u32::from(accumulate && parts.is_none()));
+        match rung.tile() {
+            Some(_) => call.params(SplitParams { product, depth: depth as u32 }),
+            None => call.params(product),
         }
+    };
+    let splits = parts.as_ref().map_or(1, |parts| parts.dim(0) as u32);
+    let tiles = |height, width| [n.div_ceil(width) as u32, m.div_ceil(height) as u32, splits];
+    let (call, grid) = match rung {
+        Rung::Naive => (call(&MATMUL_NAIVE), grid_1d(words(out), BLOCK)),
+        Rung::Tiled => {
+            let width = if out.dtype() == DType::F32 { 16 } else { 32 };
+            (call(&MATMUL_TILED), tiles(16, width))
+        }
+        Rung::Blocked => (call(&MATMUL), tiles(64, 64)),
+        Rung::TensorCore(version, tile) => {
+            let (spec, shared_bytes) = version.kernel(a.dtype(), b.dtype(), tile);
+            let call = call(spec).constant("TILE", tile as u32).shared_bytes(shared_bytes);
+            (call, tiles(tile, tile))
+        }
+        Rung::Hopper(tile) => wgmma::launch(call(&wgmma::MATMUL_WGMMA), layout, [a, b, out], tile),
+    };
+    call.launch(out.device(), grid)?;
+    match &parts {
+        Some(parts) => split::sum(parts, alpha, accumulate, out),
+        None => Ok(()),
     }
 }
 
@@ -238,6 +251,7 @@ pub(super) const KERNELS: &[&KernelSpec] = &[
     &mma::MATMUL_MMA,
     &mma::MATMUL_F32_MMA,
     &split::SUM_SPLITS,
+    &wgmma::MATMUL_WGMMA,
 ];
 
 static MATMUL_NAIVE: KernelSpec = rung("matmul_naive", &NAIVE_TEXT);

@@ -83,11 +83,12 @@ pub fn wgpu() -> Device {
     Device::new(Wgpu::open(0, Options { strict: true }).unwrap())
 }
 
-/// The CUDA kernels on the emulator; `None` where there is no compiler, and need not be.
+/// The CUDA kernels on the emulator, as a GPU of this compute capability (times ten) runs them; `None` where
+/// there is no compiler, and need not be.
 #[cfg(feature = "cudarc")]
-pub fn cuda_emulated() -> Option<Device> {
+pub fn cuda_emulated(capability: u32) -> Option<Device> {
     use tunesmith::backend::cuda::{EmulatedOptions, open_emulated};
-    match open_emulated(EmulatedOptions { seed: 1 }) {
+    match open_emulated(EmulatedOptions { seed: 1, capability }) {
         Ok(device) => Some(device),
         Err(error) if std::env::var_os("TUNESMITH_REQUIRE_ALL").is_some() => panic!("{error}"),
         Err(error) => {

@@ -35,6 +35,7 @@ impl Cpu {
             fast_bf16: false,
             many_blocks: false,
             compute_capability: None,
+            multiprocessors: 1,
             max_binding_bytes: usize::MAX,
             memory_bytes: None,
         };

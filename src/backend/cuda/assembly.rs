@@ -29,6 +29,7 @@ pub fn stand_in(capability: u32) -> Capabilities {
         fast_bf16: true,
         many_blocks: true,
         compute_capability: Some(capability),
+        multiprocessors: 132,
         max_binding_bytes: u32::MAX as usize,
         memory_bytes: None,
     }

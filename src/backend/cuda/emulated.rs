@@ -1,32 +1,40 @@
 //! The CUDA kernels on the PTX emulator: no GPU, every access checked.
 
-use super::{Driver, Image, Output, Target};
+use super::{Driver, Image, Output, Target, tensor_map};
 use crate::backend::{Capabilities, KernelCall};
 use crate::error::{Error, Result};
 use ptx_emulator::{Config, Device, DevicePtr, Launch, Module, Param};
 use std::cell::RefCell;
 
-/// Compute capability, times ten, of the emulated GPU.
-const CAPABILITY: u32 = 80;
-
-/// How the emulator runs.
-#[derive(Clone, Copy, Debug, Default)]
+/// How the emulator runs, and what.
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Decides the order of blocks and warps. The results of a right kernel do not depend on it.
     pub seed: u64,
+    /// Compute capability, times ten, of the emulated GPU: 80 or 90.
+    pub capability: u32,
 }
 
-pub(super) fn target() -> Target {
-    let arch = format!("compute_{CAPABILITY}");
-    Target { arch, output: Output::Ptx, capability: CAPABILITY }
+impl Default for Options {
+    /// Without the instructions of Hopper alone: the kernels that most GPUs run.
+    fn default() -> Self {
+        Self { seed: 0, capability: 80 }
+    }
 }
 
-pub(super) fn capabilities() -> Capabilities {
+pub(super) fn target(Options { capability, .. }: Options) -> Target {
+    let arch = format!("compute_{capability}{}", super::arch_suffix(capability));
+    Target { arch, output: Output::Ptx, capability }
+}
+
+pub(super) fn capabilities(Options { capability, .. }: Options) -> Capabilities {
     Capabilities {
-        description: format!("cuda-emulated (sm_{CAPABILITY} on the CPU)"),
+        description: format!("cuda-emulated (sm_{capability} on the CPU)"),
         fast_bf16: false,
         many_blocks: true,
-        compute_capability: Some(CAPABILITY),
+        compute_capability: Some(capability),
+        // Few, so that small cases show what blocks do that stay for several tiles.
+        multiprocessors: 3,
         max_binding_bytes: super::gpu::MAX_BINDING_BYTES,
         memory_bytes: None,
     }
@@ -78,6 +86,9 @@ impl Driver for Emulator {
 
     fn launch(&self, kernel: &Module, call: &KernelCall, pointers: &[u64]) -> Result<()> {
         let mut params: Vec<Param> = pointers.iter().map(|&p| DevicePtr(p).into()).collect();
+        for map in &call.maps {
+            params.push(Param::bytes(tensor_map::emulated(call, map, pointers).map_err(report)?));
+        }
         if !call.params.is_empty() {
             params.push(Param::bytes(call.params.as_slice()));
         }

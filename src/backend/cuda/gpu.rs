@@ -4,7 +4,7 @@
 //! freed, so that steps of equal shape ask the system for nothing. The bindings end the process
 //! where the driver's library is missing, so it is looked for before anything else is called.
 
-use super::{Compiler, Driver, Image, Output, Target};
+use super::{Compiler, Driver, Image, Output, Target, tensor_map};
 use crate::backend::{Capabilities, KernelCall};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
@@ -149,9 +149,7 @@ impl Gpu {
         let capability = self.call(format_args!("telling its kind"), || capability(self.device))?;
         let known = compiler.nvrtc().architectures();
         if known.contains(&capability) {
-            // Instructions of Hopper alone are behind the suffix.
-            let suffix = if capability == 90 { "a" } else { "" };
-            let arch = format!("sm_{capability}{suffix}");
+            let arch = format!("sm_{capability}{}", super::arch_suffix(capability));
             return Ok(Target { arch, output: Output::Cubin, capability });
         }
         match known.iter().filter(|&&sm| sm < capability).max() {
@@ -167,15 +165,21 @@ impl Gpu {
     }
 
     pub(super) fn capabilities(&self, index: usize, target: &Target) -> Result<Capabilities> {
-        let (name, (free, _)) = self.call(format_args!("telling its name and memory"), || {
-            Ok((result::device::get_name(self.device)?, result::mem_get_info()?))
-        })?;
+        let (name, (free, _), multiprocessors) =
+            self.call(format_args!("telling its name and memory"), || {
+                let count = Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                // SAFETY: the device comes from the driver.
+                let multiprocessors = unsafe { result::device::get_attribute(self.device, count)? };
+                let name = result::device::get_name(self.device)?;
+                Ok((name, result::mem_get_info()?, multiprocessors))
+            })?;
         let capability = target.capability;
         Ok(Capabilities {
             description: format!("cuda:{index} ({name}, sm_{capability})"),
             fast_bf16: capability >= 80,
             many_blocks: true,
             compute_capability: Some(capability),
+            multiprocessors: multiprocessors as u32,
             max_binding_bytes: MAX_BINDING_BYTES,
             memory_bytes: Some(free as u64),
         })
@@ -337,6 +341,11 @@ impl Driver for Gpu {
         }
         let mut arguments: Vec<*mut c_void> =
             pointers.iter().map(|pointer| (&raw const *pointer).cast_mut().cast()).collect();
+        let maps = self.call(format_args!("describing the matrices of {name}"), || {
+            call.maps.iter().map(|map| tensor_map::of_driver(call, map, pointers)).collect()
+        });
+        let maps: Vec<sys::CUtensorMap> = maps?;
+        arguments.extend(maps.iter().map(|map| (&raw const *map).cast_mut().cast::<c_void>()));
         if !call.params.is_empty() {
             arguments.push(call.params.as_ptr().cast_mut().cast());
         }

@@ -11,6 +11,7 @@ mod emulated;
 mod gpu;
 mod library;
 mod nvrtc;
+mod tensor_map;
 
 pub use assembly::{Assembled, Resources, assemble, stand_in};
 pub use compiler::Compiler;
@@ -68,7 +69,7 @@ pub fn open_emulated(options: EmulatedOptions) -> Result<Device> {
 pub fn open_emulated_reading(texts: Texts, options: EmulatedOptions) -> Result<Device> {
     // No driver limits which version may compile.
     let compiler = Compiler::find(u32::MAX)?.reading(texts);
-    let (target, capabilities) = (emulated::target(), emulated::capabilities());
+    let (target, capabilities) = (emulated::target(options), emulated::capabilities(options));
     let driver = emulated::Emulator::new(options);
     // The emulator poisons new memory and checks every bound itself.
     Ok(Device::new(Cuda::new(driver, compiler, target, capabilities, false)))
@@ -82,6 +83,11 @@ struct Target {
     output: Output,
     /// Compute capability times ten.
     capability: u32,
+}
+
+/// What follows the number of an architecture: instructions of Hopper alone are behind an `a`.
+fn arch_suffix(capability: u32) -> &'static str {
+    if capability == 90 { "a" } else { "" }
 }
 
 /// What a GPU and the emulator do each in its own way. Addresses are device addresses.
@@ -191,6 +197,9 @@ impl<D: Driver + 'static> Cuda<D> {
             && capability < needed
         {
             return unsupported(format!("it needs sm_{needed}, this is sm_{capability}"));
+        }
+        if call.spec.requires == Requires::Hopper && capability != 90 {
+            return unsupported(format!("it needs sm_90, this is sm_{capability}"));
         }
         if capability < 80 && call.views.iter().any(|view| view.dtype() == DType::BF16) {
             return unsupported(format!(

@@ -210,9 +210,12 @@ fn ignores_an_instruction(log: &str) -> bool {
     log.lines().any(|line| line.contains("warning") && line.contains("ignored"))
 }
 
-/// The lines of a compiler log that are warnings.
+/// The lines of a compiler log that complain.
 pub fn warnings(log: &str) -> Vec<&str> {
-    log.lines().filter(|line| line.to_ascii_lowercase().contains("warning")).collect()
+    // Where the assembler makes a program slower, it says so as information, with a number.
+    let complains =
+        |line: &&str| line.to_ascii_lowercase().contains("warning") || line.contains("(C7");
+    log.lines().filter(complains).collect()
 }
 
 #[cfg(test)]
@@ -226,5 +229,7 @@ mod tests {
         ));
         assert!(!ignores_an_instruction("ptxas info    : Used 32 registers"));
         assert_eq!(warnings("a\nkernels-cuda/a.cu(3): warning #177-D: unused\nb").len(), 1);
+        let serialized = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async ...";
+        assert_eq!(warnings(serialized), [serialized]);
     }
 }

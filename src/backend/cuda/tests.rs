@@ -12,12 +12,14 @@ one_too_many(const float* x, float* y, Params params) {
     if (threadIdx.x <= params.count) y[threadIdx.x] = x[threadIdx.x];
 }
 ",
+    headers: &[],
 };
 
 static BROKEN: KernelText = KernelText {
     stem: "broken",
     wgsl: None,
     cuda: "\nextern \"C\" __global__ void broken(float* y) { y[0] = z; }\n",
+    headers: &[],
 };
 
 const BINDINGS: &[Binding] = &[Binding::read("x", Kind::F32), Binding::write("y", Kind::F32)];

@@ -128,6 +128,7 @@ impl Wgpu {
                 fast_bf16: false,
                 many_blocks: true,
                 compute_capability: None,
+                multiprocessors: 1,
                 max_binding_bytes,
                 memory_bytes: None,
             },

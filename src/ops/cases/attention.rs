@@ -74,6 +74,15 @@ const SHAPES_TENSOR_CORES: &[Shape] = &[
     decoding(shape(&[70], 1, 1, 256), 5),
 ];
 
+/// 16-bit shapes that Hopper's tensor cores take: several tiles of queries and keys, packing, groups,
+/// windows, a KV cache.
+const SHAPES_HOPPER: &[Shape] = &[
+    shape(&[100, 161, 40], 4, 2, 64),
+    windowed(shape(&[300], 2, 1, 128), 140),
+    decoding(windowed(shape(&[33, 270], 2, 2, 64), 200), 170),
+    decoding(shape(&[330], 1, 1, 128), 200),
+];
+
 /// The checked cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -85,7 +94,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     for dtype in [DType::BF16, DType::F16] {
-        let shapes = SHAPES_TENSOR_CORES.iter();
+        let shapes = SHAPES_TENSOR_CORES.iter().chain(SHAPES_HOPPER);
         cases.extend(shapes.map(|&shape| attention(shape, dtype, Implementation::Flash)));
     }
     cases

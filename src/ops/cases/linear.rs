@@ -4,7 +4,7 @@ use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
 use crate::ops::matmul::mma::{self, Version};
-use crate::ops::matmul::{Layout, Rung, matmul_rung};
+use crate::ops::matmul::{Layout, Rung, matmul_rung, wgmma};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{Dropout, Neftune, Nf4Tensor};
 use crate::quant::dynamic8::dynamic_map;
@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.extend(tensor_core_cases());
+    cases.extend(hopper_cases());
     for (rows, columns) in [(1, 1), (3, 31), (33, 65), (0, 8), (300, 7)] {
         cases.push(add_bias(rows, columns, [F32; 2]));
     }
@@ -145,6 +146,25 @@ fn tensor_core_cases() -> Vec<Case> {
     cases
 }
 
+/// Blocks that stay for several tiles, tails of every kind, sums shorter and longer than the ring.
+fn hopper_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for tile in [128, 256] {
+        let rung = Rung::Hopper(tile);
+        for (layout, sizes) in [
+            (Layout::NT, [259, tile + 6, 328]),
+            (Layout::NN, [131, tile + 8, 136]),
+            (Layout::TN, [136, tile + 8, 133]),
+        ] {
+            cases.push(product(rung, layout, sizes, [BF16; 3], 1.0, false));
+            cases.push(product(rung, layout, [72, 40, 64], [F16, F16, F32], 0.25, true));
+            cases.push(product(rung, layout, [16, 24, 8], [BF16, BF16, F16], 2.0, true));
+        }
+        cases.push(product(rung, Layout::NT, [67, 69, 40], [BF16, BF16, F32], 1.0, true));
+    }
+    cases
+}
+
 /// The timed cases: the layers of a 135M model, 512 tokens.
 pub fn bench_cases(dtype: DType) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -163,6 +183,10 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
     }
     for tile in [64, 128] {
         let rung = Rung::TensorCore(Version::Mma, tile);
+        cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
+    }
+    for tile in [128, 256] {
+        let rung = Rung::Hopper(tile);
         cases.push(product(rung, Layout::NT, [512, 576, 576], [dtype; 3], 1.0, false));
     }
     cases
@@ -226,7 +250,7 @@ fn into_product(
     let names = dtypes.map(DType::name).join(" ");
     let adds = if accumulate { " accumulate" } else { "" };
     let tile = match rung {
-        Rung::TensorCore(_, tile) => format!(" tile {tile}"),
+        Rung::TensorCore(_, tile) | Rung::Hopper(tile) => format!(" tile {tile}"),
         _ => String::new(),
     };
     Case {
@@ -236,6 +260,7 @@ fn into_product(
             Rung::Blocked => "matmul_into",
             Rung::TensorCore(Version::Mma, _) => "matmul_mma",
             Rung::TensorCore(Version::F32Mma, _) => "matmul_f32_mma",
+            Rung::Hopper(_) => "matmul_wgmma",
         },
         variant: format!("{layout:?} {m}x{n}x{k} {names} alpha {alpha}{adds}{tile}"),
         inputs: vec![
@@ -253,6 +278,7 @@ fn into_product(
                 Rung::TensorCore(version, _) if mma::version(a, b) != Some(version) => {
                     Rung::Blocked
                 }
+                Rung::Hopper(_) if !wgmma::fits(a, b) => Rung::Blocked,
                 rung => rung,
             };
             matmul_rung(rung, depth, layout, a, b, alpha, accumulate, &out)?;

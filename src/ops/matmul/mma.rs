@@ -4,7 +4,7 @@ use super::split_rung;
 use crate::DType;
 use crate::backend::Device;
 use crate::cuda_text;
-use crate::kernels::{KernelSpec, KernelText, Requires};
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires};
 use crate::tensor::Tensor;
 
 /// Compute capability, times ten, from which kernels may use `mma.sync` on 16-bit operands.
@@ -80,8 +80,8 @@ pub(crate) fn tile(m: usize, n: usize) -> usize {
     if m.div_ceil(128) * n.div_ceil(128) >= FEW_BLOCKS { 128 } else { 64 }
 }
 
-static TEXT: KernelText = cuda_text!("matmul_mma");
-static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma");
+static TEXT: KernelText = cuda_text!("matmul_mma", MMA);
+static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma", MMA);
 
 pub(super) static MATMUL_MMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],

@@ -1,0 +1,83 @@
+//! The product on Hopper's tensor cores: when it is worth it, its tiles and its launch.
+
+use super::{Layout, mma, rung};
+use crate::backend::{Device, KernelCall, TensorMap};
+use crate::cuda_text;
+use crate::dtype::DType;
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires, WGMMA};
+use crate::tensor::Tensor;
+
+/// The compute capability, times ten, that has `wgmma`: this one alone.
+const CAPABILITY: u32 = 90;
+/// Rows of a tile, and k of a slab: a row of a box.
+const TILE_M: usize = 128;
+const SLAB: usize = 64;
+/// Slabs that are on their way or in use.
+const STAGES: usize = 4;
+/// Tiles below which the wider ones would leave much of a GPU without work.
+const FEW_WIDE_TILES: usize = 96;
+/// Tiles below which the smaller ones of [`mma`] use more of it.
+const FEW_TILES: usize = 64;
+
+/// Whether a device has `wgmma` and the copy engine.
+pub(crate) fn is_on(device: &Device) -> bool {
+    device.capabilities().compute_capability == Some(CAPABILITY)
+}
+
+/// Whether the kernel can multiply these.
+pub(crate) fn fits(a: &Tensor, b: &Tensor) -> bool {
+    let aligned = [a, b].iter().all(|operand| operand.columns().is_multiple_of(mma::CHUNK));
+    let some = !a.is_empty() && !b.is_empty();
+    is_on(a.device()) && aligned && some && a.dtype() == b.dtype() && a.dtype() != DType::F32
+}
+
+/// The width of the tiles for an [m, n] result; none where it has few. The bits of the result do not
+/// depend on it.
+pub(crate) fn tile(m: usize, n: usize) -> Option<usize> {
+    let tiles = |width| m.div_ceil(TILE_M) * n.div_ceil(width);
+    match () {
+        () if tiles(256) >= FEW_WIDE_TILES => Some(256),
+        () if tiles(128) >= FEW_TILES => Some(128),
+        () => None,
+    }
+}
+
+/// The call but for what all versions have, and its grid.
+pub(super) fn launch(
+    call: KernelCall,
+    layout: Layout,
+    [a, b, out]: [&Tensor; 3],
+    tile: usize,
+) -> (KernelCall, [u32; 3]) {
+    let map = |view: usize, operand: &Tensor, box_rows: usize| TensorMap {
+        view,
+        rows: operand.rows(),
+        columns: operand.columns(),
+        box_rows: box_rows as u32,
+    };
+    // Where k runs along the rows of an operand a box has all rows of the tile, else all k of the slab.
+    let (a_rows, b_rows) = match layout {
+        Layout::NT => (TILE_M, tile),
+        Layout::NN => (TILE_M, SLAB),
+        Layout::TN => (SLAB, SLAB),
+    };
+    let stage = (TILE_M + tile) * SLAB * a.dtype().size();
+    let barriers = 2 * size_of::<u64>();
+    let call = call
+        .constant("TILE", tile as u32)
+        .map(map(0, a, a_rows))
+        .map(map(1, b, b_rows))
+        .shared_bytes((STAGES * (stage + barriers)) as u32);
+    let tiles = out.rows().div_ceil(TILE_M) * out.columns().div_ceil(tile);
+    let blocks = tiles.min(out.device().capabilities().multiprocessors as usize);
+    (call, [blocks as u32, 1, 1])
+}
+
+static TEXT: KernelText = cuda_text!("matmul_wgmma", MMA, WGMMA);
+
+pub(super) static MATMUL_WGMMA: KernelSpec = KernelSpec {
+    constants: &["LAYOUT", "ACCUMULATE", "TILE"],
+    block: [384, 1, 1],
+    requires: Requires::Hopper,
+    ..rung("matmul_wgmma", &TEXT)
+};
