@@ -514,6 +514,8 @@ pub(crate) struct Kernel {
     pub products: Vec<Wgmma>,
     /// Per 32-bit slot of the entry: whether `wgmma` uses it, directly or through copies.
     pub watched: Vec<bool>,
+    /// The slots of which [`Kernel::watched`] holds.
+    pub watched_slots: Vec<Slot>,
     pub routines: Vec<Routine>,
     pub calls: Vec<CallSite>,
     pub param_bytes: u32,

@@ -183,6 +183,44 @@ fn a_warp_specialised_pipeline() {
     }
 }
 
+fn run_attention(kernel: &str, seed: u64) -> Result<(), Error> {
+    let keys = 192;
+    let mut gpu = gpu(seed);
+    let [q, k, v] = [1, 2, 3].map(|seed| rounded(noise(keys * 64, seed)));
+    let mut map = |x: &[f32]| {
+        let at = gpu.halves(&halves(x));
+        matrix(at, 2, [keys, 64], [64, 64], Swizzle::B128)
+    };
+    let maps = [map(&q), map(&k), map(&v)];
+    let out = gpu.empty(keys * 64);
+    let params: Vec<_> = maps.into_iter().chain([out.into(), (keys as u32).into()]).collect();
+    gpu.try_run(kernel, [3, 1, 1], [160, 1, 1], &params)?;
+    let got = gpu.read_floats(out, keys * 64);
+    for i in 0..keys {
+        let product = |j: usize, l: usize| f64::from(q[i * 64 + l]) * f64::from(k[j * 64 + l]);
+        let score = |j: usize| (0..64).map(|l| product(j, l)).sum::<f64>() / 8.0;
+        let weights: Vec<f64> = (0..keys).map(|j| score(j).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for column in 0..64 {
+            let exact = weights.iter().enumerate().map(|(j, w)| w * f64::from(v[j * 64 + column]));
+            let (exact, got) = (exact.sum::<f64>() / sum, f64::from(got[i * 64 + column]));
+            // The weights are rounded to bf16, each by at most 2^-9 of itself; values are below 1.
+            assert!((got - exact).abs() < 2f64.powi(-9), "{i} {column}: {got} {exact}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pipelined_attention() {
+    for seed in 0..4 {
+        run_attention("attention_pipelined", seed).unwrap_or_else(|e| panic!("{e}"));
+    }
+    fault(FaultKind::MatrixInFlight, &["still reads as A"], |seed| {
+        run_attention("attention_too_early", seed)
+    });
+}
+
 #[test]
 fn one_lane_is_elected_and_parameters_have_addresses() {
     let mut gpu = gpu(0);
@@ -231,6 +269,7 @@ fn faults_of_copies() {
     fault(FaultKind::MissingFence, &["no fence.proxy.async"], copy("copy_late_proxy_fence"));
     fault(FaultKind::Race, &["a bulk copy still reads"], copy("copy_overwrite_source"));
     fault(FaultKind::AsyncInFlight, &["leaves the kernel"], copy("copy_no_store_wait"));
+    fault(FaultKind::AsyncInFlight, &["without any thread having waited"], copy("copy_lost_load"));
     fault(FaultKind::BadOperand, &["arrives 1 times"], copy("copy_two_arrivals"));
     fault(FaultKind::BadOperand, &["part of an mbarrier"], copy("copy_touch_barrier"));
     for seed in 0..8 {
@@ -238,9 +277,11 @@ fn faults_of_copies() {
         let kind = &error.fault().unwrap().kind;
         assert!(matches!(kind, FaultKind::Race | FaultKind::Uninitialised), "{error}");
         // Another warp may come before the copy has begun.
-        let error = run_copy("copy_no_wait", seed, [96, 64]).unwrap_err();
-        let kind = &error.fault().unwrap().kind;
-        assert!(matches!(kind, FaultKind::AsyncInFlight | FaultKind::Uninitialised), "{error}");
+        for kernel in ["copy_no_wait", "copy_wait_once"] {
+            let error = run_copy(kernel, seed, [96, 64]).unwrap_err();
+            let kind = &error.fault().unwrap().kind;
+            assert!(matches!(kind, FaultKind::AsyncInFlight | FaultKind::Uninitialised), "{error}");
+        }
         // Waiting for the wrong phase ends in reading too early, or never.
         let error = run_copy("copy_wrong_parity", seed, [96, 64]).unwrap_err();
         let kind = &error.fault().unwrap().kind;

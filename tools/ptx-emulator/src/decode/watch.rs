@@ -53,5 +53,6 @@ pub(super) fn mark(kernel: &mut Kernel) {
     for (inst, mark) in kernel.code.iter_mut().zip(marks) {
         inst.watched = mark;
     }
+    kernel.watched_slots = (0..).zip(&watched).filter(|(_, w)| **w).map(|(slot, _)| slot).collect();
     kernel.watched = watched;
 }

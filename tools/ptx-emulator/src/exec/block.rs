@@ -60,6 +60,14 @@ pub(super) struct LocatedFault {
     pub pc: u32,
 }
 
+impl LocatedFault {
+    /// A bulk load that was not waited for when the block ended.
+    pub fn lost_copy(warp: u32, lane: u32, pc: u32) -> Self {
+        let detail = "the block ended without any thread having waited for this copy";
+        Self { raw: RawFault::new(FaultKind::AsyncInFlight, lane, detail), warp, pc }
+    }
+}
+
 /// State that one thread of the host keeps from block to block.
 pub(super) struct Runner {
     state: BlockState,
@@ -128,7 +136,8 @@ impl Runner {
             }
             if ready == 0 {
                 if self.warps.iter().all(|w| w.live == 0) {
-                    return Ok(executed);
+                    let lost = self.state.mbarriers.lost_copy(&self.warps);
+                    return lost.map_or(Ok(executed), Err);
                 }
                 return Err(stuck::explain(job, &self.state, &self.warps));
             }

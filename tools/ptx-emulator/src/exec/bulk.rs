@@ -51,11 +51,8 @@ enum Work {
 impl Copy {
     /// A load that no one can have seen arrive.
     pub fn unfinished_load(&self) -> Option<LocatedFault> {
-        matches!(self.work, Work::Load { .. }).then(|| {
-            let detail = "the block ended while this copy into its shared memory was under way";
-            let raw = RawFault::new(FaultKind::AsyncInFlight, self.lane, detail);
-            LocatedFault { raw, warp: self.warp, pc: self.pc }
-        })
+        let is_load = matches!(self.work, Work::Load { .. });
+        is_load.then(|| LocatedFault::lost_copy(self.warp, self.lane, self.pc))
     }
 }
 
@@ -254,7 +251,12 @@ pub(super) fn complete(
             let issuer = copy.warp * 32 + copy.lane;
             let stamp = state.stamp;
             state.shared.finish_bulk(copy.shared.start, &image, (barrier, stamp), issuer);
-            let added = state.mbarriers.complete_copy(barrier, image.len() as u32, stamp);
+            let added = state.mbarriers.complete_copy(
+                barrier,
+                image.len() as u32,
+                stamp,
+                (copy.warp, copy.lane, copy.pc),
+            );
             added.map_err(|detail| located(bad(copy.lane, detail)))
         }
         Work::Store { plan, .. } => {
@@ -291,4 +293,31 @@ pub(super) fn wait(
         state.shared.reads.finish(reader, groups, warp.index, warp.clock.stamp);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DevicePtr;
+
+    #[test]
+    fn boxes_are_clipped_in_every_dimension() {
+        let map = TensorMap {
+            address: DevicePtr(4096),
+            element_bytes: 2,
+            dims: vec![20, 3, 2],
+            strides: vec![48, 160],
+            box_dims: vec![8, 2, 2],
+            swizzle: Swizzle::None,
+        };
+        let places = |first: [i64; 3]| -> Vec<_> {
+            box_rows(&map, &first).iter().map(|r| (r.global - 4096, r.at, r.bytes)).collect()
+        };
+        // Rows follow dimension 1, then 2; each has 16 bytes in the box.
+        assert_eq!(places([8, 0, 0]), [(16, 0, 16), (64, 16, 16), (176, 32, 16), (224, 48, 16)]);
+        assert_eq!(places([-3, 2, 1]), [(160 + 96, 6, 10)]);
+        assert_eq!(places([16, -1, -1]), [(32, 48, 8)]);
+        assert_eq!(places([20, 0, 0]), []);
+        assert_eq!(places([-8, 0, 0]), []);
+    }
 }

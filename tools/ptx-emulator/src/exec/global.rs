@@ -44,7 +44,7 @@ impl<'j> GlobalView<'j> {
     /// Reads many bytes, for a bulk copy.
     pub fn load_bytes(&self, lane: u32, address: u64, out: &mut [u8]) -> Step {
         let allocation = self.job.global.locate(None, lane, address, out.len() as u32, 1)?;
-        if self.job.check_blocks {
+        if !allocation.is_plain(self.job.check_blocks) && self.job.check_blocks {
             for at in (0..out.len() as u64).step_by(4) {
                 if let Some(block) = allocation.foreign_writer(address + at, self.tag) {
                     return Err(self.block_conflict(lane, address + at, "reads", block));

@@ -4,8 +4,7 @@
 //! releases what its warp did, an observed end of a phase acquires what all that arrived released; bytes that a copy
 //! brought are ordered by the barrier's own track in the clocks.
 
-use super::Job;
-use super::block::BlockState;
+use super::block::{BlockState, LocatedFault};
 use super::memory::{addresses, resolve};
 use super::warp::{Group, State, Warp};
 use crate::fault::{FaultKind, RawFault, Step};
@@ -30,6 +29,8 @@ struct Barrier {
     complete: Joined,
     /// Thread, interval and instruction of the initialisation.
     init: (u32, u32, Pc),
+    /// The copy that arrived last: its interval in the barrier's track, warp, lane and instruction.
+    newest_copy: Option<(u32, u32, u32, Pc)>,
 }
 
 /// The barriers of a block.
@@ -146,12 +147,29 @@ impl Mbarriers {
     }
 
     /// A copy brought `bytes` bytes to barrier `index`; `stamp` is new.
-    pub fn complete_copy(&mut self, index: usize, bytes: u32, stamp: u32) -> Result<(), String> {
+    pub fn complete_copy(
+        &mut self,
+        index: usize,
+        bytes: u32,
+        stamp: u32,
+        (warp, lane, pc): (u32, u32, Pc),
+    ) -> Result<(), String> {
         let barrier = &mut self.list[index];
+        barrier.newest_copy = Some((stamp, warp, lane, pc));
         barrier.add_bytes(-i64::from(bytes))?;
         Clock::complete(&mut barrier.arriving, index, stamp);
         barrier.settle(index, &mut self.woken);
         Ok(())
+    }
+
+    /// A copy that none of the warps of a block that has ended waited for.
+    pub fn lost_copy(&self, warps: &[Warp]) -> Option<LocatedFault> {
+        let copies = self.list.iter().enumerate().map(|(index, b)| (index, b.newest_copy));
+        copies.into_iter().find_map(|(index, copy)| {
+            let (stamp, warp, lane, pc) = copy?;
+            let observed = warps.iter().any(|w| w.clock.has_observed(index, stamp));
+            (!observed).then(|| LocatedFault::lost_copy(warp, lane, pc))
+        })
     }
 
     fn init(&mut self, barrier: Barrier) -> Result<(), String> {
@@ -170,7 +188,6 @@ impl Mbarriers {
 
 /// Executes an instruction on barriers in the lanes of `mask`; returns the lanes that wait, which are parked.
 pub(super) fn execute(
-    job: &Job<'_>,
     state: &mut BlockState,
     warp: &mut Warp,
     mask: u32,
@@ -221,7 +238,7 @@ pub(super) fn execute(
                 true => warp.registers.r(phase).map(u64::from),
                 false => *warp.registers.x(phase),
             };
-            return wait(job, state, warp, mask, pc, (&at, &phases), (p, by_parity, blocking));
+            return wait(state, warp, mask, pc, (&at, &phases), (p, by_parity, blocking));
         }
     }
     Ok(0)
@@ -264,6 +281,7 @@ fn init(
             arriving: [0; TRACKS],
             complete: [0; TRACKS],
             init: (warp.index * 32 + lane, warp.clock.stamp, pc),
+            newest_copy: None,
         };
         let added = state.mbarriers.init(barrier);
         added.map_err(|detail| RawFault::new(FaultKind::Limit, lane, detail))?;
@@ -291,7 +309,6 @@ fn arrive(state: &mut BlockState, warp: &Warp, lane: u32, index: usize, count: u
 }
 
 fn wait(
-    job: &Job<'_>,
     state: &mut BlockState,
     warp: &mut Warp,
     mask: u32,
@@ -299,7 +316,7 @@ fn wait(
     (at, phases): (&[u64; 32], &[u64; 32]),
     (p, by_parity, blocking): (Slot, bool, bool),
 ) -> Step<u32> {
-    let (mut held, mut parked) = (0, 0);
+    let (mut held, mut parked, mut acquired) = (0, 0, usize::MAX);
     for lane in lanes(mask) {
         let l = lane as usize;
         let who = Accessor { clock: &warp.clock, warp: warp.index, pc };
@@ -316,13 +333,15 @@ fn wait(
         };
         if complete {
             held |= 1 << lane;
-            warp.clock.acquire(&barrier.complete);
+            if acquired != index {
+                warp.clock.acquire(&barrier.complete);
+                acquired = index;
+            }
             warp.impatient &= !(1 << lane);
             continue;
         }
-        // `try_wait` may give up after a time: now and then it does so at once, so that a missing loop is noticed.
-        let draw = (job.seed ^ u64::from(state.stamp)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62;
-        if !blocking || (draw == 0 && warp.impatient >> lane & 1 == 0) {
+        // `try_wait` may give up after a time: the first time it does so at once, so that a missing loop is noticed.
+        if !blocking || warp.impatient >> lane & 1 == 0 {
             warp.impatient |= 1 << lane;
             continue;
         }

@@ -353,7 +353,7 @@ fn effect(
         }
         Op::AsyncWait { pending } => memories.async_wait(warp, mask, pc, pending),
         Op::Mbarrier(operation) => {
-            if mbarrier::execute(job, state, warp, mask, pc, operation)? != 0 {
+            if mbarrier::execute(state, warp, mask, pc, operation)? != 0 {
                 warp.park(pc + 1, State::Ready);
                 return Ok(Next::Select);
             }
@@ -549,7 +549,7 @@ fn whole_warp(
                 Op::WgmmaFence => wgmma::fence(warp),
                 Op::WgmmaCommit => wgmma::commit(state, warp),
                 Op::WgmmaWait { pending } => {
-                    if !wgmma::wait(state, warp, pc, pending)? {
+                    if !wgmma::wait(job, state, warp, pc, pending)? {
                         return Ok(Next::Select);
                     }
                 }

@@ -134,7 +134,13 @@ pub(super) fn commit(state: &mut BlockState, warp: &mut Warp) {
 
 /// Waits until at most `pending` groups are unfinished; false leaves the warp waiting for the others of its warpgroup,
 /// which have to issue the same products first.
-pub(super) fn wait(state: &mut BlockState, warp: &mut Warp, pc: Pc, pending: u32) -> Step<bool> {
+pub(super) fn wait(
+    job: &Job<'_>,
+    state: &mut BlockState,
+    warp: &mut Warp,
+    pc: Pc,
+    pending: u32,
+) -> Step<bool> {
     let groups = warp.products.committed.saturating_sub(pending);
     if groups <= warp.products.finished {
         return Ok(true);
@@ -151,7 +157,8 @@ pub(super) fn wait(state: &mut BlockState, warp: &mut Warp, pc: Pc, pending: u32
         return Err(RawFault::new(FaultKind::DivergentBarrier, 0, detail));
     }
     warp.products.finished = groups;
-    for slot in &mut warp.products.slots {
+    for slot in &job.kernel.watched_slots {
+        let slot = &mut warp.products.slots[usize::from(*slot)];
         slot.accumulator = if slot.accumulator <= groups { 0 } else { slot.accumulator };
         slot.input = if slot.input <= groups { 0 } else { slot.input };
     }

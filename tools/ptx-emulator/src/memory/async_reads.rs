@@ -52,6 +52,10 @@ impl AsyncReads {
         self.bounds = 0..0;
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Notes a read; one of the same group and instruction family that touches it grows instead.
     pub fn begin(&mut self, read: AsyncRead) {
         let same = |r: &AsyncRead| (r.warp, r.lane) == (read.warp, read.lane);
@@ -120,5 +124,34 @@ impl AsyncReads {
         self.list.iter().find(|r| {
             r.warp == warp && r.is_pending() && r.lane.is_some_and(|lane| lanes >> lane & 1 != 0)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::TRACKS;
+
+    #[test]
+    fn a_read_is_over_for_those_who_are_ordered_after_a_wait() {
+        let mut reads = AsyncReads::default();
+        let (mut reader, mut writer) = (Clock::new(4, 9), Clock::new(8, 9));
+        reads.begin(AsyncRead::new(0..128, (4, None), 0, 7));
+        reads.begin(AsyncRead::new(128..256, (4, None), 0, 7));
+        assert!(reads.conflict(200..204, 8, &writer).is_some_and(AsyncRead::is_pending));
+        assert!(reads.conflict(256..260, 8, &writer).is_none());
+        reads.finish((4, None), 1, 4, reader.stamp);
+        assert!(reads.conflict(0..4, 4, &reader).is_none(), "its own warp has waited");
+        assert!(reads.conflict(0..4, 8, &writer).is_some());
+        let mut joined = [0; TRACKS];
+        reader.release(4, &mut joined);
+        reader.step(20);
+        writer.acquire(&joined);
+        assert!(reads.conflict(0..4, 8, &writer).is_none());
+        // The next read of the same place replaces this one.
+        reads.begin(AsyncRead::new(0..256, (4, None), 1, 7));
+        assert!(reads.conflict(0..4, 8, &writer).is_some());
+        reads.overwrite(&(0..256));
+        assert!(reads.is_empty());
     }
 }

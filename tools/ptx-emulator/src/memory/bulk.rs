@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::fences::Fences;
 use super::shared::{ASYNC, Accessor, BARRIER, IN_FLIGHT, OUTSIDE, Shared};
 use crate::fault::{FaultKind, RawFault, Step};
+use crate::isa::lanes;
 
 /// Writers of granules from here on are barriers: a copy that completed on barrier `writer - COPIES`.
 pub(super) const COPIES: u16 = 1024;
@@ -124,9 +125,32 @@ impl Shared {
         Err(fault)
     }
 
+    /// [`Shared::check_reads`] for a word of each lane; mostly no read is anywhere near.
+    pub(super) fn check_reads_of_words(
+        &self,
+        who: Accessor<'_>,
+        mask: u32,
+        addresses: &[u64; 32],
+        step: u64,
+    ) -> Step {
+        if self.reads.is_empty() {
+            return Ok(());
+        }
+        let own = || lanes(mask).map(|lane| (addresses[lane as usize] + step) as u32);
+        let (Some(first), Some(last)) = (own().min(), own().max()) else { return Ok(()) };
+        if self.reads.conflict(first..last + 4, who.warp, who.clock).is_none() {
+            return Ok(());
+        }
+        for (lane, at) in lanes(mask).zip(own()) {
+            self.check_reads(who, lane, at..at + 4)?;
+        }
+        Ok(())
+    }
+
     /// Turns eight bytes into a barrier; ordinary accesses to them are faults from now on.
     pub fn begin_barrier(&mut self, who: Accessor<'_>, lane: u32, address: u64) -> Step {
         let granules = self.granules(lane, &(address..address + 8))?;
+        self.check_reads(who, lane, address as u32..address as u32 + 8)?;
         for granule in granules {
             if self.written[granule] == OUTSIDE {
                 return Err(self.outside(lane, address, 8));

@@ -185,6 +185,7 @@ impl Shared {
         step: u64,
         values: &[u32; 32],
     ) -> Step {
+        self.check_reads_of_words(who, mask, addresses, step)?;
         for lane in lanes(mask) {
             let at = (addresses[lane as usize] + step) as usize;
             let value = values[lane as usize].to_le_bytes();
@@ -241,6 +242,7 @@ impl Shared {
         value: u64,
     ) -> Step {
         let at = self.check(lane, address, bytes)?;
+        self.check_reads(who, lane, at as u32..at as u32 + bytes)?;
         let value = &value.to_le_bytes()[..bytes as usize];
         for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
             self.note_write(who, lane, granule, (at, value))?;
@@ -252,6 +254,7 @@ impl Shared {
     /// An asynchronous copy begins: its target is poison until [`Shared::finish_copy`].
     pub fn begin_copy(&mut self, who: Accessor<'_>, lane: u32, address: u64, bytes: u32) -> Step {
         let at = self.check(lane, address, bytes)?;
+        self.check_reads(who, lane, at as u32..at as u32 + bytes)?;
         for granule in at >> self.shift..(at + bytes as usize) >> self.shift {
             self.note_write(who, lane, granule, (at, &[]))?;
             self.written[granule] = IN_FLIGHT;
@@ -343,7 +346,6 @@ impl Shared {
             self.note_write_slowly(who, lane, granule, value)?;
         }
         let start = (granule << self.shift) as u32;
-        self.check_reads(who, lane, start..start + (1 << self.shift))?;
         self.touch(start..start + 1);
         self.written[granule] = who.clock.stamp;
         self.writer[granule] = thread;

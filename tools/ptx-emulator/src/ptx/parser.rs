@@ -309,6 +309,11 @@ impl<'a> Parser<'_, 'a> {
                 ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => {
                     self.int()?;
                 }
+                ".reqnctapercluster" => {
+                    if self.dimensions()? != [1, 1, 1] {
+                        return Err(self.error("clusters of several blocks are not supported"));
+                    }
+                }
                 ".reqntid" => {
                     let d = self.dimensions()?;
                     function.required_threads = Some(d);

@@ -23,6 +23,8 @@ enum Fault {
     TWO_ARRIVALS,        // more arrivals than the barrier counts
     TOUCH_BARRIER,       // an ordinary load of a barrier
     NO_INIT,             // a barrier that was never initialised
+    WAIT_ONCE,           // try_wait without a loop
+    LOST_LOAD,           // exit with a load that nobody waits for
     A_TOO_EARLY,         // the registers of A are overwritten before wait_group
 };
 
@@ -58,6 +60,13 @@ __device__ void wait(u64* bar, unsigned parity) {
         "}" ::"r"(shared_address(bar)),
         "r"(parity)
         : "memory");
+}
+
+// As if try_wait did not give up after a time.
+__device__ void wait_once(u64* bar, unsigned parity) {
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n}" ::"r"(shared_address(bar)),
+                 "r"(parity)
+                 : "memory");
 }
 
 __device__ void load_box(void* dst, const TensorMap* map, int x, int y, u64* bar) {
@@ -106,14 +115,14 @@ template <int TA, int TB> __device__ void wgmma64(float (&d)[32], u64 a, u64 b, 
         : "l"(a), "l"(b), "r"(accumulate), "n"(TA), "n"(TB));
 }
 
-__device__ void wgmma64_registers(float (&d)[32], const unsigned (&a)[4], u64 b, int accumulate) {
+template <int TB> __device__ void wgmma64_registers(float (&d)[32], const unsigned (&a)[4], u64 b, int accumulate) {
     asm volatile(
         "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, "
         "%13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, "
-        "%34, %35}, %36, p, 1, 1, 0;\n}"
+        "%34, %35}, %36, p, 1, 1, %38;\n}"
         : D8(0), D8(8), D8(16), D8(24)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(TB));
 }
 
 // d[64,128] = a[64,16] * b[16,128] (+ d)
@@ -157,7 +166,8 @@ template <Fault F> __device__ void copy_tiles(const TensorMap& in, const TensorM
     if (F == TOUCH_BARRIER && t == 1) target[0][0] = *(float*)&full[0];
     for (unsigned i = 0; i < tiles; ++i) {
         unsigned s = i % 2, phase = i / 2 % 2;
-        if (F != NO_WAIT) wait(&full[s], F == WRONG_PARITY && i == 1 ? 1 - phase : phase);
+        if (F == WAIT_ONCE) wait_once(&full[s], phase);
+        else if (F != NO_WAIT) wait(&full[s], F == WRONG_PARITY && i == 1 ? 1 - phase : phase);
         for (unsigned e = t; e < 1024; e += blockDim.x) target[e / 32][e % 32] = source[s][e / 32][e % 32];
         if (F != NO_PROXY_FENCE && F != LATE_PROXY_FENCE) fence_proxy();
         __syncthreads();
@@ -174,6 +184,10 @@ template <Fault F> __device__ void copy_tiles(const TensorMap& in, const TensorM
         __syncthreads();
     }
     if (t == 0 && F != NO_STORE_WAIT) wait_stores<0>();
+    if (t == 0 && F == LOST_LOAD) {
+        arrive_expect(&full[0], 4096);
+        load_box(source[0], &in, x, 0, &full[0]);
+    }
 }
 
 #define COPY(NAME, FAULT)                                                                                             \
@@ -183,6 +197,8 @@ template <Fault F> __device__ void copy_tiles(const TensorMap& in, const TensorM
     }
 COPY(copy, NONE)
 COPY(copy_no_wait, NO_WAIT)
+COPY(copy_wait_once, WAIT_ONCE)
+COPY(copy_lost_load, LOST_LOAD)
 COPY(copy_few_bytes, FEW_BYTES)
 COPY(copy_many_bytes, MANY_BYTES)
 COPY(copy_wrong_parity, WRONG_PARITY)
@@ -317,7 +333,7 @@ template <Fault F> __device__ void from_registers(const u16* a, const u16* b, fl
             ra[i] = *(const unsigned*)&a[(row + i % 2 * 8) * 64 + kk + t % 4 * 2 + i / 2 * 8];
         for (unsigned i = 0; i < 4; ++i) asm volatile("" : "+r"(ra[i])::"memory");
         wgmma_fence();
-        wgmma64_registers(d, ra, descriptor(tile_b[0][kk / 8], 128, 1024, 0), kk > 0);
+        wgmma64_registers<0>(d, ra, descriptor(tile_b[0][kk / 8], 128, 1024, 0), kk > 0);
         wgmma_commit();
         if (F != A_TOO_EARLY) wgmma_wait<0>();
     }
@@ -430,6 +446,118 @@ __device__ void specialised(const TensorMap& a, const TensorMap& b, const Tensor
     }
 SPECIALISED(specialised_product, NONE)
 SPECIALISED(specialised_early_release, EARLY_RELEASE)
+
+// out[T,64] = softmax(q k^T / 8) v, one block of 64 queries: four consumer warps and a producer warp, two stages.
+// The scores of the next keys are computed while the values of the last ones are added.
+template <Fault F>
+__device__ void attention(const TensorMap& q, const TensorMap& k, const TensorMap& v, float* out, unsigned keys) {
+    __shared__ alignas(1024) u16 tile_q[64 * 64], tile_k[2][64 * 64], tile_v[2][64 * 64];
+    __shared__ u64 full_q, full_k[2], full_v[2], empty_k[2], empty_v[2];
+    unsigned t = threadIdx.x, steps = keys / 64;
+    if (t == 0) {
+        barrier_init(&full_q, 1);
+        for (unsigned i = 0; i < 2; ++i) {
+            barrier_init(&full_k[i], 1);
+            barrier_init(&full_v[i], 1);
+            barrier_init(&empty_k[i], 4);
+            barrier_init(&empty_v[i], 4);
+        }
+        fence_init();
+    }
+    __syncthreads();
+    if (t >= 128) {
+        if (t == 128) {
+            arrive_expect(&full_q, 8192);
+            load_box(tile_q, &q, 0, blockIdx.x * 64, &full_q);
+            for (unsigned i = 0; i < steps; ++i) {
+                unsigned at = i % 2, parity = (i / 2 & 1) ^ 1;
+                wait(&empty_k[at], parity);
+                arrive_expect(&full_k[at], 8192);
+                load_box(tile_k[at], &k, 0, i * 64, &full_k[at]);
+                wait(&empty_v[at], parity);
+                arrive_expect(&full_v[at], 8192);
+                load_box(tile_v[at], &v, 0, i * 64, &full_v[at]);
+            }
+        }
+        return;
+    }
+    float o[32], s[32], top[2] = {-1e30f, -1e30f}, sum[2] = {0, 0};
+    unsigned p[4][4];
+#pragma unroll
+    for (int i = 0; i < 32; ++i) o[i] = 0;
+    wait(&full_q, 0);
+    for (unsigned i = 0; i <= steps; ++i) {
+        if (i < steps) {
+            wait(&full_k[i % 2], i / 2 & 1);
+            wgmma_fence();
+#pragma unroll
+            for (unsigned kk = 0; kk < 64; kk += 16)
+                wgmma64<0, 0>(s, descriptor(tile_q + kk, 0, 1024, 1), descriptor(tile_k[i % 2] + kk, 0, 1024, 1), kk > 0);
+        }
+        wgmma_commit();
+        unsigned last = (i + 1) % 2;
+        if (i > 0) {
+            wait(&full_v[last], (i - 1) / 2 & 1);
+            wgmma_fence();
+#pragma unroll
+            for (unsigned kk = 0; kk < 4; ++kk)
+                wgmma64_registers<1>(o, p[kk], descriptor(tile_v[last] + kk * 1024, 8192, 1024, 1), 1);
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+        hold(s);
+        float scale[2] = {1, 1};
+        if (i < steps) {
+            if (t % 32 == 0) arrive(&empty_k[i % 2]);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                float most = top[h];
+#pragma unroll
+                for (int j = 0; j < 32; ++j)
+                    if (j / 2 % 2 == h) most = fmaxf(most, s[j] *= 0.125f);
+                most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+                most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+                scale[h] = __expf(top[h] - most);
+                top[h] = most;
+                sum[h] *= scale[h];
+#pragma unroll
+                for (int j = 0; j < 32; ++j)
+                    if (j / 2 % 2 == h) sum[h] += s[j] = __expf(s[j] - most);
+            }
+        }
+        if (F != A_TOO_EARLY) {
+            wgmma_wait<0>();
+            hold(o);
+        }
+#pragma unroll
+        for (int j = 0; j < 16; ++j) {
+            unsigned pair;
+            asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(s[2 * j + 1]), "f"(s[2 * j]));
+            p[j / 4][j % 4] = pair;
+        }
+        wgmma_wait<0>();
+        if (i > 0 && t % 32 == 0) arrive(&empty_v[last]);
+#pragma unroll
+        for (int j = 0; j < 32; ++j) o[j] *= scale[j / 2 % 2];
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
+        sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
+    }
+#pragma unroll
+    for (int j = 0; j < 32; ++j) o[j] /= sum[j / 2 % 2];
+    store_tile(o, out + blockIdx.x * 64 * 64, 64);
+}
+
+#define ATTENTION(NAME, FAULT)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(160)                                                                 \
+        NAME(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,                                \
+             const __grid_constant__ TensorMap v, float* out, unsigned keys) {                                        \
+        attention<FAULT>(q, k, v, out, keys);                                                                         \
+    }
+ATTENTION(attention_pipelined, NONE)
+ATTENTION(attention_too_early, A_TOO_EARLY)
 
 // elect.sync, and words of a parameter through a generic pointer.
 extern "C" __global__ void elected(const __grid_constant__ TensorMap map, unsigned* out) {
