@@ -73,6 +73,13 @@ impl Bytes {
 
     fn copy_to(&self, offset: usize, out: &mut [u8]) {
         let mut done = 0;
+        if offset.is_multiple_of(8) {
+            // Whole words, without the arithmetic that parts of words need.
+            for (word, out) in self.words[offset / 8..].iter().zip(out.chunks_exact_mut(8)) {
+                out.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            done = out.len() / 8 * 8;
+        }
         while done < out.len() {
             let (word, skip) = ((offset + done) / 8, (offset + done) % 8);
             let bytes = self.words[word].load(Relaxed).to_le_bytes();
