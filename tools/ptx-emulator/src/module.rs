@@ -112,7 +112,32 @@ impl Module {
             source: origin.loc.map(|index| position(loc(index))),
             inlined_at,
             ptx_line: origin.line,
-            instruction: words.join(" "),
+            instruction: shorten(&words.join(" ")),
         }
+    }
+}
+
+/// An instruction with the middle of a long list of registers left out (`wgmma` names up to 128).
+fn shorten(instruction: &str) -> String {
+    const KEPT: usize = 8;
+    let list = instruction.split_once('{').and_then(|(head, rest)| {
+        let (list, tail) = rest.split_once('}')?;
+        let items: Vec<_> = list.split(", ").collect();
+        let (first, last) = (items.first()?, items.last()?);
+        (items.len() > KEPT).then(|| format!("{head}{{{first}, ..., {last}}}{tail}"))
+    });
+    list.unwrap_or_else(|| instruction.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorten;
+
+    #[test]
+    fn long_lists_are_shortened() {
+        let list: Vec<_> = (0..32).map(|i| format!("%f{i}")).collect();
+        let text = format!("wgmma.x {{{}}}, %rd1, p;", list.join(", "));
+        assert_eq!(shorten(&text), "wgmma.x {%f0, ..., %f31}, %rd1, p;");
+        assert_eq!(shorten("ld.v2.f32 {%f1, %f2}, [%rd1];"), "ld.v2.f32 {%f1, %f2}, [%rd1];");
     }
 }

@@ -132,7 +132,7 @@ impl<'m, 'a> Program<'m, 'a> {
 
     fn place_shared(&mut self, scope: &'a str, variable: &Variable<'a>, start: u32) {
         self.shared.insert((scope, variable.name), start);
-        let name = variable.name.to_string();
+        let name = plain_name(variable.name).to_string();
         self.kernel.shared.push(SharedVariable { name, start, bytes: variable.size });
     }
 
@@ -172,6 +172,20 @@ impl<'m, 'a> Program<'m, 'a> {
         self.kernel.routines.push(routine);
         Ok(())
     }
+}
+
+/// The name that the source has for a variable in a function, `_ZZ<function>E<length><name>` when mangled.
+fn plain_name(name: &str) -> &str {
+    let local = |(at, _): (usize, &str)| {
+        let rest = &name[at + 1..];
+        let start = rest.find(|c: char| !c.is_ascii_digit())?;
+        let end = start.checked_add(rest[..start].parse().ok()?)?;
+        // A number may follow where a function has several variables of one name.
+        let tail = rest.get(end..)?;
+        (tail.is_empty() || tail.starts_with('_')).then(|| &rest[start..end])
+    };
+    let mangled = name.starts_with("_ZZ").then(|| name.rmatch_indices('E').find_map(local));
+    mangled.flatten().unwrap_or(name)
 }
 
 fn instructions<'m, 'a>(function: &'m Function<'a>) -> impl Iterator<Item = &'m Instruction<'a>> {
@@ -254,5 +268,18 @@ fn dispatch<'a>(
         "call" => control::call(cx, &mut mods, ops),
         "ret" | "exit" | "trap" | "brkpt" => control::leave(cx, &mut mods, ops),
         _ => Err(mods.error("is not an instruction this emulator knows")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_name;
+
+    #[test]
+    fn local_variables_have_their_own_names() {
+        assert_eq!(plain_name("_ZZ10copy_tilesIL5Fault1EEvRK9TensorMapS3_jE6source"), "source");
+        assert_eq!(plain_name("_ZZ4tileE4tile_0"), "tile");
+        assert_eq!(plain_name("_ZZ1kE5E2E10"), "E2E10");
+        assert_eq!(plain_name("shared"), "shared");
     }
 }

@@ -152,9 +152,10 @@ impl Runner {
             if let Err(raw) = result {
                 return Err(LocatedFault { raw, warp: index as u32, pc: warp.current.pc });
             }
-            if executed > job.instruction_limit {
+            // Half of the stamps tell the writes of copies.
+            if executed > job.instruction_limit || self.state.stamp >= 1 << 31 {
                 let detail = format!(
-                    "the block ran more than {} instructions: an endless loop?",
+                    "the block ran more than {} instructions, or synchronised 2^31 times: an endless loop?",
                     job.instruction_limit
                 );
                 let raw = RawFault::new(FaultKind::Limit, warp.live.trailing_zeros() & 31, detail);
