@@ -59,6 +59,48 @@ __device__ __forceinline__ void store(void* x, u32 i, float value) {
     }
 }
 
+// Two elements in a word, each rounded to nearest even; for versions without a WGSL twin (sm_80), as what follows.
+template <unsigned DT>
+__device__ __forceinline__ u32 pack(float low, float high) {
+    u32 word;
+    if constexpr (DT == BF16) {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    } else {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    }
+    return word;
+}
+
+// Elements 8 i .. 8 i + 7 of a float buffer, 16 bytes at a time.
+template <unsigned DT>
+__device__ __forceinline__ void load_chunk(float (&values)[8], const void* x, u32 i) {
+    if constexpr (DT == F32) {
+        float4 low = static_cast<const float4*>(x)[2 * i], high = static_cast<const float4*>(x)[2 * i + 1];
+        values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+        values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+    } else {
+        uint4 four = static_cast<const uint4*>(x)[i];
+        u32 words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+            u16 bits = words[j / 2] >> j % 2 * 16;
+            values[j] = DT == BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+        }
+    }
+}
+
+// Writes them.
+template <unsigned DT>
+__device__ __forceinline__ void store_chunk(void* x, u32 i, const float (&values)[8]) {
+    if constexpr (DT == F32) {
+        static_cast<float4*>(x)[2 * i] = make_float4(values[0], values[1], values[2], values[3]);
+        static_cast<float4*>(x)[2 * i + 1] = make_float4(values[4], values[5], values[6], values[7]);
+    } else {
+        static_cast<uint4*>(x)[i] = make_uint4(pack<DT>(values[0], values[1]), pack<DT>(values[2], values[3]),
+                                               pack<DT>(values[4], values[5]), pack<DT>(values[6], values[7]));
+    }
+}
+
 // `value` as the dtype can hold it.
 template <unsigned DT>
 __device__ __forceinline__ float round_to(float value) {

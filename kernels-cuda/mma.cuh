@@ -100,18 +100,6 @@ __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u3
     }
 }
 
-// Two elements in a word, each rounded to nearest even.
-template <unsigned DT>
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 word;
-    if constexpr (DT == BF16) {
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    } else {
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    }
-    return word;
-}
-
 // Writes two neighbours of a row at index i, the second only if `both`; adds to them with ADD. In 16
 // bits rows are of even width, so that a pair is a word.
 template <unsigned DT, bool ADD>

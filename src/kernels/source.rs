@@ -51,12 +51,12 @@ macro_rules! kernel_text {
 /// headers that it needs.
 #[macro_export]
 macro_rules! cuda_text {
-    ($stem:literal, $($header:expr),+) => {
+    ($stem:literal $(, $header:expr)*) => {
         $crate::kernels::KernelText {
             stem: $stem,
             wgsl: None,
             cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
-            headers: &[$($header),+],
+            headers: &[$($header),*],
         }
     };
 }

@@ -32,6 +32,7 @@ mod swiglu;
 mod target;
 mod vector;
 mod verify;
+mod wide;
 
 pub use adamw::{AdamW, adamw};
 pub use add::{accumulate, add};

@@ -8,6 +8,7 @@ pub(crate) use decode::Nf4View;
 use super::host::words;
 use super::matmul::{self, Layout, check_width, matmul_into, mma, wgmma};
 use super::target::GradTarget;
+use super::wide;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -188,10 +189,16 @@ pub fn nf4_dequantize(weight: &Nf4Tensor, dtype: DType) -> Result<Tensor> {
     let w = Tensor::empty(weight.device(), &weight.shape, dtype)?;
     check_width("nf4_dequantize", &w)?;
     let views = [weight.codes.view(), weight.scales.view(), weight.tables.view(), w.view()];
-    KernelCall::new(&NF4_DEQUANTIZE, &views)
+    // Codes that lie together must share a scale.
+    let chunks = wide::chunks(&w).filter(|_| weight.blocksize.is_multiple_of(wide::CHUNK));
+    let (spec, threads) = match chunks {
+        Some(chunks) => (&NF4_DEQUANTIZE_WIDE, chunks),
+        None => (&NF4_DEQUANTIZE, words(&w)),
+    };
+    KernelCall::new(spec, &views)
         .constant("NESTED", u32::from(weight.nested))
         .params(Params::new(w.len(), weight.blocksize, weight.nested_blocksize))
-        .launch(weight.device(), grid_1d(words(&w), BLOCK))?;
+        .launch(weight.device(), grid_1d(threads, BLOCK))?;
     Ok(w)
 }
 
@@ -315,8 +322,10 @@ static TEXT: KernelText = kernel_text!("nf4");
 static PRODUCT_TEXT: KernelText = kernel_text!("nf4_matmul");
 static PRODUCT_MMA_TEXT: KernelText = cuda_text!("nf4_matmul_mma", MMA);
 
+static WIDE_TEXT: KernelText = cuda_text!("nf4_wide");
+
 pub(super) const KERNELS: &[&KernelSpec] =
-    &[&NF4_QUANTIZE, &NF4_DEQUANTIZE, &NF4_MATMUL, &NF4_MATMUL_MMA];
+    &[&NF4_QUANTIZE, &NF4_DEQUANTIZE, &NF4_DEQUANTIZE_WIDE, &NF4_MATMUL, &NF4_MATMUL_MMA];
 
 static NF4_QUANTIZE: KernelSpec = KernelSpec {
     name: "nf4_quantize",
@@ -350,6 +359,13 @@ static NF4_DEQUANTIZE: KernelSpec = KernelSpec {
     reference_f32: dequantize_reference,
     reference_f64: dequantize_reference,
     cpu: |call| with_element!(call.dtype(3), W => dequantize_cpu::<W>(call)),
+};
+
+static NF4_DEQUANTIZE_WIDE: KernelSpec = KernelSpec {
+    name: "nf4_dequantize_wide",
+    text: &WIDE_TEXT,
+    requires: wide::REQUIRES,
+    ..NF4_DEQUANTIZE
 };
 
 static NF4_MATMUL: KernelSpec = KernelSpec {

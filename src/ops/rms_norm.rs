@@ -4,7 +4,8 @@
 use super::add::accumulate;
 use super::host::rows_per_task;
 use super::simd::vectorized;
-use crate::backend::KernelCall;
+use super::wide;
+use crate::backend::{KernelCall, View};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -12,7 +13,7 @@ use crate::kernels::{
 };
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::{kernel_text, with_element};
+use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -27,21 +28,25 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Te
     let y = Tensor::empty(device, x.shape(), x.dtype())?;
     let rstd = Tensor::empty(device, &[x.rows()], DType::F32)?;
     let params = Params { rows: x.rows() as u32, columns: columns as u32, eps };
-    KernelCall::new(&RMS_NORM_FWD, &[x.view(), weight.view(), y.view(), rstd.view()])
-        .params(params)
-        .launch(device, grid_1d(x.rows(), 1))?;
+    let chunks = chunks_per_thread(x);
+    call(
+        &RMS_NORM_FWD,
+        &RMS_NORM_FWD_WIDE,
+        chunks,
+        &[x.view(), weight.view(), y.view(), rstd.view()],
+    )
+    .params(params)
+    .launch(device, grid_1d(x.rows(), 1))?;
 
     let (x_in, weight_in) = (x.clone(), weight.clone());
     Ok(tape.record("rms_norm", &[x, weight], y, move |dy| {
         let (x, weight) = (&x_in, &weight_in);
         if x.needs_grad() {
             let dx = Tensor::empty(x.device(), x.shape(), x.dtype())?;
-            KernelCall::new(
-                &RMS_NORM_BWD_DX,
-                &[dy.view(), x.view(), weight.view(), rstd.view(), dx.view()],
-            )
-            .params(params)
-            .launch(x.device(), grid_1d(x.rows(), 1))?;
+            let views = [dy.view(), x.view(), weight.view(), rstd.view(), dx.view()];
+            call(&RMS_NORM_BWD_DX, &RMS_NORM_BWD_DX_WIDE, chunks, &views)
+                .params(params)
+                .launch(x.device(), grid_1d(x.rows(), 1))?;
             accumulate(x, dx)?;
         }
         if weight.needs_grad() {
@@ -53,6 +58,29 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Te
         }
         Ok(())
     }))
+}
+
+/// Rows from this width on keep a block of threads busy with chunks, and to this width stay in registers.
+const WIDE: std::ops::RangeInclusive<usize> = 1024..=8192;
+
+/// How many chunks a thread of the wide versions has of a row; `None` where they do not fit.
+fn chunks_per_thread(x: &Tensor) -> Option<usize> {
+    let columns = x.columns();
+    let fits = WIDE.contains(&columns) && columns.is_multiple_of(wide::CHUNK);
+    (fits && wide::chunks(x).is_some()).then(|| columns.div_ceil(wide::CHUNK * BLOCK))
+}
+
+/// A call of the wide version where there are chunks.
+fn call(
+    portable: &'static KernelSpec,
+    wide: &'static KernelSpec,
+    chunks: Option<usize>,
+    views: &[&View],
+) -> KernelCall {
+    match chunks {
+        Some(chunks) => KernelCall::new(wide, views).constant("CHUNKS", chunks as u32),
+        None => KernelCall::new(portable, views),
+    }
 }
 
 const BLOCK: usize = 256;
@@ -67,7 +95,10 @@ struct Params {
 
 static TEXT: KernelText = kernel_text!("rms_norm");
 
-pub(super) const KERNELS: &[&KernelSpec] = &[&RMS_NORM_FWD, &RMS_NORM_BWD_DX, &RMS_NORM_BWD_DW];
+static WIDE_TEXT: KernelText = cuda_text!("rms_norm_wide");
+
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&RMS_NORM_FWD, &RMS_NORM_BWD_DX, &RMS_NORM_BWD_DW, &RMS_NORM_FWD_WIDE, &RMS_NORM_BWD_DX_WIDE];
 
 static RMS_NORM_FWD: KernelSpec = KernelSpec {
     name: "rms_norm_fwd",
@@ -119,6 +150,22 @@ static RMS_NORM_BWD_DW: KernelSpec = KernelSpec {
     reference_f32: bwd_dw_reference,
     reference_f64: bwd_dw_reference,
     cpu: |call| with_element!(call.dtype(0), T => bwd_dw_cpu::<T>(call)),
+};
+
+static RMS_NORM_FWD_WIDE: KernelSpec = KernelSpec {
+    name: "rms_norm_fwd_wide",
+    text: &WIDE_TEXT,
+    constants: &["CHUNKS"],
+    requires: wide::REQUIRES,
+    ..RMS_NORM_FWD
+};
+
+static RMS_NORM_BWD_DX_WIDE: KernelSpec = KernelSpec {
+    name: "rms_norm_bwd_dx_wide",
+    text: &WIDE_TEXT,
+    constants: &["CHUNKS"],
+    requires: wide::REQUIRES,
+    ..RMS_NORM_BWD_DX
 };
 
 fn fwd_reference<F: Real>(call: &mut RefCall<F>) {

@@ -4,7 +4,7 @@
 use super::add::accumulate;
 use super::host::{rows_per_task, words};
 use super::simd::vectorized;
-use super::vector;
+use super::{vector, wide};
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::kernels::{
 };
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::{kernel_text, with_element};
+use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -26,18 +26,23 @@ pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let device = gate.device();
     let out = Tensor::empty(device, gate.shape(), gate.dtype())?;
     let params = Params { count: out.len() as u32 };
-    KernelCall::new(&SWIGLU_FWD, &[gate.view(), up.view(), out.view()])
+    let (spec, threads) = match wide::chunks(gate) {
+        Some(chunks) => (&SWIGLU_FWD_WIDE, chunks),
+        None => (&SWIGLU_FWD, words(gate)),
+    };
+    KernelCall::new(spec, &[gate.view(), up.view(), out.view()])
         .params(params)
-        .launch(device, grid_1d(words(&out), BLOCK))?;
+        .launch(device, grid_1d(threads, BLOCK))?;
     let (gate_in, up_in) = (gate.clone(), up.clone());
     Ok(tape.record("swiglu", &[gate, up], out, move |dout| {
         let (gate, up) = (&gate_in, &up_in);
         let dgate = Tensor::empty(gate.device(), gate.shape(), gate.dtype())?;
         let dup = Tensor::empty(up.device(), up.shape(), up.dtype())?;
         let views = [dout.view(), gate.view(), up.view(), dgate.view(), dup.view()];
-        KernelCall::new(&SWIGLU_BWD, &views)
+        let spec = if wide::chunks(gate).is_some() { &SWIGLU_BWD_WIDE } else { &SWIGLU_BWD };
+        KernelCall::new(spec, &views)
             .params(params)
-            .launch(gate.device(), grid_1d(words(gate), BLOCK))?;
+            .launch(gate.device(), grid_1d(threads, BLOCK))?;
         for (input, gradient) in [(gate, dgate), (up, dup)] {
             if input.needs_grad() {
                 accumulate(input, gradient)?;
@@ -57,7 +62,10 @@ struct Params {
 
 static TEXT: KernelText = kernel_text!("swiglu");
 
-pub(super) const KERNELS: &[&KernelSpec] = &[&SWIGLU_FWD, &SWIGLU_BWD];
+static WIDE_TEXT: KernelText = cuda_text!("swiglu_wide");
+
+pub(super) const KERNELS: &[&KernelSpec] =
+    &[&SWIGLU_FWD, &SWIGLU_BWD, &SWIGLU_FWD_WIDE, &SWIGLU_BWD_WIDE];
 
 static SWIGLU_FWD: KernelSpec = KernelSpec {
     name: "swiglu_fwd",
@@ -91,6 +99,20 @@ static SWIGLU_BWD: KernelSpec = KernelSpec {
     reference_f32: bwd_reference,
     reference_f64: bwd_reference,
     cpu: |call| with_element!(call.dtype(0), T => bwd_cpu::<T>(call)),
+};
+
+static SWIGLU_FWD_WIDE: KernelSpec = KernelSpec {
+    name: "swiglu_fwd_wide",
+    text: &WIDE_TEXT,
+    requires: wide::REQUIRES,
+    ..SWIGLU_FWD
+};
+
+static SWIGLU_BWD_WIDE: KernelSpec = KernelSpec {
+    name: "swiglu_bwd_wide",
+    text: &WIDE_TEXT,
+    requires: wide::REQUIRES,
+    ..SWIGLU_BWD
 };
 
 fn fwd_reference<F: Real>(call: &mut RefCall<F>) {

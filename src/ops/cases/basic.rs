@@ -33,6 +33,12 @@ pub fn cases() -> Vec<Case> {
             cases.push(rms_norm(rows, columns, dtype));
         }
     }
+    // Rows that stay in registers: whole threads, a tail, several chunks of a thread.
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (rows, columns) in [(3, 1024), (2, 2056), (1, 8192)] {
+            cases.push(rms_norm(rows, columns, dtype));
+        }
+    }
     cases
 }
 

@@ -10,7 +10,7 @@ pub fn cases() -> Vec<Case> {
     for (tokens, heads, width) in [(1, 1, 2), (3, 2, 6), (31, 3, 10), (5, 1, 66), (0, 2, 4)] {
         cases.push(rope(tokens, heads, width, DType::F32));
     }
-    for (rows, columns) in [(1, 1), (3, 31), (5, 33), (0, 8), (300, 7)] {
+    for (rows, columns) in [(1, 1), (3, 31), (5, 33), (0, 8), (300, 7), (33, 72)] {
         cases.push(swiglu(rows, columns, DType::F32));
     }
     for dtype in [DType::BF16, DType::F16] {
@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(rope(33, 3, 64, dtype));
         cases.push(swiglu(3, 30, dtype));
         cases.push(swiglu(33, 65, dtype));
+        cases.push(swiglu(33, 72, dtype));
         cases.push(write_rows(31, 6, dtype));
         cases.push(take_row(31, 6, dtype));
     }

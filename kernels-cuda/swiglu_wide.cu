@@ -1,0 +1,56 @@
+// SwiGLU, 16 bytes at a time.
+//
+//   s = 1 / (1 + e^-gate)
+//   fwd   out[i]   = gate[i] * s * up[i]
+//   bwd   dgate[i] = dout[i] * up[i] * s * (1 + gate[i] * (1 - s))
+//         dup[i]   = dout[i] * gate[i] * s
+//
+// Tensors   gate, up, out, dout, dgate, dup [count]: f32 | bf16 | f16, arithmetic in f32
+// Mapping   a thread owns a chunk of 8 elements
+// Launch    grid ceil(count / 2048) split over x and y, block 256; count is a multiple of 8 (the host checks)
+// Cost      fwd 3, bwd 5 x count elements moved, about 10 FLOPs each: bound by memory bandwidth
+// Numerics  as swiglu; the same bits
+// Versions  swiglu, this one; not yet measured on a device
+// Twin      kernels-cuda/swiglu.cu, the portable version. Reference: src/ops/swiglu.rs. Paper: arXiv:2002.05202
+
+struct Params {
+    u32 count;
+};
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(fminf(-x, 80.0f))); }
+
+extern "C" __global__ void __launch_bounds__(256)
+swiglu_fwd_wide(const void* gate, const void* up, void* out, Params params) {
+    // [1] the chunk this thread owns
+    u32 chunk = block_number() * 256 + threadIdx.x;
+    if (chunk >= params.count / 8) return;
+    float g[8], u[8];
+    load_chunk<DT_GATE>(g, gate, chunk);
+    load_chunk<DT_UP>(u, up, chunk);
+    // [2] gate
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) u[i] *= g[i] * sigmoid(g[i]);
+    // [3] write
+    store_chunk<DT_OUT>(out, chunk, u);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+swiglu_bwd_wide(const void* dout, const void* gate, const void* up, void* dgate, void* dup, Params params) {
+    // [1] the chunk this thread owns
+    u32 chunk = block_number() * 256 + threadIdx.x;
+    if (chunk >= params.count / 8) return;
+    float d[8], g[8], u[8];
+    load_chunk<DT_DOUT>(d, dout, chunk);
+    load_chunk<DT_GATE>(g, gate, chunk);
+    load_chunk<DT_UP>(u, up, chunk);
+    // [2] the derivatives
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) {
+        float s = sigmoid(g[i]);
+        u[i] = d[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
+        d[i] = d[i] * g[i] * s;
+    }
+    // [3] write
+    store_chunk<DT_DGATE>(dgate, chunk, u);
+    store_chunk<DT_DUP>(dup, chunk, d);
+}
