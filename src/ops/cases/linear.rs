@@ -53,6 +53,9 @@ pub fn cases() -> Vec<Case> {
         for (shape, dtype) in [([2, 4], F32), ([5, 72], F32), ([40, 520], F32), ([6, 72], BF16)] {
             cases.push(nf4_codes(shape, dtype, double_quant));
         }
+        for (shape, dtype) in [([5, 6], F32), ([5, 6], F16), ([9, 72], BF16)] {
+            cases.push(nf4_decoding(shape, dtype, double_quant));
+        }
         for [m, n, k] in [[3, 4, 6], [1, 9, 72], [5, 3, 72], [33, 65, 104], [70, 16, 520]] {
             cases.push(nf4_matmul([m, n, k], F32, double_quant));
         }
@@ -320,6 +323,23 @@ fn nf4_codes([n, k]: [usize; 2], dtype: DType, double_quant: bool) -> Case {
             let weight = Nf4Tensor::quantize(&inputs[0], double_quant)?;
             let decoded = |dtype| ops::nf4_dequantize(&weight, dtype);
             Ok(vec![weight.codes().clone(), decoded(F32)?, decoded(BF16)?, decoded(F16)?])
+        }),
+    }
+}
+
+/// Of weights as files hold them, whose number need not be a multiple of anything.
+fn nf4_decoding([n, k]: [usize; 2], dtype: DType, double_quant: bool) -> Case {
+    let count = (n * k) as f64;
+    Case {
+        op: "nf4_dequantize",
+        variant: format!("{n}x{k} {}{}", dtype.name(), nested(double_quant)),
+        inputs: nf4_parts(n * k, double_quant).into(),
+        rule: Rule::Exact,
+        cost: (count * (dtype.size() as f64 + 0.5), count),
+        run: Box::new(move |_, inputs| {
+            let [codes, scales, tables] = inputs else { return Ok(Vec::new()) };
+            let weight = Nf4Tensor::from_tensors([n, k], codes, scales, tables, double_quant);
+            Ok(vec![ops::nf4_dequantize(&weight, dtype)?])
         }),
     }
 }
