@@ -97,7 +97,12 @@ fn run_product(kernel: &str, seed: u64, (ta, tb): (bool, bool)) -> Result<(), Er
     let (da, db, c) = (gpu.halves(&halves(&a)), gpu.halves(&halves(&b)), gpu.empty(m * n));
     let shape_a = if ta { [k, m] } else { [m, k] };
     let shape_b = if tb { [k, n] } else { [n, k] };
-    let map = |at, shape| matrix(at, 2, shape, [64, 64], Swizzle::B128);
+    let (width, swizzle) = match kernel {
+        "product_64_bytes" => (32, Swizzle::B64),
+        "product_32_bytes" => (16, Swizzle::B32),
+        _ => (64, Swizzle::B128),
+    };
+    let map = |at, shape| matrix(at, 2, shape, [64, width], swizzle);
     let params =
         [map(da, shape_a), map(db, shape_b), c.into(), (n as u32).into(), (k as u32).into()];
     gpu.try_run(kernel, [2, 2, 1], [128, 1, 1], &params)?;
@@ -126,6 +131,8 @@ fn products_of_all_layouts() {
         ("product_nt", (false, false)),
         ("product_nn", (false, true)),
         ("product_tn", (true, true)),
+        ("product_64_bytes", (false, false)),
+        ("product_32_bytes", (false, false)),
     ] {
         for seed in 0..3 {
             run_product(kernel, seed, layout).unwrap_or_else(|e| panic!("{kernel}: {e}"));

@@ -255,12 +255,13 @@ extern "C" __global__ void copy_bytes(const float* in, float* out) {
     }
 }
 
-// c[M,N] = a * b, bf16 in, f32 out, one warpgroup per tile of 64 x 128, K in steps of 64, one stage.
-// TA: a is stored [K,M], else [M,K]. TB: b is stored [K,N], else [N,K].
-template <int TA, int TB, Fault F>
+// c[M,N] = a * b, bf16 in, f32 out, one warpgroup per tile of 64 x 128, K in steps of BK, one stage.
+// TA: a is stored [K,M], else [M,K]. TB: b is stored [K,N], else [N,K]. Rows of BK elements fill a swizzle span; BK is
+// 64 where TA or TB.
+template <int TA, int TB, Fault F, int BK = 64>
 __device__ void product(const TensorMap& a, const TensorMap& b, float* c, unsigned n, unsigned k_total) {
-    __shared__ alignas(1024) u16 tile_a[64 * 64];
-    __shared__ alignas(1024) u16 tile_b[128 * 64];
+    __shared__ alignas(1024) u16 tile_a[64 * BK];
+    __shared__ alignas(1024) u16 tile_b[128 * BK];
     __shared__ u64 full;
     unsigned t = threadIdx.x, m0 = blockIdx.y * 64, n0 = blockIdx.x * 128;
     if (t == 0) {
@@ -268,24 +269,25 @@ __device__ void product(const TensorMap& a, const TensorMap& b, float* c, unsign
         fence_init();
     }
     __syncthreads();
+    const u64 mode = F == WRONG_SWIZZLE ? 0 : BK == 64 ? 1 : BK == 32 ? 2 : 3;
     float d[64];
-    for (unsigned k0 = 0, phase = 0; k0 < k_total; k0 += 64, phase ^= 1) {
+    for (unsigned k0 = 0, phase = 0; k0 < k_total; k0 += BK, phase ^= 1) {
         if (t == 0) {
-            arrive_expect(&full, 3 * 8192);
+            arrive_expect(&full, 3 * 64 * BK * 2);
             TA ? load_box(tile_a, &a, m0, k0, &full) : load_box(tile_a, &a, k0, m0, &full);
             for (unsigned h = 0; h < 2; ++h)
-                TB ? load_box(tile_b + h * 4096, &b, n0 + h * 64, k0, &full)
-                   : load_box(tile_b + h * 4096, &b, k0, n0 + h * 64, &full);
+                TB ? load_box(tile_b + h * 64 * BK, &b, n0 + h * 64, k0, &full)
+                   : load_box(tile_b + h * 64 * BK, &b, k0, n0 + h * 64, &full);
         }
         if (F != NO_WAIT) wait(&full, phase);
         if (F != NO_WGMMA_FENCE) wgmma_fence();
         if (F == FENCE_AFTER_READ && k0 == 64) d[0] *= 2.0f;
         if (F != ONE_WARP || t >= 32)
 #pragma unroll
-            for (unsigned kk = 0; kk < 64; kk += 16) {
+            for (unsigned kk = 0; kk < BK; kk += 16) {
                 // k steps of 16: 32 bytes along a row, or 16 rows of 128 bytes.
-                u64 da = descriptor(TA ? tile_a + kk * 64 : tile_a + kk, 0, 1024, F == WRONG_SWIZZLE ? 0 : 1);
-                u64 db = descriptor(TB ? tile_b + kk * 64 : tile_b + kk, TB ? 8192 : 0, 1024, 1);
+                u64 da = descriptor(TA ? tile_a + kk * 64 : tile_a + kk, 0, BK * 16, mode);
+                u64 db = descriptor(TB ? tile_b + kk * 64 : tile_b + kk, TB ? 8192 : 0, BK * 16, mode);
                 wgmma128<TA, TB>(d, da, db, k0 + kk > 0);
             }
         if (F != UNCOMMITTED) wgmma_commit();
@@ -298,15 +300,17 @@ __device__ void product(const TensorMap& a, const TensorMap& b, float* c, unsign
     store_tile(d, c + m0 * n + n0, n);
 }
 
-#define PRODUCT(NAME, TA, TB, FAULT)                                                                                  \
+#define PRODUCT(NAME, TA, TB, ...)                                                                                    \
     extern "C" __global__ void __launch_bounds__(128)                                                                 \
         NAME(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, unsigned n,          \
              unsigned k) {                                                                                            \
-        product<TA, TB, FAULT>(a, b, c, n, k);                                                                        \
+        product<TA, TB, __VA_ARGS__>(a, b, c, n, k);                                                                        \
     }
 PRODUCT(product_nt, 0, 0, NONE)
 PRODUCT(product_nn, 0, 1, NONE)
 PRODUCT(product_tn, 1, 1, NONE)
+PRODUCT(product_64_bytes, 0, 0, NONE, 32)
+PRODUCT(product_32_bytes, 0, 0, NONE, 16)
 PRODUCT(product_no_wait, 0, 0, NO_WAIT)
 PRODUCT(product_no_fence, 0, 0, NO_WGMMA_FENCE)
 PRODUCT(product_fence_after_read, 0, 0, FENCE_AFTER_READ)
