@@ -1,10 +1,12 @@
 //! Every op at training shapes, forward and forward with backward.
 //!
 //! `cargo bench --bench ops`; the device is `TUNESMITH_BENCH_DEVICE` (`cpu`, `wgpu`, `cuda`; the CPU
-//! where it is not set). Each iteration waits for the device. Throughput is in FLOPs where they
-//! bound the op ("elem/s" is FLOP/s then), else in bytes moved, both of the forward pass.
+//! where it is not set). Only the last iteration of a sample waits for the device. Throughput is in
+//! FLOPs where they bound the op ("elem/s" is FLOP/s then), else in bytes moved, both of the forward
+//! pass. Sizes are those of a 135M model; `benches/large.rs` has those of an 8B one.
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use tunesmith::config::DeviceSpec;
@@ -51,20 +53,35 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case) -> Result<()> 
     });
     let fail = |error: Error| panic!("{} {}: {error}", case.op, case.variant);
     group.bench_function(format!("forward {}", case.variant), |bencher| {
-        bencher.iter(|| forward(case, device, &inputs).unwrap_or_else(fail));
+        bencher.iter_custom(|count| {
+            time(device, count, || forward(case, &inputs)).unwrap_or_else(fail)
+        });
     });
     if let Some(dout) = dout {
         group.bench_function(format!("forward+backward {}", case.variant), |bencher| {
-            bencher.iter(|| backward(case, device, &inputs, Some(&dout)).map_err(fail));
+            bencher.iter_custom(|count| {
+                time(device, count, || backward(case, device, &inputs, Some(&dout)).map(|_| ()))
+                    .unwrap_or_else(fail)
+            });
         });
     }
     group.finish();
     Ok(())
 }
 
-fn forward(case: &Case, device: &Device, inputs: &[Tensor]) -> Result<()> {
+/// Seconds of `count` runs, of which only the last waits for the device.
+fn time(device: &Device, count: u64, work: impl Fn() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    for _ in 0..count {
+        work()?;
+    }
+    pollster::block_on(device.synchronize())?;
+    Ok(start.elapsed())
+}
+
+fn forward(case: &Case, inputs: &[Tensor]) -> Result<()> {
     black_box((case.run)(&Tape::inference(), inputs)?);
-    pollster::block_on(device.synchronize())
+    Ok(())
 }
 
 /// Forward and backward; returns the gradient that the backward pass began with, or `None` where
@@ -90,6 +107,5 @@ fn backward(
         }
         used = Some(dout);
     }
-    pollster::block_on(device.synchronize())?;
     Ok(used)
 }

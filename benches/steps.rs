@@ -2,18 +2,25 @@
 //!
 //! `cargo bench --bench steps -- --shape 12M --mode lora --dtype float32 --steps 5`
 //!
-//! Random weights and tokens, AdamW included, no recomputation: what `tools/bench_peft.py` measures
-//! of PEFT, with the same shapes, flags and keys in its one JSON line. The first step is not timed.
-//! Peak memory is the process's, loading included.
+//! Random weights and tokens, AdamW included: what `tools/bench_peft.py` measures of PEFT, with the same
+//! shapes, flags and keys in its one JSON line. Nothing is recomputed but with
+//! `--gradient-checkpointing`, as the trainer's setting of that name. The first step is not timed. Peak
+//! memory is the process's and the device's, loading included; `planned_device_mib` is what a run on the
+//! counting device foretells, as `--plan` does.
+//!
+//! `--shape 8B` and `1B` are Llama 3.1 and 3.2 of those sizes, for a GPU; `--layers`, `--rows` and
+//! `--length` make them smaller.
 
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
+use tunesmith::backend::dry::Dry;
 use tunesmith::config::DeviceSpec;
 use tunesmith::data::Batch;
 use tunesmith::model::ModelConfig;
+use tunesmith::model::llama::Recompute;
 use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::ops::Implementation;
 use tunesmith::optim::Settings;
@@ -35,6 +42,18 @@ struct Options {
     /// Of weights and activations
     #[arg(long, value_enum, default_value = "float32")]
     dtype: Float,
+    /// Layers of the model [default: the shape's]
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Rows in a step [default: the shape's]
+    #[arg(long)]
+    rows: Option<usize>,
+    /// Tokens in a row [default: the shape's]
+    #[arg(long)]
+    length: Option<usize>,
+    /// Compute layers again in the backward pass
+    #[arg(long)]
+    gradient_checkpointing: bool,
     /// Timed steps
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -55,6 +74,10 @@ enum Shape {
     M12,
     #[value(name = "135M")]
     M135,
+    #[value(name = "1B")]
+    B1,
+    #[value(name = "8B")]
+    B8,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -92,6 +115,24 @@ impl Shape {
                 2,
                 256,
             ),
+            Self::B1 => (
+                json!({
+                    "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
+                    "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256,
+                    "tie_word_embeddings": true,
+                }),
+                8,
+                2048,
+            ),
+            Self::B8 => (
+                json!({
+                    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
+                    "tie_word_embeddings": false,
+                }),
+                4,
+                4096,
+            ),
         }
     }
 }
@@ -105,11 +146,19 @@ fn main() -> Result<()> {
         .build_global()
         .map_err(|error| Error::run(error.to_string()))?;
     let (mut keys, rows, length) = options.shape.sizes();
+    let (rows, length) = (options.rows.unwrap_or(rows), options.length.unwrap_or(length));
+    if let Some(layers) = options.layers {
+        keys["num_hidden_layers"] = layers.into();
+    }
     keys["model_type"] = "llama".into();
-    keys["max_position_embeddings"] = 2048.into();
+    keys["max_position_embeddings"] = length.max(2048).into();
     let config = ModelConfig::from_json(&keys.to_string(), "the benchmark's config")?;
     let device = device::open(options.device)?;
-    let mut trainer = trainer(&options, &config, &device, length)?;
+    let planned = planned_bytes(&options, &config, &device, rows, length)?;
+    let start = Instant::now();
+    let mut trainer = trainer(&options, &config, &device, &Source::Random(0), length)?;
+    pollster::block_on(device.synchronize())?;
+    eprintln!("the model was made in {:.1} s", start.elapsed().as_secs_f64());
 
     let mut rng = Rng::new(1, "bench tokens", 0);
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
@@ -139,6 +188,8 @@ fn main() -> Result<()> {
         "tokens_per_second": (rows * length) as f64 / step_seconds,
         "peak_rss_mib": peak_rss_mib(),
         "peak_device_mib": device.memory().peak >> 20,
+        "planned_device_mib": planned >> 20,
+        "gradient_checkpointing": options.gradient_checkpointing,
         "trainable_parameters": trained,
         "device": device.capabilities().description,
     });
@@ -146,10 +197,29 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// The peak of two steps on a device that only counts.
+fn planned_bytes(
+    options: &Options,
+    config: &ModelConfig,
+    device: &Device,
+    rows: usize,
+    length: usize,
+) -> Result<u64> {
+    let dry = Device::new(Dry::new(device.capabilities().clone()));
+    let mut trainer = trainer(options, config, &dry, &Source::Shapes, length)?;
+    let batch =
+        random_batch(&mut Rng::new(1, "planned tokens", 0), config.vocab_size, rows, length);
+    for step in [1, 2] {
+        trainer.step(step, 0.0, batch.num_loss_tokens, std::iter::once(batch.clone()))?;
+    }
+    Ok(dry.memory().peak)
+}
+
 fn trainer(
     options: &Options,
     config: &ModelConfig,
     device: &Device,
+    source: &Source,
     max_positions: usize,
 ) -> Result<Trainer> {
     let load_options = LoadOptions {
@@ -161,7 +231,10 @@ fn trainer(
         train_all: options.mode == Mode::Full,
         max_positions,
     };
-    let (mut model, mut parameters) = load(device, config, &Source::Random(0), load_options)?;
+    let (mut model, mut parameters) = load(device, config, source, load_options)?;
+    if options.gradient_checkpointing {
+        model.recompute = Recompute::Layer;
+    }
     if options.mode != Mode::Full {
         let adapter = PeftConfig {
             r: 16,

@@ -1,4 +1,4 @@
-// Shared by every kernel: element types, conversions, block numbers.
+// Shared by every kernel: element types, conversions, block numbers, random bits.
 //
 // A buffer of floats is a `void*` whatever its dtype; element `i` of `x` is `load<DT_X>(x, i)` and is
 // written by `store<DT_X>(x, i, value)`. `DT_X` is a constant, so the branches vanish. No system
@@ -110,6 +110,47 @@ __device__ __forceinline__ float round_to(float value) {
 
 // The number of this block, in a grid that the host split over x and y.
 __device__ __forceinline__ u32 block_number() { return blockIdx.y * gridDim.x + blockIdx.x; }
+
+// Random bits are a function of a key and a counter: Threefry-4x32 with 20 rounds, in 5 groups of 4 with a
+// key injected after each. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+__device__ __forceinline__ u32 rotate(u32 word, u32 by) { return (word << by) | (word >> (32 - by)); }
+
+// One round on (v.x, a), (v.z, b): even rounds pair x with y and z with w, odd ones x with w and z with y.
+__device__ __forceinline__ uint4 mix_even(uint4 v, u32 r0, u32 r1) {
+    u32 s0 = v.x + v.y, s1 = v.z + v.w;
+    return {s0, rotate(v.y, r0) ^ s0, s1, rotate(v.w, r1) ^ s1};
+}
+
+__device__ __forceinline__ uint4 mix_odd(uint4 v, u32 r0, u32 r1) {
+    u32 s0 = v.x + v.w, s1 = v.z + v.y;
+    return {s0, rotate(v.y, r1) ^ s1, s1, rotate(v.w, r0) ^ s0};
+}
+
+// 128 random bits.
+__device__ __forceinline__ uint4 threefry(uint4 key, uint4 counter) {
+    u32 parity = 0x1bd11bdau ^ key.x ^ key.y ^ key.z ^ key.w;
+    u32 schedule[5] = {key.x, key.y, key.z, key.w, parity};
+    uint4 v = {counter.x + key.x, counter.y + key.y, counter.z + key.z, counter.w + key.w};
+#pragma unroll
+    for (u32 group = 1; group <= 5; group++) {
+        if (group % 2 == 1) {
+            v = mix_even(v, 10, 26);
+            v = mix_odd(v, 11, 21);
+            v = mix_even(v, 13, 27);
+            v = mix_odd(v, 23, 5);
+        } else {
+            v = mix_even(v, 6, 20);
+            v = mix_odd(v, 17, 11);
+            v = mix_even(v, 25, 10);
+            v = mix_odd(v, 18, 20);
+        }
+        v.x += schedule[group % 5];
+        v.y += schedule[(group + 1) % 5];
+        v.z += schedule[(group + 2) % 5];
+        v.w += schedule[(group + 3) % 5] + group;
+    }
+    return v;
+}
 
 // Slots of the step state: what changes between steps of equal shape (src/ops/step_state.rs).
 constexpr unsigned LEARNING_RATE = 0, BIAS_CORRECTION1 = 1, BIAS_CORRECTION2 = 2, CLIP = 3, INV_TOKENS = 4, LOSS_SCALE = 5, STEP = 6, SKIP = 7, GRAD_NORM = 8;

@@ -18,8 +18,7 @@
 // Cost      one pass over x and y, about 30 integer operations per element: bound by memory bandwidth
 // Numerics  one rounding per element; the same bits on every device; elementwise tolerance
 // Twin      kernels-cuda/dropout.cu. Reference: src/ops/dropout.rs, neftune.rs, src/random.rs
-// Papers    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Jain et al., "NEFTune:
-//           noisy embeddings improve instruction finetuning", 2023
+// Paper     Jain et al., "NEFTune: noisy embeddings improve instruction finetuning", 2023
 
 struct Params {
     rows: u32,
@@ -40,46 +39,22 @@ struct Params {
 @group(0) @binding(5) var<storage, read> bounds: array<u32>; // [rows, 2], neftune
 @group(1) @binding(0) var<uniform> params: Params;
 
-fn rotate(word: u32, by: u32) -> u32 {
-    return (word << by) | (word >> (32u - by));
+// The 4 adjacent columns of a row that a thread owns.
+struct Quad {
+    t: u32,
+    column: u32, // the first of them
 }
 
-// One round on (v.x, a), (v.z, b): even rounds pair x with y and z with w, odd ones x with w and z with y.
-fn mix_even(v: vec4<u32>, r0: u32, r1: u32) -> vec4<u32> {
-    let s = vec2<u32>(v.x + v.y, v.z + v.w);
-    return vec4<u32>(s.x, rotate(v.y, r0) ^ s.x, s.y, rotate(v.w, r1) ^ s.y);
+fn quad_of_thread(block: vec3<u32>, grid: vec3<u32>, thread: u32) -> Quad {
+    let quads = (params.columns + 3u) / 4u; // of a row
+    let number = block_number(block, grid) * 256u + thread;
+    return Quad(number / quads, number % quads * 4u);
 }
 
-fn mix_odd(v: vec4<u32>, r0: u32, r1: u32) -> vec4<u32> {
-    let s = vec2<u32>(v.x + v.w, v.z + v.y);
-    return vec4<u32>(s.x, rotate(v.y, r1) ^ s.y, s.y, rotate(v.w, r0) ^ s.x);
-}
-
-// Threefry-4x32 with 20 rounds: 5 groups of 4, a key injected after each.
-fn threefry(key: vec4<u32>, counter: vec4<u32>) -> vec4<u32> {
-    var schedule = array<u32, 5>(key.x, key.y, key.z, key.w, 0u);
-    schedule[4] = 0x1bd11bdau ^ key.x ^ key.y ^ key.z ^ key.w;
-    var v = counter + key;
-    for (var group = 1u; group <= 5u; group++) {
-        if ((group & 1u) == 1u) {
-            v = mix_even(v, 10u, 26u);
-            v = mix_odd(v, 11u, 21u);
-            v = mix_even(v, 13u, 27u);
-            v = mix_odd(v, 23u, 5u);
-        } else {
-            v = mix_even(v, 6u, 20u);
-            v = mix_odd(v, 17u, 11u);
-            v = mix_even(v, 25u, 10u);
-            v = mix_odd(v, 18u, 20u);
-        }
-        v += vec4<u32>(
-            schedule[group % 5u],
-            schedule[(group + 1u) % 5u],
-            schedule[(group + 2u) % 5u],
-            schedule[(group + 3u) % 5u] + group,
-        );
-    }
-    return v;
+// The random words of a quad.
+fn draw(quad: Quad) -> vec4<u32> {
+    let key = vec4<u32>(params.seed_low, params.seed_high, params.site, u32(step_state[STEP]));
+    return threefry(key, vec4<u32>(ordinals[quad.t], positions[quad.t], quad.column / 4u, 0u));
 }
 
 @compute @workgroup_size(256)
@@ -89,24 +64,20 @@ fn dropout(
     @builtin(local_invocation_index) thread: u32,
 ) {
     // [1] the 4 columns this thread owns
-    let quads = (params.columns + 3u) / 4u; // of a row
-    let number = block_number(block, grid) * 256u + thread;
-    let t = number / quads;
-    let quad = number % quads;
-    if (t >= params.rows) {
+    let quad = quad_of_thread(block, grid, thread);
+    if (quad.t >= params.rows) {
         return;
     }
     // [2] their random words
-    let key = vec4<u32>(params.seed_low, params.seed_high, params.site, u32(step_state[STEP]));
-    let bits = threefry(key, vec4<u32>(ordinals[t], positions[t], quad, 0u));
+    let words = draw(quad);
     // [3] keep or drop, and write a word at a time
-    for (var lane = 0u; lane < 4u && quad * 4u + lane < params.columns; lane += per_word(DT_Y)) {
-        let first = t * params.columns + quad * 4u + lane;
+    for (var lane = 0u; lane < 4u && quad.column + lane < params.columns; lane += per_word(DT_Y)) {
+        let first = quad.t * params.columns + quad.column + lane;
         var value: array<f32, 2>;
         for (var j = 0u; j < per_word(DT_Y); j++) {
             let i = first + j;
             let scaled = unpack(x[word_of(i, DT_X)], i, DT_X) * params.scale;
-            value[j] = select(0.0, scaled, bits[lane + j] >= params.threshold);
+            value[j] = select(0.0, scaled, words[lane + j] >= params.threshold);
             if (params.accumulate == 1u) {
                 value[j] += unpack(y[word_of(i, DT_Y)], i, DT_Y);
             }
@@ -122,25 +93,21 @@ fn neftune(
     @builtin(local_invocation_index) thread: u32,
 ) {
     // [1] the 4 columns this thread owns
-    let quads = (params.columns + 3u) / 4u; // of a row
-    let number = block_number(block, grid) * 256u + thread;
-    let t = number / quads;
-    let quad = number % quads;
-    if (t >= params.rows) {
+    let quad = quad_of_thread(block, grid, thread);
+    if (quad.t >= params.rows) {
         return;
     }
     // [2] their random words
-    let key = vec4<u32>(params.seed_low, params.seed_high, params.site, u32(step_state[STEP]));
-    let bits = threefry(key, vec4<u32>(ordinals[t], positions[t], quad, 0u));
+    let words = draw(quad);
     // [3] the largest noise of this example
-    let magnitude = params.scale / sqrt(f32(bounds[2u * t + 1u] - bounds[2u * t]));
+    let magnitude = params.scale / sqrt(f32(bounds[2u * quad.t + 1u] - bounds[2u * quad.t]));
     // [4] add, and write a word at a time
-    for (var lane = 0u; lane < 4u && quad * 4u + lane < params.columns; lane += per_word(DT_Y)) {
-        let first = t * params.columns + quad * 4u + lane;
+    for (var lane = 0u; lane < 4u && quad.column + lane < params.columns; lane += per_word(DT_Y)) {
+        let first = quad.t * params.columns + quad.column + lane;
         var value: array<f32, 2>;
         for (var j = 0u; j < per_word(DT_Y); j++) {
             let i = first + j;
-            let unit = f32(bits[lane + j] >> 8u) * 0x1p-23f - 1.0;
+            let unit = f32(words[lane + j] >> 8u) * 0x1p-23f - 1.0;
             value[j] = unpack(x[word_of(i, DT_X)], i, DT_X) + unit * magnitude;
         }
         y[word_of(first, DT_Y)] = pack(value[0], value[1], DT_Y);

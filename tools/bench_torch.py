@@ -2,9 +2,10 @@
 
     python tools/bench_torch.py
 
-Matrix products in bfloat16 (cuBLAS), causal attention forward and backward (cuDNN or
-FlashAttention, whichever PyTorch takes), a copy. Random data, medians of single runs with a flushed
-cache. Prints a JSON line for each.
+Matrix products in bfloat16 (cuBLAS) as forward and backward of a linear layer need them, causal
+attention forward and backward (cuDNN or FlashAttention, whichever PyTorch takes), a copy. Random
+data, medians of single runs with a flushed cache. Prints a JSON line for each, under the names of
+benches/large.rs.
 """
 
 import argparse
@@ -59,20 +60,22 @@ class Clock:
         for _ in range(3):
             work()
         seconds = statistics.median(self.once(work) for _ in range(self.repeats))
-        done = amount / seconds
-        rate = f"{done / 1e12:.3g} T{unit}/s" if done >= 1e12 else f"{done / 1e9:.3g} G{unit}/s"
-        print(json.dumps({"op": op, "case": case, "seconds": seconds, "rate": rate}), flush=True)
+        found = {"op": op, "case": case, "seconds": seconds}
+        print(json.dumps({**found, "per_second": amount / seconds, "unit": unit}), flush=True)
 
 
 def products(clock: Clock, layers: list[tuple[int, int]], tokens: list[int]) -> None:
-    """y = x w^T, as `torch.nn.functional.linear` does it."""
+    """A linear layer: y = x w^T, dx = dy w, dw = dy^T x."""
     for m in tokens:
         for n, k in layers:
-            x = torch.randn(m, k, device=clock.device, dtype=torch.bfloat16)
-            w = torch.randn(n, k, device=clock.device, dtype=torch.bfloat16)
-            flops = 2.0 * m * n * k
-            product = functools.partial(functional.linear, x, w)
-            clock.measure("matmul", f"{m}x{n}x{k}", flops, "FLOP", product)
+            options = {"device": clock.device, "dtype": torch.bfloat16}
+            x, w, dy = (torch.randn(*shape, **options) for shape in ((m, k), (n, k), (m, n)))
+            for op, product in {
+                "matmul": functools.partial(functional.linear, x, w),
+                "matmul NN": functools.partial(torch.matmul, dy, w),
+                "matmul TN": functools.partial(torch.matmul, dy.T, x),
+            }.items():
+                clock.measure(op, f"{m}x{n}x{k}", 2.0 * m * n * k, "FLOP", product)
 
 
 def attention(clock: Clock, shapes: list[tuple[int, ...]]) -> None:

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     get_cosine_schedule_with_warmup,
 )
@@ -85,6 +86,38 @@ def load_base(
     else:
         model = model.to(device)
     # Training mode also keeps bitsandbytes off its bfloat16 inference path on the CPU.
+    return model.train()
+
+
+def make_base(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    double_quant: bool | None,
+    attention: str,
+    device: str,
+) -> PreTrainedModel:
+    """What `load_base` gives of a random model, made on the device without a file."""
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    if double_quant is None:
+        return model.train()
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for layer in model.model.layers:
+        for name, linear in list(layer.named_modules()):
+            if not isinstance(linear, torch.nn.Linear):
+                continue
+            sizes = (linear.in_features, linear.out_features)
+            quantized = Linear4bit(
+                *sizes, linear.bias is not None, dtype, double_quant, "nf4", device="meta"
+            )
+            options = {"compress_statistics": double_quant, "quant_type": "nf4"}
+            weight = Params4bit(linear.weight.data, requires_grad=False, **options)
+            # It is quantized as it is moved.
+            quantized.weight = weight.to(device)
+            layer.set_submodule(name, quantized)
+    model.is_loaded_in_4bit = True
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.train()
 
 

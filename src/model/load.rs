@@ -7,9 +7,9 @@ use crate::backend::Device;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Parameter, Weight};
-use crate::ops::Nf4Tensor;
+use crate::ops::{self, Nf4Tensor};
 use crate::quant::bnb;
-use crate::random::Rng;
+use crate::random::site;
 use crate::tensor::Tensor;
 use std::rc::Rc;
 
@@ -158,7 +158,9 @@ impl Loader<'_> {
             Source::Shapes => {
                 return self.register(name, Tensor::empty(self.device, shape, dtype)?);
             }
-            Source::Random(seed) => f32_to_bytes(&random_values(*seed, name, shape), dtype),
+            Source::Random(seed) => {
+                return self.register(name, random(self.device, *seed, name, shape, dtype)?);
+            }
             Source::Weights(weights) => {
                 let stored = weights.expect(name)?;
                 let unreadable = || Error::input(format!("{name} is not stored as floats"));
@@ -192,18 +194,13 @@ impl Loader<'_> {
     }
 }
 
-/// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1.
-fn random_values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let count = shape.iter().product();
-    if shape.len() < 2 {
-        return vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; count];
+/// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1. Made on the
+/// device, one tensor at a time.
+fn random(device: &Device, seed: u64, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    let tensor = Tensor::empty(device, shape, dtype)?;
+    match shape.len() {
+        2.. => ops::random_normal(&tensor, INITIALIZER_RANGE, seed, site(name))?,
+        _ => ops::fill(&tensor, if name.ends_with(".bias") { 0.0 } else { 1.0 })?,
     }
-    let mut rng = Rng::new(seed, name, 0);
-    (0..count)
-        .map(|_| {
-            // Box and Muller; 1 - u is never 0.
-            let radius = (-2.0 * (1.0 - rng.next_f32()).ln()).sqrt();
-            INITIALIZER_RANGE * radius * (std::f32::consts::TAU * rng.next_f32()).cos()
-        })
-        .collect()
+    Ok(tensor)
 }

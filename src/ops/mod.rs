@@ -23,6 +23,7 @@ mod matmul;
 mod neftune;
 mod nf4;
 mod pieces;
+mod random_normal;
 mod rms_norm;
 mod rope;
 mod rows;
@@ -38,7 +39,7 @@ pub use adamw::{AdamW, adamw};
 pub use add::{accumulate, add};
 pub use attention::{AttentionLayout, Implementation, attention};
 pub use bias::add_bias;
-pub use cases::{Case, Input, Rule, Values, bench_cases, cases};
+pub use cases::{Case, Input, LargeCase, Rule, Values, bench_cases, cases, large_cases};
 pub use cast::cast;
 pub(crate) use cast::cast_into;
 pub use checkpoint::checkpoint;
@@ -52,12 +53,15 @@ pub use lora::lora;
 pub use matmul::matmul;
 pub use neftune::{Neftune, neftune};
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
+pub use random_normal::random_normal;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
-pub use verify::{Comparison, gradcheck_case, inputs, launches, launches_of, verify};
+pub use verify::{
+    Comparison, gradcheck_case, inputs, inputs_for_timing, launches, launches_of, verify,
+};
 
 use crate::kernels::KernelSpec;
 
@@ -79,6 +83,7 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         matmul::KERNELS,
         neftune::KERNELS,
         nf4::KERNELS,
+        random_normal::KERNELS,
         rms_norm::KERNELS,
         rope::KERNELS,
         rows::KERNELS,

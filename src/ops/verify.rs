@@ -1,6 +1,7 @@
 //! Runs a case on a device and on the reference, forward and backward, and compares.
 
 use super::cases::{Case, Input, Rule, Values, cases};
+use super::random_normal;
 use crate::backend::dry::{Dry, Launch};
 use crate::backend::reference::Reference;
 use crate::backend::{Capabilities, Device};
@@ -131,6 +132,25 @@ pub fn gradcheck_case(case: &Case) -> Result<()> {
 pub fn inputs(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
     let numbered = case.inputs.iter().enumerate();
     numbered.map(|(number, input)| make(input, number, device, false)).collect()
+}
+
+/// The inputs of a case that is timed and not checked: normal numbers are made on the device, where a
+/// large case's come in milliseconds.
+pub fn inputs_for_timing(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    let numbered = case.inputs.iter().enumerate();
+    numbered
+        .map(|(number, input)| {
+            let Values::Normal(std) = input.values else {
+                return make(input, number, device, false);
+            };
+            let tensor = Tensor::empty(device, &input.shape, input.dtype)?;
+            random_normal(&tensor, std, 0, number as u32)?;
+            Ok(match input.grad {
+                Some(dtype) => tensor.with_grad(input.name, dtype),
+                None => tensor,
+            })
+        })
+        .collect()
 }
 
 fn run(case: &Case, device: &Device, absolute: bool) -> Result<Outcome> {

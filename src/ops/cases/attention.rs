@@ -6,9 +6,9 @@ use crate::ops::{self, AttentionLayout, Implementation};
 
 /// What to attend to.
 #[derive(Clone, Copy)]
-struct Shape {
+struct Shape<'a> {
     /// Sequences packed one after the other.
-    lengths: &'static [usize],
+    lengths: &'a [usize],
     heads: usize,
     kv_heads: usize,
     width: usize,
@@ -17,20 +17,20 @@ struct Shape {
     q_offset: usize,
 }
 
-const fn shape(lengths: &'static [usize], heads: usize, kv_heads: usize, width: usize) -> Shape {
+const fn shape(lengths: &[usize], heads: usize, kv_heads: usize, width: usize) -> Shape<'_> {
     Shape { lengths, heads, kv_heads, width, window: None, q_offset: 0 }
 }
 
-const fn windowed(shape: Shape, window: u32) -> Shape {
+const fn windowed(shape: Shape<'_>, window: u32) -> Shape<'_> {
     Shape { window: Some(window), ..shape }
 }
 
-const fn decoding(shape: Shape, q_offset: usize) -> Shape {
+const fn decoding(shape: Shape<'_>, q_offset: usize) -> Shape<'_> {
     Shape { q_offset, ..shape }
 }
 
 /// Tile edges, odd widths, packing, groups, windows; the first four are small enough for gradcheck.
-const SHAPES: &[Shape] = &[
+const SHAPES: &[Shape<'static>] = &[
     shape(&[1], 1, 1, 2),
     shape(&[3, 2], 2, 1, 4),
     windowed(shape(&[7], 2, 2, 3), 3),
@@ -51,7 +51,7 @@ const SHAPES: &[Shape] = &[
 ];
 
 /// Shapes of the 16-bit cases.
-const SHAPES_16_BIT: &[Shape] = &[
+const SHAPES_16_BIT: &[Shape<'static>] = &[
     shape(&[3, 2], 2, 1, 4),
     windowed(shape(&[33], 4, 2, 66), 9),
     shape(&[20, 13, 32], 6, 2, 40),
@@ -60,7 +60,7 @@ const SHAPES_16_BIT: &[Shape] = &[
 
 /// 16-bit shapes whose widths the tensor cores take: several tiles, packing, groups, windows, a KV
 /// cache, every way that rows lie in shared memory, and heads too wide for the backward.
-const SHAPES_TENSOR_CORES: &[Shape] = &[
+const SHAPES_TENSOR_CORES: &[Shape<'static>] = &[
     shape(&[70], 2, 1, 16),
     shape(&[33, 50, 7], 2, 1, 48),
     windowed(shape(&[20, 13, 100], 4, 2, 80), 40),
@@ -107,7 +107,18 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
         .into()
 }
 
-fn attention(shape: Shape, dtype: DType, implementation: Implementation) -> Case {
+/// Causal attention within sequences of these lengths.
+pub(super) fn causal(
+    lengths: &[usize],
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+    dtype: DType,
+) -> Case {
+    attention(shape(lengths, heads, kv_heads, width), dtype, Implementation::Flash)
+}
+
+fn attention(shape: Shape<'_>, dtype: DType, implementation: Implementation) -> Case {
     let Shape { lengths, heads, kv_heads, width, window, q_offset } = shape;
     let mut bounds = Vec::new();
     for &length in lengths {

@@ -27,6 +27,15 @@ pub fn cases() -> Vec<Case> {
     for dtype in [DType::F32, DType::BF16] {
         cases.push(fill(5, 34, dtype));
     }
+    for (rows, columns, dtype) in [
+        (1, 1, DType::F32),
+        (33, 65, DType::F32),
+        (0, 8, DType::F32),
+        (31, 34, DType::BF16),
+        (1, 3, DType::F16),
+    ] {
+        cases.push(random_normal(rows, columns, dtype));
+    }
     for dtype in [DType::BF16, DType::F16] {
         for (rows, columns) in [(1, 2), (3, 32), (5, 66)] {
             cases.push(add(rows, columns, dtype));
@@ -60,7 +69,7 @@ fn add(rows: usize, columns: usize, dtype: DType) -> Case {
     }
 }
 
-fn rms_norm(rows: usize, columns: usize, dtype: DType) -> Case {
+pub(super) fn rms_norm(rows: usize, columns: usize, dtype: DType) -> Case {
     let weight = Input::new("weight", &[columns], dtype).values(Values::AroundOne(0.3));
     let count = (rows * columns) as f64;
     Case {
@@ -133,6 +142,23 @@ fn fill(rows: usize, columns: usize, dtype: DType) -> Case {
         run: Box::new(move |_, inputs| {
             let out = Tensor::empty(inputs[0].device(), &[rows, columns], dtype)?;
             ops::fill(&out, -1.5)?;
+            Ok(vec![out])
+        }),
+    }
+}
+
+fn random_normal(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "random_normal",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        // The input brings the device, and the dtype's rule.
+        inputs: vec![Input::new("like", &[2], dtype)],
+        rule: Rule::Elementwise,
+        cost: (count * dtype.size() as f64, 140.0 * count),
+        run: Box::new(move |_, inputs| {
+            let out = Tensor::empty(inputs[0].device(), &[rows, columns], dtype)?;
+            ops::random_normal(&out, 1.5, 0x1234_5678_9abc_def0, 99)?;
             Ok(vec![out])
         }),
     }

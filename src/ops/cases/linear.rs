@@ -196,7 +196,7 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
 }
 
 /// Bytes moved at least, and FLOPs, of a product.
-fn product_cost([m, n, k]: [usize; 3], dtypes: [DType; 3]) -> (f64, f64) {
+pub(super) fn product_cost([m, n, k]: [usize; 3], dtypes: [DType; 3]) -> (f64, f64) {
     let [a, b, out] = dtypes.map(DType::size);
     ((m * k * a + n * k * b + m * n * out) as f64, 2.0 * (m * n * k) as f64)
 }
@@ -275,7 +275,10 @@ fn into_product(
         cost: product_cost([m, n, k], dtypes),
         run: Box::new(move |_, inputs| {
             let [a, b, c] = inputs else { return Ok(Vec::new()) };
-            let out = Tensor::from_f32(a.device(), &[m, n], out, &c.read_f32()?)?;
+            let out = match accumulate {
+                true => Tensor::from_f32(a.device(), &[m, n], out, &c.read_f32()?)?,
+                false => Tensor::empty(a.device(), &[m, n], out)?,
+            };
             let rung = match rung {
                 // The portable version where the device has no tensor cores.
                 Rung::TensorCore(version, _) if mma::version(a, b) != Some(version) => {
@@ -344,7 +347,7 @@ fn nf4_decoding([n, k]: [usize; 2], dtype: DType, double_quant: bool) -> Case {
     }
 }
 
-fn nf4_matmul([m, n, k]: [usize; 3], dtype: DType, double_quant: bool) -> Case {
+pub(super) fn nf4_matmul([m, n, k]: [usize; 3], dtype: DType, double_quant: bool) -> Case {
     let (size, weights) = (dtype.size() as f64, (n * k) as f64);
     let mut inputs = vec![Input::new("x", &[m, k], dtype).grad()];
     inputs.extend(nf4_parts(n * k, double_quant));

@@ -7,7 +7,7 @@ use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{self, RowSelection};
 
 /// Everything in one piece.
-const WHOLE: Pieces = Pieces { rows: 1 << 20, vocabulary: 1 << 20 };
+pub(super) const WHOLE: Pieces = Pieces { rows: 1 << 20, vocabulary: 1 << 20 };
 /// Several chunks of rows and slices of the vocabulary.
 const SMALL: Pieces = Pieces { rows: 64, vocabulary: 128 };
 
@@ -40,7 +40,7 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
     vec![linear_cross_entropy(512, 576, 8192, WHOLE, dtype)]
 }
 
-fn linear_cross_entropy(
+pub(super) fn linear_cross_entropy(
     tokens: usize,
     columns: usize,
     vocabulary: usize,

@@ -4,10 +4,13 @@
 
 mod attention;
 mod basic;
+mod large;
 mod linear;
 mod loss;
 mod optimizer;
 mod transformer;
+
+pub use large::{LargeCase, large_cases};
 
 use crate::dtype::DType;
 use crate::error::Result;

@@ -36,7 +36,7 @@ fn state(skip: f32) -> Input {
 }
 
 /// Parameters are small beside the step, so that comparing them compares the change.
-fn adamw(count: usize, skip: f32) -> Case {
+pub(super) fn adamw(count: usize, skip: f32) -> Case {
     let float = |name, std| Input::new(name, &[count], DType::F32).values(Values::Normal(std));
     let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
     // Second moments are squares.
