@@ -38,6 +38,8 @@ struct Options {
 
 /// More than the largest GPU's cache.
 const CACHE_BYTES: usize = 256 << 20;
+/// FLOPs for each byte above which arithmetic bounds an op on tensor cores.
+const ARITHMETIC_INTENSITY: f64 = 100.0;
 /// A batch takes about so long.
 const BATCH_SECONDS: f64 = 0.02;
 
@@ -93,8 +95,8 @@ fn measure(clock: &Clock, large: &LargeCase) -> Result<()> {
 /// A line for a case whose work is `work` times that of its forward pass.
 fn print(case: &ops::Case, pass: &str, seconds: f64, work: f64) {
     let (bytes, flops) = case.cost;
-    // Above 8 FLOPs for each byte arithmetic is what bounds an op.
-    let (amount, unit) = if flops > 8.0 * bytes { (flops, "FLOP") } else { (bytes, "B") };
+    let (amount, unit) =
+        if flops > ARITHMETIC_INTENSITY * bytes { (flops, "FLOP") } else { (bytes, "B") };
     let op = format!("{}{pass}", case.op);
     let per_second = work * amount / seconds;
     let line = json!({

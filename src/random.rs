@@ -14,29 +14,44 @@ const KEY_PARITY: u32 = 0x1BD1_1BDA;
 
 /// Threefry-4x32-20: 128 random bits from a 128-bit `key` and a 128-bit counter `ctr`.
 pub fn threefry4x32(key: [u32; 4], ctr: [u32; 4]) -> [u32; 4] {
+    threefry4x32_lanes(key, ctr.map(|word| [word])).map(|[word]| word)
+}
+
+/// The same for N counters at once, word by word, so that they go through vector registers side by side.
+#[inline(always)]
+pub fn threefry4x32_lanes<const N: usize>(key: [u32; 4], ctr: [[u32; N]; 4]) -> [[u32; N]; 4] {
     let parity = key.iter().fold(KEY_PARITY, |acc, word| acc ^ word);
     let schedule = [key[0], key[1], key[2], key[3], parity];
     let mut x = ctr;
-    for (word, k) in x.iter_mut().zip(schedule) {
-        *word = word.wrapping_add(k);
-    }
-    for round in 0..20 {
-        // Even rounds mix (0,1) and (2,3), odd rounds (0,3) and (2,1).
-        let [r0, r1] = ROTATIONS[round % 8];
-        let (a, b) = if round % 2 == 0 { (1, 3) } else { (3, 1) };
-        x[0] = x[0].wrapping_add(x[a]);
-        x[a] = x[a].rotate_left(r0) ^ x[0];
-        x[2] = x[2].wrapping_add(x[b]);
-        x[b] = x[b].rotate_left(r1) ^ x[2];
-        if round % 4 == 3 {
-            let injection = round / 4 + 1;
-            for (word, value) in x.iter_mut().enumerate() {
-                *value = value.wrapping_add(schedule[(injection + word) % 5]);
-            }
-            x[3] = x[3].wrapping_add(injection as u32);
+    let inject = |x: &mut [[u32; N]; 4], first: usize| {
+        for (word, lanes) in x.iter_mut().enumerate() {
+            let last = if word == 3 { first as u32 } else { 0 };
+            let k = schedule[(first + word) % 5].wrapping_add(last);
+            lanes.iter_mut().for_each(|lane| *lane = lane.wrapping_add(k));
         }
+    };
+    inject(&mut x, 0);
+    for group in 0..5 {
+        // Even rounds mix (0,1) and (2,3), odd rounds (0,3) and (2,1).
+        for pair in 0..2 {
+            let round = group % 2 * 4 + pair * 2;
+            mix(&mut x, [1, 3], ROTATIONS[round]);
+            mix(&mut x, [3, 1], ROTATIONS[round + 1]);
+        }
+        inject(&mut x, group + 1);
     }
     x
+}
+
+/// A round: adds words `a` and `b` to 0 and 2, and turns them.
+#[inline(always)]
+fn mix<const N: usize>(x: &mut [[u32; N]; 4], [a, b]: [usize; 2], [r0, r1]: [u32; 2]) {
+    for lane in 0..N {
+        x[0][lane] = x[0][lane].wrapping_add(x[a][lane]);
+        x[a][lane] = x[a][lane].rotate_left(r0) ^ x[0][lane];
+        x[2][lane] = x[2][lane].wrapping_add(x[b][lane]);
+        x[b][lane] = x[b][lane].rotate_left(r1) ^ x[2][lane];
+    }
 }
 
 /// A 32-bit name for a place that draws random numbers (FNV-1a of its path), such as
