@@ -116,7 +116,8 @@ matmul_wgmma(const void*, const void*, void* out, const __grid_constant__ Tensor
             // [4] write
             u32 row, column;
             tile_at(tile, tile_rows, tile_columns, row, column);
-            store_rows<DT_OUT, ACCUMULATE == 1>(out, sums, row * TILE_M + group_row, column * TILE, params.M, params.N, params.alpha);
+            store_rows<DT_OUT, ACCUMULATE == 1>(out, sums, row * TILE_M + group_row, column * TILE, params.M,
+                                                params.N, params.alpha);
         }
     }
 }

@@ -172,9 +172,11 @@ __device__ __forceinline__ u64 operand(u32 boxes, u32 box_rows, u32 row, u32 k) 
 #define WGMMA(N, SUMS, OPERANDS, ...) \
     static_assert(DT == BF16 || DT == F16, "16-bit operands"); \
     if constexpr (DT == BF16) { \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" SUMS "}, " OPERANDS ";" : __VA_ARGS__); \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 {" SUMS "}, " OPERANDS ";" \
+                     : __VA_ARGS__); \
     } else { \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" SUMS "}, " OPERANDS ";" : __VA_ARGS__); \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" SUMS "}, " OPERANDS ";" \
+                     : __VA_ARGS__); \
     }
 
 // D = A B, or with ADD += A B, for A [64, 16] and B [16, N] in shared memory; N is twice the number of sums.
@@ -263,6 +265,7 @@ __device__ __forceinline__ void store_head_rows(void* x, const float (&sums)[COU
     for (u32 i = 0; i < COUNT; i += 2) {
         u32 token = row + i % 4 * 4;
         u32 column = i / 4 * 8 + threadIdx.x % 4 * 2;
-        if (token < tokens) store_pair<DT, false>(x, (token * heads + head) * COUNT * 2 + column, true, sums[i], sums[i + 1]);
+        u32 place = (token * heads + head) * COUNT * 2 + column;
+        if (token < tokens) store_pair<DT, false>(x, place, true, sums[i], sums[i + 1]);
     }
 }

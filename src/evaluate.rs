@@ -3,10 +3,9 @@
 use crate::data::Batch;
 use crate::error::Result;
 use crate::model::llama::Model;
-use crate::nn::Context;
-use crate::ops::{self, Implementation, StepState};
+use crate::nn::{Context, next_token_loss};
+use crate::ops::{Implementation, StepState};
 use crate::tape::Tape;
-use crate::tensor::Tensor;
 use std::rc::Rc;
 
 /// The loss over some examples.
@@ -44,9 +43,7 @@ pub fn evaluate(
             Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
         let tape = Tape::inference();
         let hidden = model.hidden(&tape, &batch.input_ids, &Rc::new(context))?;
-        let targets =
-            Tensor::from_u32(device, &[batch.num_tokens()], &ops::target_ids(&batch.targets))?;
-        let found = ops::linear_cross_entropy(&tape, &hidden, &model.lm_head, &targets, &state)?;
+        let found = next_token_loss(&tape, &hidden, &model.lm_head, &batch.targets, &state)?;
         total.loss_sum += found.losses.read_f32()?.into_iter().map(f64::from).sum::<f64>();
         total.tokens += batch.num_loss_tokens;
     }

@@ -1,10 +1,12 @@
-//! The building blocks of the transformer: a linear layer that may be 4-bit and may carry LoRA, and
-//! what every layer of one forward pass needs to know.
+//! The building blocks of the transformer: a linear layer that may be 4-bit and may carry LoRA, what
+//! every layer of one forward pass needs to know, and the loss.
 
 mod context;
 mod linear;
+mod loss;
 mod parameter;
 
 pub use context::{Context, Noise};
 pub use linear::{Linear, Lora, Weight};
+pub use loss::next_token_loss;
 pub use parameter::Parameter;

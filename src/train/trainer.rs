@@ -6,9 +6,9 @@ use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::llama::Model;
-use crate::nn::{Context, Noise, Parameter};
+use crate::nn::{Context, Noise, Parameter, next_token_loss};
 use crate::ops::step_state::index;
-use crate::ops::{self, Implementation, StepState, StepValues};
+use crate::ops::{Implementation, StepState, StepValues};
 use crate::optim::{Optimizer, Settings};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
@@ -177,7 +177,8 @@ impl Trainer {
         Ok(StepOutcome { loss, grad_norm: f64::from(slots[index::GRAD_NORM]), skipped })
     }
 
-    /// Adds the gradients of one micro-batch; returns the loss of each of its tokens, f32 [T].
+    /// Adds the gradients of one micro-batch; returns the losses of its tokens, f32, at least of those that
+    /// carry loss.
     fn accumulate(&self, batch: &Batch) -> Result<Tensor> {
         let noise = Noise {
             seed: self.seed,
@@ -194,13 +195,8 @@ impl Trainer {
         )?);
         let tape = Tape::recording();
         let hidden = self.model.hidden(&tape, &batch.input_ids, &context)?;
-        let targets = Tensor::from_u32(
-            &self.device,
-            &[batch.num_tokens()],
-            &ops::target_ids(&batch.targets),
-        )?;
         let head = &self.model.lm_head;
-        let found = ops::linear_cross_entropy(&tape, &hidden, head, &targets, &self.state)?;
+        let found = next_token_loss(&tape, &hidden, head, &batch.targets, &self.state)?;
         // The loss scale and the token count are in the scaled loss already.
         let one = Tensor::from_f32(&self.device, &[1], DType::F32, &[1.0])?;
         tape.backward(&found.scaled_loss, one)?;
