@@ -146,10 +146,12 @@ __device__ __forceinline__ u64 operand(u32 boxes, u32 box_rows, u32 row, u32 k) 
     u32 box_bytes = box_rows * BOX_ROW_BYTES;
     u32 start = K_ROWS ? boxes + row / BOX_WIDTH * box_bytes + k * BOX_ROW_BYTES
                        : boxes + k / BOX_WIDTH * box_bytes + row * BOX_ROW_BYTES + k % BOX_WIDTH * 2;
+    u32 next_box = K_ROWS ? box_bytes : 0; // k never leaves a row of a box
     constexpr u64 SWIZZLE_128 = 1ull << 62;
-    return SWIZZLE_128 | u64(1024 / 16) << 32 | u64(box_bytes / 16) << 16 | (start & 0x3ffff) / 16;
+    return SWIZZLE_128 | u64(1024 / 16) << 32 | u64(next_box / 16) << 16 | (start & 0x3ffff) / 16;
 }
 
+// An instruction names each of its registers: the lists of 32, 64 and 128 sums.
 #define REGISTERS_16(d, i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
     "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), \
