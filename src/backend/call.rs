@@ -178,3 +178,75 @@ fn dtype_constant(binding: &'static str) -> &'static str {
             .or_insert_with(|| Box::leak(format!("DT_{}", binding.to_uppercase()).into_boxed_str()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::backend::cpu::Cpu;
+    use crate::kernel_text;
+    use crate::kernels::{Binding, KernelText, Requires};
+
+    static TEXT: KernelText = kernel_text!("add");
+
+    static SPEC: KernelSpec = KernelSpec {
+        name: "two_buffers",
+        text: &TEXT,
+        bindings: &[Binding::read("x", Kind::Float), Binding::write("y", Kind::F32)],
+        constants: &["TILE"],
+        block: [32, 1, 1],
+        requires: Requires::Portable,
+        reference_f32: |_| {},
+        reference_f64: |_| {},
+        cpu: |_| {},
+    };
+
+    fn view(device: &Device, dtype: DType, len: usize) -> Result<View> {
+        Ok(View::whole(device.alloc(dtype, len)?))
+    }
+
+    fn call(views: &[&View]) -> KernelCall {
+        KernelCall {
+            grid: [1; 3],
+            ..KernelCall::new(&SPEC, views).constant("TILE", 8).params(1u32)
+        }
+    }
+
+    /// What does not fit the spec is named, and nothing runs.
+    #[test]
+    fn a_call_that_breaks_its_spec_is_refused() -> Result<()> {
+        let device = Device::new(Cpu::new());
+        let x = view(&device, DType::BF16, 256)?;
+        let y = view(&device, DType::F32, 256)?;
+        device.run(&call(&[&x, &y]))?;
+        let (beyond, askew) =
+            (View { offset: 128, ..x.clone() }, View { offset: 8, len: 8, ..x.clone() });
+        let without_tile = KernelCall { constants: Vec::new(), ..call(&[&x, &y]) };
+        let map = TensorMap { view: 0, rows: 4, columns: 64, box_rows: 8 };
+        device.run(&call(&[&x, &y]).map(map.clone()))?;
+        let mapped = |map: TensorMap| call(&[&x, &y]).map(map);
+        for (wrong, part) in [
+            (call(&[&x]), "1 buffers for 2 bindings"),
+            (call(&[&x, &x]), "y cannot be bfloat16"),
+            (call(&[&beyond, &y]), "x: elements 128..384 of 256"),
+            (call(&[&askew, &y]), "x starts at byte 16"),
+            (call(&[&y, &y]), "x aliases y"),
+            (without_tile, "constant TILE was not given"),
+            (call(&[&x, &y]).params([0u32; 33]), "a parameter block of 132 bytes"),
+            (KernelCall { grid: [1, 65_536, 1], ..call(&[&x, &y]) }, "a grid of [1, 65536, 1]"),
+            (mapped(TensorMap { view: 2, ..map.clone() }), "view: 2"),
+            (mapped(TensorMap { rows: 5, ..map.clone() }), "rows: 5"),
+            (mapped(TensorMap { rows: 64, columns: 4, ..map.clone() }), "columns: 4"),
+            (mapped(TensorMap { box_rows: 257, ..map.clone() }), "box_rows: 257"),
+            (mapped(TensorMap { box_rows: 0, ..map }), "box_rows: 0"),
+        ] {
+            let message =
+                device.run(&wrong).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(
+                message.contains(part) && message.contains("two_buffers"),
+                "{part}: {message:?}"
+            );
+        }
+        Ok(())
+    }
+}

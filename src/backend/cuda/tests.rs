@@ -39,7 +39,7 @@ const fn spec(name: &'static str, text: &'static KernelText, requires: Requires)
 }
 
 static OUT_OF_BOUNDS: KernelSpec = spec("one_too_many", &TEXT, Requires::Portable);
-static HOPPER_ONLY: KernelSpec = spec("hopper_only", &TEXT, Requires::Sm(90));
+static HOPPER_ONLY: KernelSpec = spec("hopper_only", &TEXT, Requires::Hopper);
 static NOT_CUDA: KernelSpec = spec("broken", &BROKEN, Requires::Portable);
 
 /// What the programs end with when the run fails.
