@@ -155,6 +155,7 @@ fn main() -> Result<()> {
     let config = ModelConfig::from_json(&keys.to_string(), "the benchmark's config")?;
     let device = device::open(options.device)?;
     let planned = planned_bytes(&options, &config, &device, rows, length)?;
+    eprintln!("the plan is a peak of {} MiB", planned >> 20);
     let start = Instant::now();
     let mut trainer = trainer(&options, &config, &device, &Source::Random(0), length)?;
     pollster::block_on(device.synchronize())?;
