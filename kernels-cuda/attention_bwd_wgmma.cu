@@ -16,10 +16,10 @@
 //             dkv:  k q^T, v dout^T  [64 keys, 64 queries]   -> p x dout, ds x q   [64 keys, HD]
 //             dq:   q k^T, dout v^T  [64 queries, 64 keys]   ->           ds x k   [64 queries, HD]
 //
-//           warp 0 has tiles copied, two steps ahead, and in dkv brings lse and delta of their queries
-//           itself. While one warpgroup computes p and ds, the other one's products run
+//           warp 0 has tiles copied, a step ahead of the one in use, and in dkv brings lse and delta of
+//           their queries itself. While one warpgroup computes p and ds, the other one's products run
 // Launch    grid dkv (ceil(T / 128), NKV), dq (ceil(T / 128), NH); block 384; shared memory 1024 HD bytes, 1
-//           KiB for dkv, and the barriers (130 KiB at 128); sm_90a; HD 64 or 128 (the host checks)
+//           KiB for dkv, and the barriers (129 KiB at 128); sm_90a; HD 64 or 128 (the host checks)
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  as attention_bwd_mma: p and ds are rounded to bf16 before they are multiplied; deterministic; 3 x

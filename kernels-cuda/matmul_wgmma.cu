@@ -24,8 +24,8 @@
 //           barriers (193 KiB at 256); sm_90a; rows of a and of b are multiples of 8 elements, a 16-bit out
 //           has an even N (the host checks); any M, N, K otherwise: the engine gives zeros outside
 // Cost      2 M N K FLOPs; a is read N / TILE times, b M / 128 times: bound by the tensor cores
-// Numerics  products are exact, one f32 sum per element over k: deterministic, the same bits for both tiles;
-//           the naive rule
+// Numerics  products are exact, one f32 sum per element, in the same steps of 16 k for both tiles:
+//           deterministic; the naive rule
 // Versions  matmul_naive, matmul_tiled, matmul, matmul_mma, this one; not yet measured on a device
 // Twin      kernels-cuda/matmul.cu, the portable version. Reference: src/ops/matmul.rs
 

@@ -9,7 +9,7 @@
 // Mapping   a thread owns a chunk of 8 elements
 // Launch    grid ceil(count / 2048) split over x and y, block 256; count is a multiple of 8 (the host checks)
 // Cost      fwd 3, bwd 5 x count elements moved, about 10 FLOPs each: bound by memory bandwidth
-// Numerics  as swiglu; the same bits
+// Numerics  as swiglu
 // Versions  swiglu, this one; not yet measured on a device
 // Twin      kernels-cuda/swiglu.cu, the portable version. Reference: src/ops/swiglu.rs. Paper: arXiv:2002.05202
 

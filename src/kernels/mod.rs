@@ -60,6 +60,9 @@ impl Binding {
     }
 }
 
+/// Hopper's compute capability, times ten.
+pub const HOPPER: u32 = 90;
+
 /// What a device must have to run a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requires {

@@ -266,7 +266,7 @@ fn product(
 /// Whether to decode the weight once, for a product that reads its tiles from memory: on Hopper, whose
 /// tensor cores outrun what decodes for them tile by tile, where there are many rows. Decoding an [N, K]
 /// matrix moves 2.5 N K bytes; the product with M rows is 2 M N K FLOPs. At 4 TB/s and 700 TFLOP/s that is
-/// a fifth of its time at 1,024 rows. The bits are the same: weights are rounded either way.
+/// a fifth of its time at 1,024 rows. The weights are the same to the bit: they are rounded either way.
 fn worth_decoding(x: &Tensor, out: &Tensor) -> bool {
     const FEW_ROWS: usize = 1024;
     x.rows() >= FEW_ROWS

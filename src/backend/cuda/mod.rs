@@ -22,7 +22,7 @@ pub use nvrtc::{Image, Nvrtc, Output, warnings};
 use super::{Backend, Buffer, Capabilities, Device, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::{Requires, Texts};
+use crate::kernels::{HOPPER, Requires, Texts};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -87,7 +87,7 @@ struct Target {
 
 /// What follows the number of an architecture: instructions of Hopper alone are behind an `a`.
 fn arch_suffix(capability: u32) -> &'static str {
-    if capability == 90 { "a" } else { "" }
+    if capability == HOPPER { "a" } else { "" }
 }
 
 /// What a GPU and the emulator do each in its own way. Addresses are device addresses.
@@ -198,8 +198,8 @@ impl<D: Driver + 'static> Cuda<D> {
         {
             return unsupported(format!("it needs sm_{needed}, this is sm_{capability}"));
         }
-        if call.spec.requires == Requires::Hopper && capability != 90 {
-            return unsupported(format!("it needs sm_90, this is sm_{capability}"));
+        if call.spec.requires == Requires::Hopper && capability != HOPPER {
+            return unsupported(format!("it needs sm_{HOPPER}, this is sm_{capability}"));
         }
         if capability < 80 && call.views.iter().any(|view| view.dtype() == DType::BF16) {
             return unsupported(format!(

@@ -4,11 +4,9 @@ use super::{Layout, mma, rung};
 use crate::backend::{Device, KernelCall, TensorMap};
 use crate::cuda_text;
 use crate::dtype::DType;
-use crate::kernels::{KernelSpec, KernelText, MMA, Requires, WGMMA};
+use crate::kernels::{HOPPER, KernelSpec, KernelText, MMA, Requires, WGMMA};
 use crate::tensor::Tensor;
 
-/// The compute capability, times ten, that has `wgmma`: this one alone.
-const CAPABILITY: u32 = 90;
 /// Rows of a tile, and k of a slab: a row of a box.
 const TILE_M: usize = 128;
 const SLAB: usize = 64;
@@ -21,7 +19,7 @@ const FEW_TILES: usize = 64;
 
 /// Whether a device has `wgmma` and the copy engine.
 pub(crate) fn is_on(device: &Device) -> bool {
-    device.capabilities().compute_capability == Some(CAPABILITY)
+    device.capabilities().compute_capability == Some(HOPPER)
 }
 
 /// Whether the kernel can multiply these.
@@ -31,8 +29,8 @@ pub(crate) fn fits(a: &Tensor, b: &Tensor) -> bool {
     is_on(a.device()) && aligned && some && a.dtype() == b.dtype() && a.dtype() != DType::F32
 }
 
-/// The width of the tiles for an [m, n] result; none where it has few. The bits of the result do not
-/// depend on it.
+/// The width of the tiles for an [m, n] result; none where it has few. A function of the
+/// sizes alone, as the bits of a result must be, whatever GPU of this kind makes it.
 pub(crate) fn tile(m: usize, n: usize) -> Option<usize> {
     let tiles = |width| m.div_ceil(TILE_M) * n.div_ceil(width);
     match () {
