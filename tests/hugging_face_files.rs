@@ -8,8 +8,10 @@ use serde_json::Value;
 use tunesmith::DType;
 use tunesmith::adapter::peft;
 use tunesmith::model::rope::inverse_frequencies;
-use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights, check, expected_tensors};
-use tunesmith::quant::{Absmax, Nf4Weight, bnb, dynamic8, nf4};
+use tunesmith::model::{
+    ModelConfig, RopeScaling, RopeTables, Weights, bnb, check, expected_tensors,
+};
+use tunesmith::quant::{Absmax, Nf4Weight, dynamic8, nf4};
 
 fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)

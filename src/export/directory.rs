@@ -6,11 +6,11 @@ use std::path::Path;
 use super::merge::{Merge, is_linear};
 use crate::dtype::f32_to_bytes;
 use crate::error::{Error, Result};
+use crate::model::bnb::{self, StoredTensor};
 use crate::model::float::to_safetensors;
 use crate::model::save::{TensorPlan, save_model};
 use crate::model::{BnbConfig, ModelConfig, expected_tensors};
 use crate::quant::Nf4Weight;
-use crate::quant::bnb::{self, StoredTensor};
 
 /// Writes the model to `dir` (which must exist) in the dtype of `merge`, with the tokenizer and
 /// generation files of `source`. One tensor is in memory at a time.

@@ -9,7 +9,8 @@ use crate::adapter::{LoraWeights, PeftConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::Weights;
-use crate::quant::{Nf4Weight, bnb};
+use crate::model::bnb;
+use crate::quant::Nf4Weight;
 
 /// Which base weights the adapter is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Which tensors a model has, and whether its weight files have them.
 
+use super::bnb;
 use super::config::ModelConfig;
 use super::float;
 use super::weights::Weights;
-use crate::quant::bnb;
 use crate::{Error, Result};
 
 /// How many problems one message lists.

@@ -1,6 +1,7 @@
 //! Puts a model on a device: weights stream from the mapped files, one tensor at a time, cast or
 //! quantized on the way.
 
+use super::bnb;
 use super::llama::{HeadNorms, Layer, Model, Recompute, Rope};
 use super::{ModelConfig, RopeTables, Weights};
 use crate::backend::Device;
@@ -8,7 +9,6 @@ use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Parameter, Weight};
 use crate::ops::{self, Nf4Tensor};
-use crate::quant::bnb;
 use crate::random::site;
 use crate::tensor::Tensor;
 use std::rc::Rc;

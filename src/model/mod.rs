@@ -1,8 +1,10 @@
 //! The transformer ([`llama`], [`cache`]), how it gets onto a device ([`load`]), and what is on disk
-//! for it: its directory, `config.json`, weights, and the tables that follow from them.
+//! for it: its directory, `config.json`, weights (those in 4 bits as bitsandbytes writes them), and
+//! the tables that follow from them.
 //!
 //! The disk side knows no device: weights are read as bytes, in Hugging Face's names and shapes.
 
+pub mod bnb;
 pub mod cache;
 pub mod config;
 mod expected;

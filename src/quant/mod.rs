@@ -4,7 +4,6 @@
 //! into blocks of 64; each block is scaled by its largest magnitude and every element becomes the
 //! nearest of 16 codes. With double quantization the scales are themselves quantized to 8 bits.
 
-pub mod bnb;
 pub mod dynamic8;
 pub mod nf4;
 

@@ -13,8 +13,10 @@
 
 use safetensors::Dtype;
 
-use super::nf4::{Absmax, BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE, Nf4Weight};
-use crate::model::{Object, TensorSlice, Weights, from_torch_name, parse_object, widen};
+use super::json::{Object, parse_object};
+use super::weights::{TensorSlice, Weights};
+use super::{from_torch_name, widen};
+use crate::quant::nf4::{Absmax, BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE, Nf4Weight};
 use crate::{DType, Error, Result};
 
 const STATE: &str = "quant_state.bitsandbytes__nf4";
