@@ -16,6 +16,7 @@ mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 mod scratch;
+mod sgemm;
 mod split;
 pub(super) mod wgmma;
 
@@ -24,6 +25,8 @@ pub(super) use blocks::small_product;
 pub(super) use cpu::nf4 as nf4_cpu;
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) use cpu::small_product;
+pub(super) use operand::Block;
+pub(super) use sgemm::{Threads, sgemm};
 
 use super::host::words;
 use super::target::GradTarget;

@@ -2,7 +2,7 @@
 
 use crate::dtype::{DType, Element};
 use crate::ops::host::rows_per_task;
-use crate::ops::matmul::small_product;
+use crate::ops::matmul::{Block, Threads, sgemm, small_product};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -54,6 +54,12 @@ impl<'a> Matrix<'a> {
     pub fn transposed(self) -> Self {
         Self { row_stride: self.column_stride, column_stride: self.row_stride, ..self }
     }
+
+    /// The same matrix as an operand of a product.
+    fn block(self) -> Block<'a> {
+        let Self { data: elements, row_stride, column_stride, .. } = self;
+        Block { elements, row_stride, column_stride }
+    }
 }
 
 /// Rows up to which reading `b` is all that counts, so that packing it would not pay.
@@ -68,37 +74,7 @@ pub fn product([m, n, k]: [usize; 3], a: Matrix, b: Matrix, accumulate: bool, ou
     if small_product([m, n, k], a, b, accumulate, out) {
         return;
     }
-    let reach = |rows: usize, columns: usize, matrix: &Matrix| match rows.min(columns) {
-        0 => 0,
-        _ => (rows - 1) * matrix.row_stride + (columns - 1) * matrix.column_stride + 1,
-    };
-    assert!(reach(m, k, &a) <= a.data.len() && reach(k, n, &b) <= b.data.len());
-    assert!(m * n <= out.len());
-    // SAFETY: the assertions hold every element that sizes and strides reach inside its slice, and
-    // `out` is borrowed exclusively.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    sgemm([m, n, k], [a.block(), b.block()], 1.0, accumulate, out, n, Threads::One);
 }
 
 /// [`product`] row by row, along whichever direction of `b` is contiguous.

@@ -1,14 +1,15 @@
 //! The product on the CPU.
 //!
 //! Products with bf16 go to the processor's bf16 units where it has them ([`super::blocks`]). Else f32
-//! goes through the `gemm` crate as it lies, and 16-bit operands are widened to f32 block by block, so that
+//! goes through [`sgemm`] as it lies, and 16-bit operands are widened to f32 block by block, so that
 //! scratch stays small whatever the size of the weights; NF4 weights are decoded in the same places. For up
 //! to four rows of `x` (generation) the product is bound by reading `w`, and goes row by row through it.
 //!
-//! Work is cut by sizes alone, and `gemm` cuts only M and N among threads: same bits at any number.
+//! Work is cut by sizes alone, and [`sgemm`] cuts only M and N among threads: same bits at any number.
 
-use super::operand::{Block, Elements, Operand};
+use super::operand::{Elements, Operand};
 use super::scratch::with_scratch;
+use super::sgemm::{Threads, sgemm};
 use super::{Layout, Params, SplitParams};
 use crate::dtype::{DType, Element};
 use crate::kernels::HostCall;
@@ -17,7 +18,6 @@ use crate::ops::attention::tile::Matrix;
 use crate::ops::host::rows_per_task;
 use crate::ops::nf4::Nf4View;
 use crate::with_element;
-use gemm::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -180,10 +180,10 @@ fn product<Out: Element>(
                         let sizes = [rows.len(), columns.len(), k];
                         if direct {
                             let out = bytemuck::cast_slice_mut(&mut out[rows.start * n + j..]);
-                            gemm_f32(sizes, a, b, scale, out, n);
+                            let Scale { alpha, accumulate } = scale;
+                            sgemm(sizes, [a, b], alpha, accumulate, out, n, Threads::All);
                         } else {
-                            let plain = Scale { alpha: 1.0, accumulate: false };
-                            gemm_f32(sizes, a, b, plain, sums, columns.len());
+                            sgemm(sizes, [a, b], 1.0, false, sums, columns.len(), Threads::All);
                             store(sums, columns.len(), scale, &mut out[rows.start * n + j..], n);
                         }
                     }
@@ -203,51 +203,6 @@ fn store<Out: Element>(sums: &[f32], width: usize, scale: Scale, out: &mut [Out]
                 scale.apply(out, sum);
             }
         });
-}
-
-/// out [M, N] (rows `out_stride` apart) = alpha · a [M, K] · b [K, N], plus what it held.
-pub fn gemm_f32(
-    [m, n, k]: [usize; 3],
-    a: Block,
-    b: Block,
-    scale: Scale,
-    out: &mut [f32],
-    out_stride: usize,
-) {
-    let end = |rows: usize, columns: usize, row_stride: usize, column_stride: usize| match rows
-        .min(columns)
-    {
-        0 => 0,
-        _ => (rows - 1) * row_stride + (columns - 1) * column_stride + 1,
-    };
-    assert!(end(m, k, a.row_stride, a.column_stride) <= a.elements.len());
-    assert!(end(k, n, b.row_stride, b.column_stride) <= b.elements.len());
-    assert!(end(m, n, out_stride, 1) <= out.len());
-    // SAFETY: the three assertions hold every element that sizes and strides reach inside its slice,
-    // and `out` is borrowed exclusively.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_stride as isize,
-            scale.accumulate,
-            a.elements.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.elements.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale.alpha,
-            false,
-            false,
-            false,
-            Parallelism::Rayon(rayon::current_num_threads()),
-        );
-    }
 }
 
 /// Dot products of each row of `w` (b's columns) with the rows of `x`.
