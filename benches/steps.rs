@@ -248,9 +248,7 @@ fn trainer(
         };
         parameters = trainable::attach_fresh(&mut model, &adapter, 0)?;
     }
-    let settings =
-        Settings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 };
-    Trainer::new(model, parameters, settings, Implementation::Flash, 0)
+    Trainer::new(model, parameters, Settings::default(), Implementation::Flash, 0)
 }
 
 /// Rows of random tokens, of which all but the first carry loss.

@@ -12,7 +12,7 @@ use tunesmith::data::Batch;
 use tunesmith::evaluate::evaluate;
 use tunesmith::nn::{Parameter, Weight};
 use tunesmith::ops::Implementation;
-use tunesmith::optim::Settings;
+use tunesmith::optim::{self, Settings};
 use tunesmith::train::schedule::Schedule;
 use tunesmith::train::trainer::Trainer;
 use tunesmith::{Device, Result};
@@ -32,11 +32,11 @@ struct Log {
     learning_rate: f64,
     max_steps: u64,
     warmup_steps: f64,
-    weight_decay: f32,
-    adam_beta1: f32,
-    adam_beta2: f32,
-    adam_epsilon: f32,
-    max_grad_norm: f32,
+    weight_decay: f64,
+    adam_beta1: f64,
+    adam_beta2: f64,
+    adam_epsilon: f64,
+    max_grad_norm: f64,
     per_device_train_batch_size: usize,
     gradient_accumulation_steps: usize,
     load_in_4bit: bool,
@@ -81,6 +81,7 @@ impl Log {
             assert!(model.linears().all(|linear| is_4bit(&linear.weight) == self.load_in_4bit));
         }
         let settings = Settings {
+            optim: optim::KINDS[0],
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
             eps: self.adam_epsilon,

@@ -81,13 +81,6 @@ pub(super) const KEYS: &[Foreign] = &[
         },
     },
     Foreign { names: &["device_map"], translate: |node| Ok(vec![("device", node.clone())]) },
-    Foreign {
-        names: &["optim", "optimizer"],
-        translate: |node| match node.text()? {
-            "adamw" | "adamw_torch" | "adamw_torch_fused" | "adamw_hf" => Ok(Vec::new()),
-            other => Err(format!("expected \"adamw_torch\" (the only optimizer), found {other:?}")),
-        },
-    },
     Foreign { names: &["evals_per_epoch"], translate: |node| per_epoch(node, "train.eval_steps") },
     Foreign { names: &["saves_per_epoch"], translate: |node| per_epoch(node, "train.save_steps") },
     Foreign {

@@ -7,6 +7,7 @@ use super::choice::{
     LrSchedulerType, Objective, QuantType,
 };
 use super::device::DeviceSpec;
+use crate::optim;
 
 /// Everything a training run is told.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -231,6 +232,8 @@ pub struct TrainArgs {
     pub num_train_epochs: f64,
     /// Optimizer steps; takes precedence over the epochs.
     pub max_steps: Option<u64>,
+    /// The optimizer.
+    pub optim: &'static optim::Kind,
     /// The peak learning rate.
     pub learning_rate: f64,
     /// Its shape over the steps.
@@ -275,6 +278,7 @@ impl Default for TrainArgs {
             gradient_accumulation_steps: 1,
             num_train_epochs: 1.0,
             max_steps: None,
+            optim: optim::KINDS[0],
             learning_rate: 2e-5,
             lr_scheduler_type: LrSchedulerType::Cosine,
             warmup_steps: 0.03,

@@ -43,11 +43,12 @@ pub fn attention(config: &TrainConfig) -> Implementation {
 /// The optimizer's settings.
 fn settings(train: &TrainArgs) -> Settings {
     Settings {
-        beta1: train.adam_beta1 as f32,
-        beta2: train.adam_beta2 as f32,
-        eps: train.adam_epsilon as f32,
-        weight_decay: train.weight_decay as f32,
-        max_grad_norm: train.max_grad_norm as f32,
+        optim: train.optim,
+        beta1: train.adam_beta1,
+        beta2: train.adam_beta2,
+        eps: train.adam_epsilon,
+        weight_decay: train.weight_decay,
+        max_grad_norm: train.max_grad_norm,
     }
 }
 

@@ -6,7 +6,7 @@ use super::trainer::{LossScaler, Trainer};
 use super::trainer_state::TrainerState;
 use crate::adapter::{PeftConfig, peft, trainable};
 use crate::config::{Resume, TrainConfig};
-use crate::dtype::{DType, f32_to_bytes};
+use crate::dtype::f32_to_bytes;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Weights;
@@ -14,7 +14,6 @@ use crate::model::float::to_safetensors;
 use crate::model::json::parse_object;
 use crate::model::save::{TensorPlan, copy_companions, save_model, save_tensors};
 use crate::tensor::Tensor;
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -168,14 +167,14 @@ pub fn save(
     Ok(path)
 }
 
-/// Master values and both moments of every parameter, f32.
+/// Master values (f32) and the optimizer's state of every parameter.
 fn save_optimizer(path: &Path, trainer: &Trainer) -> Result<()> {
     let tensors = optimizer_tensors(trainer);
     let plans: Vec<_> = tensors
         .iter()
         .map(|(name, tensor)| TensorPlan {
             name: name.clone(),
-            dtype: Dtype::F32,
+            dtype: to_safetensors(tensor.dtype()),
             shape: tensor.shape().to_vec(),
         })
         .collect();
@@ -187,17 +186,13 @@ fn save_optimizer(path: &Path, trainer: &Trainer) -> Result<()> {
 }
 
 fn optimizer_tensors(trainer: &Trainer) -> Vec<(String, &Tensor)> {
-    let parameters = trainer.parameters.iter().zip(&trainer.optimizer.moments);
-    parameters
-        .flat_map(|(parameter, moments)| {
-            let name = |kind: &str| format!("{kind}.{}", parameter.name);
-            [
-                (name("master"), &parameter.master),
-                (name("exp_avg"), &moments.m),
-                (name("exp_avg_sq"), &moments.v),
-            ]
-        })
-        .collect()
+    let mut tensors = Vec::new();
+    for (index, parameter) in trainer.parameters.iter().enumerate() {
+        tensors.push((format!("master.{}", parameter.name), &parameter.master));
+        let state = trainer.optimizer.state(index).into_iter();
+        tensors.extend(state.map(|s| (format!("{}.{}", s.name, parameter.name), s.tensor)));
+    }
+    tensors
 }
 
 /// The complete checkpoints in a directory, by step.
@@ -261,21 +256,23 @@ pub fn read_run_state(dir: &Path) -> Result<RunState> {
     serde_json::from_str(&text).map_err(|error| Error::input(format!("{shown}: {error}")))
 }
 
-/// Overwrites the parameters, and their moments where `moments`, with those of a checkpoint.
-pub fn load_tensors(dir: &Path, trainer: &Trainer, moments: bool) -> Result<()> {
+/// Overwrites the parameters, and the optimizer's state where `with_state`, with those of a checkpoint.
+pub fn load_tensors(dir: &Path, trainer: &Trainer, with_state: bool) -> Result<()> {
     let path = dir.join(OPTIMIZER);
     let saved = Weights::open_file(&path)?;
     for (name, tensor) in optimizer_tensors(trainer) {
-        if !moments && !name.starts_with("master.") {
+        if !with_state && !name.starts_with("master.") {
             continue;
         }
         let found = saved.expect(&name)?;
-        if found.shape != tensor.shape() || found.float_dtype() != Some(DType::F32) {
+        if found.shape != tensor.shape() || found.dtype != to_safetensors(tensor.dtype()) {
             return Err(Error::input(format!(
-                "{}: {name} has shape {:?}, but this run's is {:?}: resume with the config that \
-                 the checkpoint was saved with",
+                "{}: {name} is {:?} {:?}, but this run's is {} {:?}: resume with the config that the \
+                 checkpoint was saved with",
                 path.display(),
+                found.dtype,
                 found.shape,
+                tensor.dtype().name(),
                 tensor.shape()
             )));
         }

@@ -21,7 +21,7 @@ pub struct MemoryPlan {
     pub recompute: Recompute,
     /// Weights, trained ones included.
     pub weights: u64,
-    /// Moments of the optimizer.
+    /// State of the optimizer.
     pub optimizer: u64,
     /// Gradients, activations and work space at the peak of a step.
     pub step: u64,
@@ -43,7 +43,8 @@ pub fn plan(prepared: &Prepared, device: &Device, recompute: Recompute) -> Resul
     let dry = Device::new(Dry::new(device.capabilities().clone()));
     let (mut trainer, _) = build(prepared, &dry, recompute, true)?;
     let trained: u64 = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
-    let optimizer = 8 * trained;
+    let states = (0..trainer.parameters.len()).flat_map(|i| trainer.optimizer.state(i));
+    let optimizer = states.map(|state| state.byte_len()).sum();
     let weights = dry.memory().in_use.saturating_sub(optimizer);
     let batch = largest_batch(prepared);
     let tokens = batch.num_tokens();

@@ -9,7 +9,7 @@ use crate::model::llama::Model;
 use crate::nn::{Context, Noise, Parameter, next_token_loss};
 use crate::ops::step_state::index;
 use crate::ops::{Implementation, StepState, StepValues};
-use crate::optim::{Optimizer, Settings};
+use crate::optim::{self, Optimizer, Settings};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::rc::Rc;
@@ -28,8 +28,8 @@ pub struct Trainer {
     pub model: Model,
     /// What is trained.
     pub parameters: Vec<Parameter>,
-    /// Its moments.
-    pub optimizer: Optimizer,
+    /// How, with its state.
+    pub optimizer: Box<dyn Optimizer>,
     /// Scale of the loss and what moves it.
     pub scaler: LossScaler,
     /// NEFTune's alpha: how much noise the embeddings get; 0 is none.
@@ -98,7 +98,7 @@ impl LossScaler {
 }
 
 impl Trainer {
-    /// A trainer with fresh moments.
+    /// A trainer whose optimizer has a fresh state.
     pub fn new(
         model: Model,
         parameters: Vec<Parameter>,
@@ -111,7 +111,7 @@ impl Trainer {
             return Err(Error::internal("Trainer", "nothing to train"));
         }
         Ok(Self {
-            optimizer: Optimizer::new(&device, &parameters, settings)?,
+            optimizer: (settings.optim.new)(&device, &parameters, settings)?,
             scaler: LossScaler::new(model.embed_tokens.dtype()),
             neftune_alpha: 0.0,
             state: StepState::new(&device)?,
@@ -145,16 +145,15 @@ impl Trainer {
         loss_tokens: usize,
         batches: impl Iterator<Item = Batch>,
     ) -> Result<StepOutcome> {
-        // f64: 1 - 0.999 has few digits in f32.
-        let correction = |beta: f32| (1.0 - f64::from(beta).powf(step as f64)) as f32;
-        self.state.set(&StepValues {
+        let mut values = StepValues {
             learning_rate: learning_rate as f32,
-            bias_correction1: correction(self.settings.beta1),
-            bias_correction2: correction(self.settings.beta2),
             inv_tokens: 1.0 / loss_tokens as f32,
             loss_scale: self.scaler.scale,
             step: step as u32,
-        })?;
+            ..StepValues::default()
+        };
+        self.optimizer.begin(step, &mut values);
+        self.state.set(&values)?;
         let mut losses = Vec::new();
         for batch in batches {
             losses.push(self.accumulate(&batch)?);
@@ -170,7 +169,8 @@ impl Trainer {
                  learning_rate, check the model and the data, or use dtype = \"float32\""
             )));
         }
-        self.optimizer.step(&self.parameters, &self.state)?;
+        let max_grad_norm = self.settings.max_grad_norm;
+        optim::step(self.optimizer.as_ref(), &self.parameters, max_grad_norm, &self.state)?;
         let slots = self.state.tensor().read_f32()?;
         let skipped = slots[index::SKIP] != 0.0;
         self.scaler.update(step, skipped)?;

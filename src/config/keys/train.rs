@@ -4,7 +4,9 @@ use super::{Key, named, plain, quoted};
 use crate::config::choice::{Choice, GradientCheckpointing, Strategy};
 use crate::config::read::Read;
 use crate::config::settings::Interval;
+use crate::config::suggest::nearest;
 use crate::config::tree::{Node, Value};
+use crate::optim::{KINDS, Kind};
 
 pub(super) const BATCHES: &[Key] = &[
     Key {
@@ -67,6 +69,14 @@ pub(super) const BATCHES: &[Key] = &[
 ];
 
 pub(super) const OPTIMIZER: &[Key] = &[
+    Key {
+        section: "train",
+        name: "optim",
+        aliases: &["optimizer"],
+        doc: "the optimizer: adamw_torch",
+        set: |config, node, _| optimizer(node.text()?).map(|kind| config.train.optim = kind),
+        show: |config| Some(quoted(config.train.optim.name())),
+    },
     Key {
         section: "train",
         name: "learning_rate",
@@ -269,6 +279,19 @@ pub(super) const SCHEDULE: &[Key] = &[
         show: |config| plain(config.train.early_stopping_patience),
     },
 ];
+
+/// The optimizer of that name; the message of the error lists those that are known.
+fn optimizer(name: &str) -> Read<&'static Kind> {
+    if let Some(kind) = Kind::find(name) {
+        return Ok(kind);
+    }
+    let known: Vec<_> = KINDS.iter().map(|kind| format!("{:?}", kind.name())).collect();
+    let hint = match nearest(name, KINDS.iter().flat_map(|kind| kind.names).copied()) {
+        Some(near) => format!(" (did you mean {near:?}?)"),
+        None => String::new(),
+    };
+    Err(format!("expected one of {}, found {name:?}{hint}", known.join(", ")))
+}
 
 fn interval(node: &Node) -> Read<Interval> {
     match node.whole(0)? {
