@@ -170,7 +170,7 @@ fn check_family(device: &Device, family: &str, attention: Implementation) -> Res
     }
     case.model.recompute = Recompute::Nothing;
     let expected = case.run(&batches)?;
-    for recompute in [Recompute::Mlp, Recompute::Layer] {
+    for recompute in [Recompute::Elementwise, Recompute::Mlp, Recompute::Layer] {
         case.model.recompute = recompute;
         assert_same_bits(&format!("{recompute:?}"), &case.run(&batches)?, &expected);
     }

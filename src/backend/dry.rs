@@ -29,6 +29,8 @@ pub struct Launch {
     pub spec: &'static KernelSpec,
     /// Its compile-time constants.
     pub constants: Vec<(&'static str, u32)>,
+    /// How many times.
+    pub times: u64,
 }
 
 /// The versions that a device has launched, each once, in the order of their first launch.
@@ -97,10 +99,15 @@ impl Backend for Dry {
     fn launch(&self, call: &KernelCall) -> Result<()> {
         let mut launches = self.launches.borrow_mut();
         let known = launches
-            .iter()
-            .any(|known| known.spec.name == call.spec.name && known.constants == call.constants);
-        if !known {
-            launches.push(Launch { spec: call.spec, constants: call.constants.clone() });
+            .iter_mut()
+            .find(|known| known.spec.name == call.spec.name && known.constants == call.constants);
+        match known {
+            Some(known) => known.times += 1,
+            None => launches.push(Launch {
+                spec: call.spec,
+                constants: call.constants.clone(),
+                times: 1,
+            }),
         }
         Ok(())
     }

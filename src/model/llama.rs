@@ -19,12 +19,14 @@ use crate::tensor::Tensor;
 use std::rc::Rc;
 
 /// What the backward pass computes again instead of keeping: a ladder, each rung slower and smaller
-/// than the one before. All rungs give the same bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// than the one before, and each recomputing what those before it do. All rungs give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recompute {
-    /// Keep everything.
+    /// Keep whatever a backward reads.
     #[default]
     Nothing,
+    /// Recompute element-wise results, and no product: the norms' and SwiGLU's.
+    Elementwise,
     /// Recompute the MLP's intermediates, the widest tensors of a layer.
     Mlp,
     /// Keep only each layer's input.
@@ -112,28 +114,36 @@ impl Model {
             };
             x = ops::neftune(tape, &x, &noise)?;
         }
+        tape.recompute_elementwise(self.recompute >= Recompute::Elementwise);
         for layer in &self.layers {
-            x = match self.recompute {
-                Recompute::Layer => {
-                    let (layer, rope, context) =
-                        (layer.clone(), self.rope.clone(), context.clone());
-                    ops::checkpoint(tape, &x, move |tape, x| {
-                        let x = layer.attend(tape, x, &rope, &context, None)?;
-                        layer.mlp(tape, &x, &context)
-                    })?
-                }
-                Recompute::Mlp => {
-                    let x = layer.attend(tape, &x, &self.rope, context, None)?;
-                    let (layer, context) = (layer.clone(), context.clone());
-                    ops::checkpoint(tape, &x, move |tape, x| layer.mlp(tape, x, &context))?
-                }
-                Recompute::Nothing => {
-                    let x = layer.attend(tape, &x, &self.rope, context, None)?;
-                    layer.mlp(tape, &x, context)?
-                }
-            };
+            x = self.layer(tape, &x, layer, context)?;
         }
         ops::rms_norm(tape, &x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// One block, with what is to be recomputed of it in checkpoints. A checkpoint's result is not kept
+    /// either: where the MLP's is, only the input of the attention is left of a layer.
+    fn layer(
+        &self,
+        tape: &Tape,
+        x: &Tensor,
+        layer: &Rc<Layer>,
+        context: &Rc<Context>,
+    ) -> Result<Tensor> {
+        let again = || (layer.clone(), context.clone());
+        let x = if self.recompute >= Recompute::Layer {
+            let ((layer, context), rope) = (again(), self.rope.clone());
+            tape.checkpoint(x, move |tape, x| layer.attend(tape, x, &rope, &context, None))?
+        } else {
+            layer.attend(tape, x, &self.rope, context, None)?
+        };
+        let h = if self.recompute >= Recompute::Mlp {
+            let (layer, context) = again();
+            tape.checkpoint(&x, move |tape, x| layer.gated(tape, x, &context))?
+        } else {
+            layer.gated(tape, &x, context)?
+        };
+        layer.down(tape, &x, &h, context)
     }
 
     /// The logits [1, V] after the last of the new tokens `ids`, which follow what `cache` holds and
@@ -148,7 +158,8 @@ impl Model {
         let mut x = ops::embedding(&tape, &self.embed_tokens, ids)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
             x = layer.attend(&tape, &x, &self.rope, context, Some(cache))?;
-            x = layer.mlp(&tape, &x, context)?;
+            let h = layer.gated(&tape, &x, context)?;
+            x = layer.down(&tape, &x, &h, context)?;
         }
         let last = ops::take_row(&x, ids.len() - 1)?;
         let last = ops::rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
@@ -198,13 +209,17 @@ impl Layer {
         ops::add(tape, x, &self.o_proj.forward(tape, &y, context)?)
     }
 
-    /// x + mlp(norm(x)).
-    fn mlp(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
+    /// The gated middle of the MLP, [T, F]: swiglu(gate(h), up(h)) with h = norm(x).
+    fn gated(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
         let h = ops::rms_norm(tape, x, &self.post_attention_layernorm, self.eps)?;
         let gate = self.gate_proj.forward(tape, &h, context)?;
         let up = self.up_proj.forward(tape, &h, context)?;
-        let h = ops::swiglu(tape, &gate, &up)?;
-        ops::add(tape, x, &self.down_proj.forward(tape, &h, context)?)
+        ops::swiglu(tape, &gate, &up)
+    }
+
+    /// x + down(h), which the backward of neither asks for: outside of what is recomputed.
+    fn down(&self, tape: &Tape, x: &Tensor, h: &Tensor, context: &Context) -> Result<Tensor> {
+        ops::add(tape, x, &self.down_proj.forward(tape, h, context)?)
     }
 
     /// The seven linear layers.

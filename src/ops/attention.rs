@@ -9,14 +9,14 @@ mod reference;
 pub(super) mod tile;
 mod versions;
 
-use super::add::accumulate;
 use super::attention_eager as eager;
+use super::grad_target::GradTarget;
 use crate::backend::{Device, KernelCall, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Requires, grid_1d};
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use versions::Version;
@@ -129,10 +129,12 @@ fn flash(
     let views = [q.view(), k.view(), v.view(), layout.bounds.view(), out.view(), stats.view()];
     Version::fwd(q).launch(&views, params, q, params.heads)?;
 
-    let inputs = [q.clone(), k.clone(), v.clone()];
+    let targets = [q, k, v].map(GradTarget::of);
+    let inputs = [q, k, v].map(Saved::of);
     let (saved_out, bounds) = (out.clone(), layout.bounds.clone());
     Ok(tape.record("attention", &[q, k, v], out, move |dout| {
-        let [q, k, v] = &inputs;
+        let [q, k, v] = [&inputs[0].get()?, &inputs[1].get()?, &inputs[2].get()?];
+        let [q_grad, k_grad, v_grad] = &targets;
         let device = q.device();
         launch(
             &ATTENTION_BWD_DELTA,
@@ -143,22 +145,22 @@ fn flash(
             grid_1d(tokens * heads, BLOCK as usize),
         )?;
         let read = [q.view(), k.view(), v.view(), dout.view(), stats.view(), bounds.view()];
-        if k.needs_grad() || v.needs_grad() {
+        if k_grad.is_some() || v_grad.is_some() {
             let dk = Tensor::empty(device, k.shape(), k.dtype())?;
             let dv = Tensor::empty(device, v.shape(), v.dtype())?;
             let views = [read.as_slice(), &[dk.view(), dv.view()]].concat();
             Version::bwd_dkv(q).launch(&views, params, q, params.kv_heads)?;
-            for (input, gradient) in [(k, dk), (v, dv)] {
-                if input.needs_grad() {
-                    accumulate(input, gradient)?;
+            for (target, gradient) in [(k_grad, dk), (v_grad, dv)] {
+                if let Some(target) = target {
+                    target.add(gradient)?;
                 }
             }
         }
-        if q.needs_grad() {
+        if let Some(target) = q_grad {
             let dq = Tensor::empty(device, q.shape(), q.dtype())?;
             let views = [read.as_slice(), &[dq.view()]].concat();
             Version::bwd_dq(q).launch(&views, params, q, params.heads)?;
-            accumulate(q, dq)?;
+            target.add(dq)?;
         }
         Ok(())
     }))

@@ -11,9 +11,9 @@
 //! weighted_sum_bwd                           dv = pᵀ dout, dk = dsᵀ q
 //! ```
 
-use super::add::accumulate;
 use super::attention::tile::{dot, widened};
 use super::attention::{AttentionLayout, Params, launch};
+use super::grad_target::GradTarget;
 use super::host::words;
 use super::vector;
 use crate::dtype::{DType, Element};
@@ -22,7 +22,7 @@ use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 use crate::{kernel_text, with_element};
 use rayon::prelude::*;
 
@@ -64,34 +64,36 @@ pub(super) fn attention(
         grid(words(&out)),
     )?;
 
-    let inputs = [q.clone(), k.clone(), v.clone()];
+    let targets = [q, k, v].map(GradTarget::of);
+    let inputs = [q, k, v].map(Saved::of);
     Ok(tape.record("attention", &[q, k, v], out, move |dout| {
-        let [q, k, v] = &inputs;
+        let [q, k, v] = [&inputs[0].get()?, &inputs[1].get()?, &inputs[2].get()?];
+        let [q_grad, k_grad, v_grad] = &targets;
         let device = q.device();
-        if v.needs_grad() {
+        if let Some(target) = v_grad {
             let dv = Tensor::empty(device, v.shape(), v.dtype())?;
             let views = [p.view(), dout.view(), dv.view()];
             launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dv)))?;
-            accumulate(v, dv)?;
+            target.add(dv)?;
         }
-        if !q.needs_grad() && !k.needs_grad() {
+        if q_grad.is_none() && k_grad.is_none() {
             return Ok(());
         }
         let plain = Params { scale: 1.0, ..params };
         let ds = Tensor::empty(device, p.shape(), DType::F32)?;
         launch(&SCORES, &[dout.view(), v.view(), ds.view()], plain, width, device, grid(ds.len()))?;
         launch(&SOFTMAX_BWD, &[p.view(), ds.view()], params, width, device, grid(rows))?;
-        if q.needs_grad() {
+        if let Some(target) = q_grad {
             let dq = Tensor::empty(device, q.shape(), q.dtype())?;
             let views = [ds.view(), k.view(), dq.view()];
             launch(&WEIGHTED_SUM, &views, params, width, device, grid(words(&dq)))?;
-            accumulate(q, dq)?;
+            target.add(dq)?;
         }
-        if k.needs_grad() {
+        if let Some(target) = k_grad {
             let dk = Tensor::empty(device, k.shape(), k.dtype())?;
             let views = [ds.view(), q.view(), dk.view()];
             launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dk)))?;
-            accumulate(k, dk)?;
+            target.add(dk)?;
         }
         Ok(())
     }))

@@ -1,9 +1,9 @@
 //! The bias of a linear layer.
 
+use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::matmul::check_width;
 use super::simd::vectorized;
-use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Conversion between float dtypes: f32 master weights to the model's dtype, logits to f32.
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::simd::vectorized;
 use crate::backend::KernelCall;
@@ -23,10 +23,10 @@ pub fn cast(tape: &Tape, x: &Tensor, dtype: DType) -> Result<Tensor> {
     }
     let y = Tensor::empty(x.device(), x.shape(), dtype)?;
     cast_into(x, &y)?;
-    let x_in = x.clone();
-    Ok(tape.record("cast", &[x], y, move |dy| {
-        let dtype = x_in.slot().map_or(x_in.dtype(), |slot| slot.dtype());
-        accumulate(&x_in, cast(&Tape::inference(), &dy.detach(), dtype)?)
+    let x_grad = GradTarget::of(x);
+    Ok(tape.record("cast", &[x], y, move |dy| match &x_grad {
+        Some(target) => target.add(cast(&Tape::inference(), &dy.detach(), target.dtype())?),
+        None => Ok(()),
     }))
 }
 

@@ -5,7 +5,7 @@
 //! backward hands it on. Where a binding cannot hold the whole weight, the vocabulary goes through in
 //! slices as well, with an online softmax over them.
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::matmul::{Layout, matmul_into};
 use super::simd::vectorized;
@@ -152,12 +152,12 @@ pub(super) fn linear_cross_entropy_by(
     KernelCall::new(&TOTAL, &[losses.view(), state.view(), scaled_loss.view()])
         .params(Params { rows: tokens as u32, columns: 1, first_column: 0 })
         .launch(device, [1, 1, 1])?;
-    let (x_in, weight_in) = (x.clone(), weight.clone());
+    let targets = [x, weight].map(GradTarget::of);
     let scaled_loss = tape.record("linear_cross_entropy", &[x, weight], scaled_loss, move |dout| {
-        for (input, gradient) in [(&x_in, dx), (&weight_in, dw)] {
-            if let Some(gradient) = gradient {
+        for (target, gradient) in targets.iter().zip([dx, dw]) {
+            if let (Some(target), Some(gradient)) = (target, gradient) {
                 scale(&gradient, dout, pieces.vocabulary)?;
-                accumulate(input, gradient)?;
+                target.add(gradient)?;
             }
         }
         Ok(())

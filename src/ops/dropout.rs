@@ -1,9 +1,9 @@
 //! Dropout (Srivastava et al., 2014) whose mask is a function of where an element is, not of when it
 //! is computed: accumulation splits, packing, recomputation and resuming all see the same mask.
 
+use super::grad_target::GradTarget;
 use super::matmul::check_width;
 use super::step_state::{StepState, index};
-use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};

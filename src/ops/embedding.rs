@@ -1,7 +1,7 @@
 //! Token embedding: out[t] = weight[ids[t]], and its gradient, a sum per token id in token order.
 
-use super::add::accumulate;
-use super::fill::zeros;
+use super::fill::fill;
+use super::grad_target::GradTarget;
 use super::host::rows_per_task;
 use crate::backend::KernelCall;
 use crate::dtype::{DType, Element};
@@ -44,15 +44,22 @@ pub fn embedding(tape: &Tape, weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
         .launch(device, grid_1d(ids.len() * words, BLOCK))?;
     }
 
-    let (weight_in, ids) = (weight.clone(), ids.to_vec());
-    Ok(tape.record("embedding", &[weight], out, move |dout| backward(&weight_in, &ids, dout)))
+    let (weight_grad, ids) = (GradTarget::of(weight), ids.to_vec());
+    Ok(tape.record("embedding", &[weight], out, move |dout| match &weight_grad {
+        Some(target) => target.write(|adds, dw| {
+            if !adds {
+                fill(dw, 0.0)?;
+            }
+            backward(dout, &ids, dw)
+        }),
+        None => Ok(()),
+    }))
 }
 
-/// Adds dout's rows to the gradient rows of their ids. The tokens of each id are listed together, in
+/// Adds dout's rows to the rows of their ids in `dw` [V, C]. The tokens of each id are listed together, in
 /// token order, so that every gradient row has one owner and one order of summation.
-fn backward(weight: &Tensor, ids: &[u32], dout: &Tensor) -> Result<()> {
-    let Some(slot) = weight.slot() else { return Ok(()) };
-    let (device, columns) = (weight.device(), weight.dim(1));
+fn backward(dout: &Tensor, ids: &[u32], dw: &Tensor) -> Result<()> {
+    let (device, vocab, columns) = (dw.device(), dw.dim(0), dw.dim(1));
     let mut order: Vec<u32> = (0..ids.len() as u32).collect();
     order.sort_by_key(|&t| ids[t as usize]);
     let mut unique = Vec::new();
@@ -65,18 +72,10 @@ fn backward(weight: &Tensor, ids: &[u32], dout: &Tensor) -> Result<()> {
     }
     starts.push(ids.len() as u32);
 
-    let dw = match slot.take() {
-        Some(dw) if dw.view().buffer.is_unique() => dw,
-        other => {
-            let fresh = zeros(device, weight.shape(), DType::F32)?;
-            other.into_iter().for_each(|dw| slot.set(dw));
-            fresh
-        }
-    };
     let order = Tensor::from_u32(device, &[order.len()], &order)?;
-    let slab = slab_rows(&dw);
-    for first in (0..weight.dim(0)).step_by(slab) {
-        let rows = slab.min(weight.dim(0) - first);
+    let slab = slab_rows(dw);
+    for first in (0..vocab).step_by(slab) {
+        let rows = slab.min(vocab - first);
         let in_slab = |id: u32| (first..first + rows).contains(&(id as usize));
         let from = unique.partition_point(|&id| (id as usize) < first);
         let count = unique[from..].iter().filter(|&&id| in_slab(id)).count();
@@ -99,7 +98,7 @@ fn backward(weight: &Tensor, ids: &[u32], dout: &Tensor) -> Result<()> {
         .params(params)
         .launch(device, grid_1d(count * columns, BLOCK))?;
     }
-    accumulate(weight, dw)
+    Ok(())
 }
 
 /// Rows of `table` that fit one binding, a multiple of 128 so that slabs begin at aligned bytes.

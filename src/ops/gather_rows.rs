@@ -1,6 +1,6 @@
 //! Picking rows: only tokens that carry loss need logits.
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
@@ -55,8 +55,11 @@ pub fn gather_rows(tape: &Tape, x: &Tensor, selection: &RowSelection) -> Result<
         return Err(Error::internal("gather_rows", format!("{inverse:?} selects from {x:?}")));
     }
     let y = gather(x, &rows)?;
-    let x_in = x.clone();
-    Ok(tape.record("gather_rows", &[x], y, move |dy| accumulate(&x_in, gather(dy, &inverse)?)))
+    let x_grad = GradTarget::of(x);
+    Ok(tape.record("gather_rows", &[x], y, move |dy| match &x_grad {
+        Some(target) => target.add(gather(dy, &inverse)?),
+        None => Ok(()),
+    }))
 }
 
 fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {

@@ -2,12 +2,12 @@
 
 use super::cast::cast_into;
 use super::dropout::{Dropout, dropout_into};
+use super::grad_target::GradTarget;
 use super::matmul::{Layout, matmul_into};
-use super::target::GradTarget;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 
 /// y = base_out + scale · (drop(x) Aᵀ) Bᵀ, as PEFT computes it: `x` [.., K] in f32, `lora_a` [r, K] and
 /// `lora_b` [N, r] in f32, the intermediate [T, r] in f32, one rounding to the dtype of `base_out` [.., N].
@@ -62,7 +62,8 @@ pub fn lora(
         return Ok(y);
     }
     let [x_grad, a_grad, b_grad] = [x, lora_a, lora_b].map(GradTarget::of);
-    let (x_in, a_in, b_in) = (x.detach(), lora_a.detach(), lora_b.detach());
+    let x_in = a_grad.is_some().then(|| Saved::of(x));
+    let (x_shape, a_in, b_in) = (x.shape().to_vec(), lora_a.detach(), lora_b.detach());
     Ok(tape.record("lora", &[&base_out, x, lora_a, lora_b], y, move |dy| {
         if let Some(target) = &b_grad {
             target.write(|adds, db| matmul_into(Layout::TN, dy, &xa, scale, adds, db))?;
@@ -71,8 +72,8 @@ pub fn lora(
             // The gradient of the intermediate, [T, r].
             let dxa = Tensor::empty(dy.device(), xa.shape(), DType::F32)?;
             matmul_into(Layout::NN, dy, &b_in, scale, false, &dxa)?;
-            if let Some(target) = &a_grad {
-                let x = dropped(&x_in, dropout.as_ref())?;
+            if let (Some(target), Some(x)) = (&a_grad, &x_in) {
+                let x = dropped(&x.get()?, dropout.as_ref())?;
                 target.write(|adds, da| matmul_into(Layout::TN, &dxa, &x, 1.0, adds, da))?;
             }
             match (&x_grad, &dropout) {
@@ -80,7 +81,7 @@ pub fn lora(
                     target.write(|adds, dx| matmul_into(Layout::NN, &dxa, &a_in, 1.0, adds, dx))?;
                 }
                 (Some(target), Some(dropout)) => {
-                    let dx_dropped = Tensor::empty(dy.device(), x_in.shape(), DType::F32)?;
+                    let dx_dropped = Tensor::empty(dy.device(), &x_shape, DType::F32)?;
                     matmul_into(Layout::NN, &dxa, &a_in, 1.0, false, &dx_dropped)?;
                     target.write(|adds, dx| dropout_into(&dx_dropped, dropout, adds, dx))?;
                 }

@@ -28,15 +28,15 @@ pub(super) use cpu::small_product;
 pub(super) use operand::Block;
 pub(super) use sgemm::{Threads, sgemm};
 
+use super::grad_target::GradTarget;
 use super::host::words;
-use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel_text;
 use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d};
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 /// y = x wᵀ: `x` [.., K] times the transpose of `w` [N, K] gives [.., N] in `x`'s dtype; sums are f32.
@@ -56,14 +56,15 @@ pub fn matmul(tape: &Tape, x: &Tensor, w: &Tensor) -> Result<Tensor> {
     matmul_into(Layout::NT, x, w, 1.0, false, &y)?;
     let (x_grad, w_grad) = (GradTarget::of(x), GradTarget::of(w));
     // A frozen weight costs no activation memory: x is kept for dw alone.
-    let x_in = w_grad.is_some().then(|| x.detach());
+    let x_in = w_grad.is_some().then(|| Saved::of(x));
     let w_in = x_grad.is_some().then(|| w.detach());
     Ok(tape.record("matmul", &[x, w], y, move |dy| {
         if let (Some(target), Some(w)) = (&x_grad, &w_in) {
             target.write(|adds, dx| matmul_into(Layout::NN, dy, w, 1.0, adds, dx))?;
         }
         if let (Some(target), Some(x)) = (&w_grad, &x_in) {
-            target.write(|adds, dw| matmul_into(Layout::TN, dy, x, 1.0, adds, dw))?;
+            let x = x.get()?;
+            target.write(|adds, dw| matmul_into(Layout::TN, dy, &x, 1.0, adds, dw))?;
         }
         Ok(())
     }))

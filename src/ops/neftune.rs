@@ -2,9 +2,9 @@
 //! noise is drawn as dropout's mask is: a function of where an element is.
 
 use super::dropout::{BLOCK, Params, TEXT};
+use super::grad_target::GradTarget;
 use super::matmul::check_width;
 use super::step_state::{StepState, index};
-use super::target::GradTarget;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
 use crate::error::{Error, Result};

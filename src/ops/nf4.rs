@@ -5,9 +5,9 @@ mod decode;
 
 pub(crate) use decode::Nf4View;
 
+use super::grad_target::GradTarget;
 use super::host::words;
 use super::matmul::{self, Layout, check_width, matmul_into, mma, wgmma};
-use super::target::GradTarget;
 use super::wide;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};

@@ -1,7 +1,7 @@
 //! RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467): y = x / sqrt(mean(x^2) + eps) * weight,
 //! over rows of any width. The per-head norms of q and k are the same op on rows of one head.
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::rows_per_task;
 use super::simd::vectorized;
 use super::wide;
@@ -12,52 +12,57 @@ use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// Normalises the innermost rows of `x` [.., C] and scales them with `weight` [C]; same shape and
-/// dtype out.
+/// dtype out. The backward keeps `x` and 1 / rms of each row, from which y can be computed again.
 pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     let columns = x.columns();
     if weight.len() != columns || (x.dtype() != DType::F32 && !columns.is_multiple_of(2)) {
         return Err(Error::internal("rms_norm", format!("{x:?} with weight {weight:?}")));
     }
-    let device = x.device();
-    let y = Tensor::empty(device, x.shape(), x.dtype())?;
-    let rstd = Tensor::empty(device, &[x.rows()], DType::F32)?;
     let params = Params { rows: x.rows() as u32, columns: columns as u32, eps };
-    let chunks = chunks_per_thread(x);
-    call(
-        &RMS_NORM_FWD,
-        &RMS_NORM_FWD_WIDE,
-        chunks,
-        &[x.view(), weight.view(), y.view(), rstd.view()],
-    )
-    .params(params)
-    .launch(device, grid_1d(x.rows(), 1))?;
-
-    let (x_in, weight_in) = (x.clone(), weight.clone());
-    Ok(tape.record("rms_norm", &[x, weight], y, move |dy| {
-        let (x, weight) = (&x_in, &weight_in);
-        if x.needs_grad() {
+    let (y, rstd) = forward(x, weight, params)?;
+    let (x_grad, weight_grad) = (GradTarget::of(x), GradTarget::of(weight));
+    let (saved, weight_in) = (Saved::of(x), weight.detach());
+    let (saved_again, weight_again) = (saved.clone(), weight_in.clone());
+    let y = tape.record("rms_norm", &[x, weight], y, move |dy| {
+        let (x, weight) = (&saved.get()?, &weight_in);
+        if let Some(target) = &x_grad {
             let dx = Tensor::empty(x.device(), x.shape(), x.dtype())?;
             let views = [dy.view(), x.view(), weight.view(), rstd.view(), dx.view()];
-            call(&RMS_NORM_BWD_DX, &RMS_NORM_BWD_DX_WIDE, chunks, &views)
+            call(&RMS_NORM_BWD_DX, &RMS_NORM_BWD_DX_WIDE, chunks_per_thread(x), &views)
                 .params(params)
                 .launch(x.device(), grid_1d(x.rows(), 1))?;
-            accumulate(x, dx)?;
+            target.add(dx)?;
         }
-        if weight.needs_grad() {
+        if let Some(target) = &weight_grad {
             let dw = Tensor::empty(x.device(), weight.shape(), DType::F32)?;
             KernelCall::new(&RMS_NORM_BWD_DW, &[dy.view(), x.view(), rstd.view(), dw.view()])
                 .params(params)
                 .launch(x.device(), grid_1d(columns, BLOCK))?;
-            accumulate(weight, dw)?;
+            target.add(dw)?;
         }
         Ok(())
+    });
+    Ok(tape.recomputable(y, move || {
+        let (y, _) = forward(&saved_again.get()?, &weight_again, params)?;
+        Ok(y)
     }))
+}
+
+/// y, and 1 / sqrt(mean(x^2) + eps) of each row.
+fn forward(x: &Tensor, weight: &Tensor, params: Params) -> Result<(Tensor, Tensor)> {
+    let y = Tensor::empty(x.device(), x.shape(), x.dtype())?;
+    let rstd = Tensor::empty(x.device(), &[x.rows()], DType::F32)?;
+    let views = [x.view(), weight.view(), y.view(), rstd.view()];
+    call(&RMS_NORM_FWD, &RMS_NORM_FWD_WIDE, chunks_per_thread(x), &views)
+        .params(params)
+        .launch(x.device(), grid_1d(x.rows(), 1))?;
+    Ok((y, rstd))
 }
 
 /// Rows from this width on keep a block of threads busy with chunks, and to this width stay in registers.

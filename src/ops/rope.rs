@@ -2,7 +2,7 @@
 //! columns i and i + HD/2 of a head are the two coordinates that turn by the angle
 //! position * inv_freq[i].
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::rows_per_task;
 use super::simd::vectorized;
 use crate::backend::KernelCall;
@@ -20,7 +20,8 @@ use rayon::prelude::*;
 /// Rotates the heads of `x` [T, H, HD] by their tokens' positions; same shape and dtype out.
 ///
 /// `positions` u32 [T] are rows of the tables `cos` and `sin`, f32 [P, HD/2], and must be below P.
-/// The gradient goes to `x` alone: it is turned back by the transposed rotation.
+/// The gradient goes to `x` alone: it is turned back by the transposed rotation, for which `x` itself is
+/// not needed.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a 16-bit `x` whose HD/2 is odd: its halves would share a word.
@@ -49,10 +50,13 @@ pub fn rope(
     }
     tape.no_backward("rope (for its tables)", &[cos, sin])?;
     let y = rotate(x, positions, cos, sin, 1.0)?;
-    let (x_in, tables) = (x.clone(), [positions.clone(), cos.clone(), sin.clone()]);
+    let (x_grad, tables) = (GradTarget::of(x), [positions, cos, sin].map(Tensor::detach));
     Ok(tape.record("rope", &[x], y, move |dy| {
         let [positions, cos, sin] = &tables;
-        accumulate(&x_in, rotate(&dy.reshape(x_in.shape())?, positions, cos, sin, -1.0)?)
+        match &x_grad {
+            Some(target) => target.add(rotate(dy, positions, cos, sin, -1.0)?),
+            None => Ok(()),
+        }
     }))
 }
 

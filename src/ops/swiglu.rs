@@ -1,55 +1,67 @@
 //! SwiGLU (Shazeer, 2020, arXiv:2002.05202): out = silu(gate) * up with silu(g) = g / (1 + e^-g), the
 //! gated middle of the MLP.
 
-use super::add::accumulate;
+use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::simd::vectorized;
 use super::{vector, wide};
-use crate::backend::KernelCall;
+use crate::backend::{KernelCall, View};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
 use crate::tape::Tape;
-use crate::tensor::Tensor;
+use crate::tensor::{Saved, Tensor};
 use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// silu(gate) * up, element by element; both [T, F] and of one dtype, as is the result. The backward
-/// computes silu again, so only the two inputs are kept.
+/// computes silu again, so only the two inputs are kept; the result can be computed again from them.
 pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.shape() != up.shape() || gate.dtype() != up.dtype() {
         return Err(Error::internal("swiglu", format!("{gate:?} and {up:?}")));
     }
-    let device = gate.device();
-    let out = Tensor::empty(device, gate.shape(), gate.dtype())?;
-    let params = Params { count: out.len() as u32 };
-    let (spec, threads) = match wide::chunks(gate) {
-        Some(chunks) => (&SWIGLU_FWD_WIDE, chunks),
-        None => (&SWIGLU_FWD, words(gate)),
-    };
-    KernelCall::new(spec, &[gate.view(), up.view(), out.view()])
-        .params(params)
-        .launch(device, grid_1d(threads, BLOCK))?;
-    let (gate_in, up_in) = (gate.clone(), up.clone());
-    Ok(tape.record("swiglu", &[gate, up], out, move |dout| {
-        let (gate, up) = (&gate_in, &up_in);
+    let out = forward(gate, up)?;
+    let targets = [gate, up].map(GradTarget::of);
+    let saved = [gate, up].map(Saved::of);
+    let [gate_again, up_again] = saved.clone();
+    let out = tape.record("swiglu", &[gate, up], out, move |dout| {
+        let [gate, up] = [&saved[0].get()?, &saved[1].get()?];
         let dgate = Tensor::empty(gate.device(), gate.shape(), gate.dtype())?;
         let dup = Tensor::empty(up.device(), up.shape(), up.dtype())?;
         let views = [dout.view(), gate.view(), up.view(), dgate.view(), dup.view()];
-        let spec = if wide::chunks(gate).is_some() { &SWIGLU_BWD_WIDE } else { &SWIGLU_BWD };
-        KernelCall::new(spec, &views)
-            .params(params)
-            .launch(gate.device(), grid_1d(threads, BLOCK))?;
-        for (input, gradient) in [(gate, dgate), (up, dup)] {
-            if input.needs_grad() {
-                accumulate(input, gradient)?;
+        launch([&SWIGLU_BWD, &SWIGLU_BWD_WIDE], &views, gate)?;
+        for (target, gradient) in targets.iter().zip([dgate, dup]) {
+            if let Some(target) = target {
+                target.add(gradient)?;
             }
         }
         Ok(())
-    }))
+    });
+    Ok(tape.recomputable(out, move || forward(&gate_again.get()?, &up_again.get()?)))
+}
+
+fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let out = Tensor::empty(gate.device(), gate.shape(), gate.dtype())?;
+    launch([&SWIGLU_FWD, &SWIGLU_FWD_WIDE], &[gate.view(), up.view(), out.view()], gate)?;
+    Ok(out)
+}
+
+/// Launches the portable version of a kernel, or the wide one where `gate` goes by chunks.
+fn launch(
+    [portable, wide]: [&'static KernelSpec; 2],
+    views: &[&View],
+    gate: &Tensor,
+) -> Result<()> {
+    let (spec, threads) = match wide::chunks(gate) {
+        Some(chunks) => (wide, chunks),
+        None => (portable, words(gate)),
+    };
+    KernelCall::new(spec, views)
+        .params(Params { count: gate.len() as u32 })
+        .launch(gate.device(), grid_1d(threads, BLOCK))
 }
 
 const BLOCK: usize = 256;

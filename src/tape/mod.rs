@@ -5,12 +5,13 @@
 //! the reverse order visits every consumer of a tensor before its producer.
 
 mod gradcheck;
+mod recompute;
 
 pub use gradcheck::gradcheck;
 
 use crate::error::{Error, Result};
 use crate::tensor::{GradSlot, Tensor};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<()>>;
@@ -24,30 +25,54 @@ struct Node {
 
 /// The computation so far. Make a new one for each forward pass.
 pub struct Tape {
-    recording: bool,
+    mode: Mode,
+    recomputes_elementwise: Cell<bool>,
     nodes: RefCell<Vec<Node>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Inference,
+    /// As recording, but no node is kept: for a pass that will be run again.
+    Probe,
+    Recording,
+}
+
 impl Tape {
+    fn new(mode: Mode) -> Self {
+        Self { mode, recomputes_elementwise: Cell::new(false), nodes: RefCell::default() }
+    }
+
     /// A tape that records, for training.
     pub fn recording() -> Self {
-        Self { recording: true, nodes: RefCell::default() }
+        Self::new(Mode::Recording)
     }
 
     /// A tape that records nothing, for evaluation and generation: outputs want no gradient.
     pub fn inference() -> Self {
-        Self { recording: false, nodes: RefCell::default() }
+        Self::new(Mode::Inference)
     }
 
-    /// Whether this tape records.
+    /// A tape on which outputs want gradients as on a recording one, but which keeps nothing: it tells
+    /// what a pass depends on.
+    pub(crate) fn probe() -> Self {
+        Self::new(Mode::Probe)
+    }
+
+    /// Whether outputs of this tape's ops want gradients.
     pub fn is_recording(&self) -> bool {
-        self.recording
+        self.mode != Mode::Inference
+    }
+
+    /// Whether this tape keeps nodes to walk back over.
+    pub(crate) fn keeps_nodes(&self) -> bool {
+        self.mode == Mode::Recording
     }
 
     /// Whether an op with these inputs will be recorded, so that it should save what its backward
     /// needs.
     pub fn wants(&self, inputs: &[&Tensor]) -> bool {
-        self.recording && inputs.iter().any(|input| input.needs_grad())
+        self.is_recording() && inputs.iter().any(|input| input.needs_grad())
     }
 
     /// Puts an op on the tape and returns `output` with a gradient slot, if this tape records and
@@ -62,21 +87,11 @@ impl Tape {
         output: Tensor,
         backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
     ) -> Tensor {
-        match self.wants(inputs) {
-            true => self.record_always(op, output, backward),
-            false => output,
+        if !self.wants(inputs) {
+            return output;
         }
-    }
-
-    /// [`Tape::record`] for an op whose inputs cannot tell whether a gradient is wanted.
-    pub(crate) fn record_always(
-        &self,
-        op: &'static str,
-        output: Tensor,
-        backward: impl FnOnce(&Tensor) -> Result<()> + 'static,
-    ) -> Tensor {
         let output = output.with_grad(op, output.dtype());
-        if let Some(slot) = output.slot().cloned() {
+        if let Some(slot) = output.slot().cloned().filter(|_| self.keeps_nodes()) {
             let shape = output.shape().to_vec();
             let node = Node { op, output: slot, shape, backward: Box::new(backward) };
             self.nodes.borrow_mut().push(node);
@@ -90,7 +105,7 @@ impl Tape {
     /// [`Error::MissingGradient`]: a silent cut here would train nothing.
     pub fn no_backward(&self, op: &'static str, inputs: &[&Tensor]) -> Result<()> {
         match inputs.iter().find_map(|input| input.slot()) {
-            Some(slot) if self.recording => Err(Error::MissingGradient {
+            Some(slot) if self.is_recording() => Err(Error::MissingGradient {
                 tensor: slot.name().to_owned(),
                 why: format!("{op} has no backward"),
             }),
@@ -111,6 +126,11 @@ impl Tape {
                 why: "the loss depends on no tensor that wants a gradient".into(),
             });
         };
+        self.backward_from(slot, dout)
+    }
+
+    /// [`Tape::backward`] from the slot of an output.
+    fn backward_from(&self, slot: &GradSlot, dout: Tensor) -> Result<()> {
         slot.set(dout);
         while let Some(node) = self.pop() {
             // An output that the loss does not depend on has no gradient to hand on.

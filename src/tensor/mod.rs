@@ -1,8 +1,10 @@
 //! A tensor: a run of device memory, a shape, and a place for its gradient. Row-major, always
 //! contiguous. Tensors do no arithmetic; that is the work of [`crate::ops`].
 
+mod saved;
 mod slot;
 
+pub(crate) use saved::{Origin, Saved};
 pub use slot::GradSlot;
 
 use crate::backend::{Buffer, Device, View};
@@ -17,6 +19,7 @@ pub struct Tensor {
     view: View,
     shape: Rc<[usize]>,
     slot: Option<Rc<GradSlot>>,
+    origin: Option<Rc<dyn Origin>>,
 }
 
 impl Tensor {
@@ -29,7 +32,8 @@ impl Tensor {
     /// A tensor over a whole buffer.
     pub fn from_buffer(device: &Device, buffer: Buffer, shape: &[usize]) -> Self {
         debug_assert_eq!(buffer.len(), shape.iter().product::<usize>());
-        Self { device: device.clone(), view: View::whole(buffer), shape: shape.into(), slot: None }
+        let (device, view) = (device.clone(), View::whole(buffer));
+        Self { device, view, shape: shape.into(), slot: None, origin: None }
     }
 
     /// A float tensor of `dtype` from host f32 values.
@@ -161,17 +165,27 @@ impl Tensor {
             offset: self.view.offset + start * stride,
             len: count * stride,
         };
-        Ok(Self { device: self.device.clone(), view, shape: shape.into(), slot: None })
+        Ok(Self { view, shape: shape.into(), ..self.detach() })
     }
 
     /// The same tensor with a slot for a gradient of dtype `grad_dtype`; `name` is for messages.
     pub fn with_grad(&self, name: &str, grad_dtype: DType) -> Self {
-        Self { slot: Some(Rc::new(GradSlot::new(name, grad_dtype))), ..self.clone() }
+        self.with_slot(Some(Rc::new(GradSlot::new(name, grad_dtype))))
     }
 
-    /// The same tensor without a gradient slot.
+    /// The same tensor with this place for its gradient.
+    pub(crate) fn with_slot(&self, slot: Option<Rc<GradSlot>>) -> Self {
+        Self { slot, ..self.clone() }
+    }
+
+    /// The same tensor, whose values `origin` can compute again: [`Saved::of`] then keeps that.
+    pub(crate) fn with_origin(&self, origin: Rc<dyn Origin>) -> Self {
+        Self { origin: Some(origin), ..self.clone() }
+    }
+
+    /// The same elements, and nothing of where they come from: no gradient slot, no origin.
     pub fn detach(&self) -> Self {
-        Self { slot: None, ..self.clone() }
+        Self { slot: None, origin: None, ..self.clone() }
     }
 
     /// Whether a gradient is wanted.

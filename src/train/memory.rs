@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::model::llama::Recompute;
 
 /// The rungs of the ladder, lowest first.
-const LADDER: [Recompute; 3] = [Recompute::Nothing, Recompute::Mlp, Recompute::Layer];
+const LADDER: [Recompute; 4] =
+    [Recompute::Nothing, Recompute::Elementwise, Recompute::Mlp, Recompute::Layer];
 
 /// Bytes that a run holds on its device.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +78,7 @@ pub fn limit(prepared: &Prepared, device: &Device) -> Option<u64> {
 /// `Error::Input` with the table and what to change, when nothing fits.
 pub fn choose(prepared: &Prepared, device: &Device) -> Result<Recompute> {
     let rungs = match prepared.config.train.gradient_checkpointing {
-        GradientCheckpointing::On => &LADDER[2..],
+        GradientCheckpointing::On => &LADDER[3..],
         GradientCheckpointing::Off => &LADDER[..1],
         GradientCheckpointing::Auto => &LADDER[..],
     };
@@ -110,6 +111,7 @@ pub fn choose(prepared: &Prepared, device: &Device) -> Result<Recompute> {
 pub fn table(plan: &MemoryPlan) -> String {
     let recompute = match plan.recompute {
         Recompute::Nothing => "nothing recomputed",
+        Recompute::Elementwise => "element-wise results recomputed",
         Recompute::Mlp => "MLP intermediates recomputed",
         Recompute::Layer => "layers recomputed",
     };

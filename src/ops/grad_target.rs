@@ -1,13 +1,15 @@
-//! Where a backward brings a gradient, without holding on to the memory of the tensor itself.
+//! Where a backward brings a gradient, without holding on to the memory of the tensor itself, and how
+//! gradients that meet add up.
 
-use super::add::accumulate_slot;
+use super::add::kernels::{add_into, sum};
 use crate::backend::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::{GradSlot, Tensor};
 use std::rc::Rc;
 
-/// The gradient slot of a tensor that an op has read. A backward that needs nothing but the slot keeps
-/// this, so that the activation's memory can go back to the pool.
+/// The gradient slot of a tensor that an op has read. Every backward brings its gradients through this:
+/// it keeps the slot and the shape, so that the activation's memory can go back to the pool.
 pub(crate) struct GradTarget {
     slot: Rc<GradSlot>,
     device: Device,
@@ -21,13 +23,36 @@ impl GradTarget {
         Some(Self { slot, device: x.device().clone(), shape: x.shape().to_vec() })
     }
 
-    /// Adds a finished gradient.
+    /// The gradient's dtype.
+    pub fn dtype(&self) -> DType {
+        self.slot.dtype()
+    }
+
+    /// Adds a finished gradient, of the slot's dtype. Writes in place only where nobody else holds the
+    /// gradient so far.
     pub fn add(&self, dx: Tensor) -> Result<()> {
+        let wrong = || {
+            let Self { slot, shape, .. } = self;
+            let what = format!("gradient {dx:?} of {shape:?} {}", slot.dtype().name());
+            Error::internal("accumulate", what)
+        };
         if dx.len() != self.shape.iter().product::<usize>() {
-            let what = format!("gradient {dx:?} of {:?}", self.shape);
-            return Err(Error::internal("accumulate", what));
+            return Err(wrong());
         }
-        accumulate_slot(&self.slot, dx)
+        let so_far = match self.slot.take() {
+            None if dx.dtype() == self.slot.dtype() => dx,
+            None => return Err(wrong()),
+            Some(so_far) if so_far.view().buffer.is_unique() => {
+                add_into(&so_far, &dx)?;
+                so_far
+            }
+            Some(so_far) if so_far.dtype() == dx.dtype() => {
+                sum(&so_far, &dx.reshape(so_far.shape())?)?
+            }
+            Some(_) => return Err(wrong()),
+        };
+        self.slot.set(so_far);
+        Ok(())
     }
 
     /// Brings a gradient that `write(adds, dx)` writes into `dx`, or adds to it when `adds`: in place
