@@ -44,6 +44,16 @@ impl DType {
         matches!(self, Self::F32 | Self::BF16 | Self::F16)
     }
 
+    /// How many bf16 numbers add up to an element of this float type, to its last bit: what a product on
+    /// bf16 units works on.
+    pub(crate) const fn bf16_planes(self) -> usize {
+        match self {
+            Self::BF16 => 1,
+            Self::F16 => 2,
+            _ => 3,
+        }
+    }
+
     /// The name used in configs and messages.
     pub const fn name(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@
 //! - [`backend`]: memory and launches on the CPU, wgpu and CUDA; a [`Device`] is a handle on one
 //! - [`tensor`], [`tape`]: a handle on memory; differentiation
 //! - [`ops`]: one file per op, with definition, fast CPU version, launch and backward
-//! - [`quant`] holds NF4
+//! - [`quant`] holds NF4 and its decoding; it knows no file and no device
 //! - [`nn`], [`model`], [`adapter`]: layers, model directories and the network, LoRA
 //! - [`tokenizer`], [`data`]: from JSON Lines to rows of tokens
 //! - [`optim`], [`train`], [`evaluate`], [`generate`]: what is done with a model

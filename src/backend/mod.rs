@@ -19,6 +19,7 @@ pub use call::{KernelCall, TensorMap};
 
 use crate::dtype::{DType, bytes_to_f32, f32_to_bytes};
 use crate::error::{Error, Result};
+use crate::kernels::{HOPPER, TENSOR_CORES};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -45,6 +46,18 @@ pub struct Capabilities {
     pub max_binding_bytes: usize,
     /// The memory that a run may use, where the device tells.
     pub memory_bytes: Option<u64>,
+}
+
+impl Capabilities {
+    /// Whether there are tensor cores that the kernels can use (`mma.sync` on 16-bit operands).
+    pub fn has_tensor_cores(&self) -> bool {
+        self.compute_capability >= Some(TENSOR_CORES)
+    }
+
+    /// Whether this is Hopper itself, with `wgmma` and TMA.
+    pub fn is_hopper(&self) -> bool {
+        self.compute_capability == Some(HOPPER)
+    }
 }
 
 /// Bytes in use by buffers.

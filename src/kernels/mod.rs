@@ -60,6 +60,9 @@ impl Binding {
     }
 }
 
+/// Compute capability, times ten, from which kernels may use `mma.sync` on 16-bit operands.
+pub const TENSOR_CORES: u32 = 80;
+
 /// Hopper's compute capability, times ten.
 pub const HOPPER: u32 = 90;
 

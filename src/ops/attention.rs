@@ -5,36 +5,23 @@
 //! [`Implementation::Eager`] is the plain formula, to read and to fall back on.
 
 mod cpu;
+mod eager;
+mod params;
 mod reference;
-pub(super) mod tile;
+mod specs;
 mod versions;
 
-use super::attention_eager as eager;
+pub use params::AttentionLayout;
+
 use super::grad_target::GradTarget;
-use crate::backend::{Device, KernelCall, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Requires, grid_1d};
+use crate::kernels::{KernelSpec, grid_1d};
 use crate::tape::Tape;
 use crate::tensor::{Saved, Tensor};
-use crate::{kernel_text, with_element};
-use bytemuck::{Pod, Zeroable};
+use params::{Params, launch};
+use specs::{ATTENTION_BWD_DELTA, THREADS};
 use versions::Version;
-
-/// Who sees whom. Query t is key index i = t + `q_offset`; it sees the keys j of its own sequence with
-/// j <= i and, with a window, j > i - window.
-#[derive(Clone, Debug)]
-pub struct AttentionLayout {
-    /// u32 [S, 2]: for each key token the first token of its sequence, and the one past the last.
-    /// Sequences follow one another without gaps.
-    pub bounds: Tensor,
-    /// The key index of query 0: the tokens already in a KV cache. 0 in training, where S = T.
-    pub q_offset: usize,
-    /// How many keys a query sees at most, its own included.
-    pub window: Option<u32>,
-    /// Factor of the scores, usually 1/sqrt(HD).
-    pub scale: f32,
-}
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,7 +129,7 @@ fn flash(
             params,
             width,
             device,
-            grid_1d(tokens * heads, BLOCK as usize),
+            grid_1d(tokens * heads, THREADS as usize),
         )?;
         let read = [q.view(), k.view(), v.view(), dout.view(), stats.view(), bounds.view()];
         if k_grad.is_some() || v_grad.is_some() {
@@ -166,137 +153,23 @@ fn flash(
     }))
 }
 
-/// Launches a kernel of either implementation.
-pub(super) fn launch(
-    spec: &'static KernelSpec,
-    views: &[&View],
-    params: Params,
-    width: usize,
-    device: &Device,
-    grid: [u32; 3],
-) -> Result<()> {
-    KernelCall::new(spec, views)
-        .constant("HEAD_WIDTH", width as u32)
-        .params(params)
-        .launch(device, grid)
-}
-
-/// Queries and keys of a tile of the portable kernels, which have the same number.
-const TILE: usize = 32;
-/// Threads of a block.
-const BLOCK: u32 = 128;
 /// The widest head whose sums fit a thread's registers.
 const MAX_WIDTH: usize = 256;
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Params {
-    pub tokens: u32,
-    pub keys: u32,
-    pub heads: u32,
-    pub kv_heads: u32,
-    pub q_offset: u32,
-    /// `u32::MAX` without a window.
-    pub window: u32,
-    pub scale: f32,
-}
-
-impl Params {
-    /// The first key that key index `i` sees; it sees all from there through itself.
-    pub fn lowest_key(&self, bounds: &[u32], i: usize) -> usize {
-        let first = bounds[2 * i] as usize;
-        first.max((i + 1).saturating_sub(self.window as usize))
-    }
-}
-
 pub(super) const KERNELS: &[&KernelSpec] = &[
-    &ATTENTION_FWD,
-    &ATTENTION_BWD_DELTA,
-    &ATTENTION_BWD_DKV,
-    &ATTENTION_BWD_DQ,
+    &specs::ATTENTION_FWD,
+    &specs::ATTENTION_BWD_DELTA,
+    &specs::ATTENTION_BWD_DKV,
+    &specs::ATTENTION_BWD_DQ,
     &versions::ATTENTION_FWD_MMA,
     &versions::ATTENTION_BWD_DKV_MMA,
     &versions::ATTENTION_BWD_DQ_MMA,
     &versions::ATTENTION_FWD_WGMMA,
     &versions::ATTENTION_BWD_DKV_WGMMA,
     &versions::ATTENTION_BWD_DQ_WGMMA,
+    &eager::SCORES,
+    &eager::SOFTMAX,
+    &eager::SOFTMAX_BWD,
+    &eager::WEIGHTED_SUM,
+    &eager::WEIGHTED_SUM_BWD,
 ];
-
-static FWD_TEXT: KernelText = kernel_text!("attention_fwd");
-static BWD_TEXT: KernelText = kernel_text!("attention_bwd");
-
-static ATTENTION_FWD: KernelSpec = KernelSpec {
-    name: "attention_fwd",
-    text: &FWD_TEXT,
-    bindings: &[
-        Binding::read("q", Kind::Float),
-        Binding::read("k", Kind::Float),
-        Binding::read("v", Kind::Float),
-        Binding::read("bounds", Kind::U32),
-        Binding::write("out", Kind::Float),
-        Binding::update("stats", Kind::F32),
-    ],
-    constants: &["HEAD_WIDTH"],
-    block: [BLOCK, 1, 1],
-    requires: Requires::Portable,
-    reference_f32: reference::fwd,
-    reference_f64: reference::fwd,
-    cpu: |call| with_element!(call.dtype(0), T => cpu::fwd::<T>(call)),
-};
-
-static ATTENTION_BWD_DELTA: KernelSpec = KernelSpec {
-    name: "attention_bwd_delta",
-    text: &BWD_TEXT,
-    bindings: &[
-        Binding::read("out", Kind::Float),
-        Binding::read("dout", Kind::Float),
-        Binding::update("stats", Kind::F32),
-    ],
-    constants: &["HEAD_WIDTH"],
-    block: [BLOCK, 1, 1],
-    requires: Requires::Portable,
-    reference_f32: reference::bwd_delta,
-    reference_f64: reference::bwd_delta,
-    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_delta::<T>(call)),
-};
-
-static ATTENTION_BWD_DKV: KernelSpec = KernelSpec {
-    name: "attention_bwd_dkv",
-    text: &BWD_TEXT,
-    bindings: &[
-        Binding::read("q", Kind::Float),
-        Binding::read("k", Kind::Float),
-        Binding::read("v", Kind::Float),
-        Binding::read("dout", Kind::Float),
-        Binding::read("stats", Kind::F32),
-        Binding::read("bounds", Kind::U32),
-        Binding::write("dk", Kind::Float),
-        Binding::write("dv", Kind::Float),
-    ],
-    constants: &["HEAD_WIDTH"],
-    block: [BLOCK, 1, 1],
-    requires: Requires::Portable,
-    reference_f32: reference::bwd_dkv,
-    reference_f64: reference::bwd_dkv,
-    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_dkv::<T>(call)),
-};
-
-static ATTENTION_BWD_DQ: KernelSpec = KernelSpec {
-    name: "attention_bwd_dq",
-    text: &BWD_TEXT,
-    bindings: &[
-        Binding::read("q", Kind::Float),
-        Binding::read("k", Kind::Float),
-        Binding::read("v", Kind::Float),
-        Binding::read("dout", Kind::Float),
-        Binding::read("stats", Kind::F32),
-        Binding::read("bounds", Kind::U32),
-        Binding::write("dq", Kind::Float),
-    ],
-    constants: &["HEAD_WIDTH"],
-    block: [BLOCK, 1, 1],
-    requires: Requires::Portable,
-    reference_f32: reference::bwd_dq,
-    reference_f64: reference::bwd_dq,
-    cpu: |call| with_element!(call.dtype(0), T => cpu::bwd_dq::<T>(call)),
-};

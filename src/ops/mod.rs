@@ -6,10 +6,10 @@
 mod adamw;
 mod add;
 mod attention;
-mod attention_eager;
 mod bias;
 mod cases;
 mod cast;
+mod cpu;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -69,7 +69,6 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         adamw::KERNELS,
         add::KERNELS,
         attention::KERNELS,
-        attention_eager::KERNELS,
         bias::KERNELS,
         cast::KERNELS,
         cross_entropy::KERNELS,

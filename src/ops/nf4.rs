@@ -1,20 +1,19 @@
 //! NF4 weights (QLoRA, Dettmers et al., 2023, arXiv:2305.14314) on the device: quantizing, decoding,
 //! and the product that decodes as it goes. Bit-equal to bitsandbytes when decoded.
 
-mod decode;
-
-pub(crate) use decode::Nf4View;
-
+use super::cpu::{Elements, Matrix, Scale, product as cpu_product};
 use super::grad_target::GradTarget;
 use super::host::words;
-use super::matmul::{self, Layout, check_width, matmul_into, mma, wgmma};
+use super::matmul::{Layout, check_width, matmul_into, mma};
 use super::wide;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Binding, HostCall, KernelSpec, KernelText, Kind, MMA, Real, RefCall, Requires, grid_1d,
+    Binding, HostCall, KernelSpec, KernelText, Kind, MMA, Real, RefCall, Requires, TENSOR_CORES,
+    grid_1d,
 };
+use crate::quant::Nf4View;
 use crate::quant::nf4::quantize_block;
 use crate::quant::nf4::{Absmax, BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE, Nf4Weight, THRESHOLDS};
 use crate::tape::Tape;
@@ -270,7 +269,7 @@ fn product(
 fn worth_decoding(x: &Tensor, out: &Tensor) -> bool {
     const FEW_ROWS: usize = 1024;
     x.rows() >= FEW_ROWS
-        && wgmma::is_on(x.device())
+        && x.device().capabilities().is_hopper()
         && x.dtype() != DType::F32
         && [x, out].iter().all(|tensor| tensor.columns().is_multiple_of(mma::CHUNK))
 }
@@ -279,7 +278,7 @@ fn worth_decoding(x: &Tensor, out: &Tensor) -> bool {
 /// a block's number is a shift away.
 fn fits_tensor_cores(x: &Tensor, weight: &Nf4Tensor) -> bool {
     let blocks = [weight.blocksize, weight.nested_blocksize];
-    mma::is_on(x.device())
+    x.device().capabilities().has_tensor_cores()
         && x.dtype() != DType::F32
         && [x.columns(), weight.shape[1]].iter().all(|width| width.is_multiple_of(mma::CHUNK))
         && blocks.iter().all(|size| size.is_power_of_two() && *size >= mma::CHUNK)
@@ -390,7 +389,7 @@ static NF4_MATMUL_MMA: KernelSpec = KernelSpec {
     name: "nf4_matmul_mma",
     text: &PRODUCT_MMA_TEXT,
     constants: &["TILE", "LAYOUT", "ACCUMULATE", "NESTED"],
-    requires: Requires::Sm(mma::CAPABILITY),
+    requires: Requires::Sm(TENSOR_CORES),
     ..NF4_MATMUL
 };
 
@@ -480,8 +479,15 @@ fn product_cpu(call: &mut HostCall) {
     let params: ProductParams = call.params();
     let sizes = [params.m, params.n, params.k].map(|size| size as usize);
     let blocks = [params.blocksize, params.nested_blocksize];
-    let weight = view_of(call, 1, blocks, call.dtype(0));
-    matmul::nf4_cpu(call, sizes, weight, 4);
+    let [_, n, k] = sizes;
+    let x = Matrix::rows(Elements::of(call, 0), k);
+    let weight = Elements::Nf4(view_of(call, 1, blocks, call.dtype(0)));
+    let w = match call.constant("LAYOUT") == Layout::NT as u32 {
+        true => Matrix::rows(weight, k).transposed(),
+        false => Matrix::rows(weight, n),
+    };
+    let scale = Scale { alpha: 1.0, accumulate: call.constant("ACCUMULATE") == 1 };
+    with_element!(call.dtype(4), Out => cpu_product(sizes, x, w, scale, call.output::<Out>(4)));
 }
 
 /// Bindings `first..first + 3` of a call as an NF4 weight.

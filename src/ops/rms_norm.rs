@@ -4,6 +4,7 @@
 use super::grad_target::GradTarget;
 use super::host::rows_per_task;
 use super::simd::vectorized;
+use super::vector::dot;
 use super::wide;
 use crate::backend::{KernelCall, View};
 use crate::dtype::{DType, Element};
@@ -302,21 +303,6 @@ fn bwd_dw_cpu<T: Element>(call: &mut HostCall) {
             },
         )
     });
-}
-
-/// Dot product in 16 partial sums, which the compiler keeps in vector registers.
-#[inline(always)]
-fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let (a_tail, b_tail) = (a.chunks_exact(LANES).remainder(), b.chunks_exact(LANES).remainder());
-    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane].to_f32() * b[lane].to_f32();
-        }
-    }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(&a, &b)| a.to_f32() * b.to_f32()).sum();
-    sums.iter().sum::<f32>() + tail
 }
 
 #[cfg(test)]

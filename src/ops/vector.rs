@@ -1,4 +1,4 @@
-//! Loops over f32 rows that the compiler can keep in vector registers: the host side of softmax.
+//! Loops over f32 rows that the compiler can keep in vector registers: softmax and dot products.
 //!
 //! Sums and maxima run in a fixed number of lanes, so their order depends on lengths alone.
 
@@ -78,6 +78,44 @@ pub fn sum_exp<T: Element>(values: &[T], shift: f32) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + tail.iter().map(|value| exp(value.to_f32() - shift)).sum::<f32>()
+}
+
+/// The products of two rows, in `LANES` partial sums that the compiler keeps in vector registers, and the
+/// sum of those beyond the last whole group.
+#[inline(always)]
+fn partial_sums<A: Element, B: Element, const LANES: usize>(
+    a: &[A],
+    b: &[B],
+) -> ([f32; LANES], f32) {
+    let mut sums = [0.0f32; LANES];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane].to_f32() * b[lane].to_f32();
+        }
+    }
+    (sums, a_tail.iter().zip(b_tail).map(|(a, b)| a.to_f32() * b.to_f32()).sum())
+}
+
+/// Dot product.
+#[inline(always)]
+pub fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
+    let (sums, tail) = partial_sums::<A, B, LANES>(a, b);
+    sums.iter().sum::<f32>() + tail
+}
+
+/// Dot product for long rows: twice as many sums, so that none waits for the one before, added in halves.
+#[inline(always)]
+pub fn dot_wide<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
+    let (mut sums, tail) = partial_sums::<A, B, { 2 * LANES }>(a, b);
+    let mut half = LANES;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0] + tail
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! into blocks of 64; each block is scaled by its largest magnitude and every element becomes the
 //! nearest of 16 codes. With double quantization the scales are themselves quantized to 8 bits.
 
+mod decode;
 pub mod dynamic8;
 pub mod nf4;
 
+pub(crate) use decode::Nf4View;
 pub use nf4::{Absmax, Nf4Weight};

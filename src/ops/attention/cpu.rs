@@ -3,13 +3,13 @@
 //! The query heads of a group are rows of one tile, as they share keys. Tasks are tiles of a kv-head;
 //! each owns its results, so their order and the number of threads do not matter.
 
-use super::Params;
-use super::tile::{Matrix, dot, planes, product, widened};
+use super::params::Params;
 use crate::dtype::Element;
 use crate::kernels::HostCall;
+use crate::ops::cpu::{Matrix, small_product, widened};
 use crate::ops::host::rows_per_task;
 use crate::ops::simd::vectorized;
-use crate::ops::vector;
+use crate::ops::vector::{self, dot};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -56,20 +56,28 @@ impl Pass<'_> {
     }
 
     /// Tokens of k or v of one kv-head, from `first` on.
-    fn kv<'b>(&self, x: &'b [f32], first: usize, kv_head: usize) -> Matrix<'b> {
+    fn kv<'b>(&self, x: &'b [f32], first: usize, kv_head: usize) -> Matrix<&'b [f32]> {
         let stride = self.kv_heads * self.width;
-        Matrix::rows(&x[first * stride + kv_head * self.width..], stride, self.planes)
+        Matrix::rows(&x[first * stride + kv_head * self.width..], stride)
     }
 
-    /// Gathered rows of q or dout.
-    fn gathered<'b>(&self, rows: &'b [f32]) -> Matrix<'b> {
-        Matrix::rows(rows, self.width, self.planes)
+    /// The products of gathered rows of q or dout [rows, HD] with the keys or values [HD, columns].
+    fn scores(&self, rows: &[f32], keys: Matrix<&[f32]>, [m, n]: [usize; 2], scores: &mut [f32]) {
+        let rows = Matrix::rows(rows, self.width);
+        small_product([m, n, self.width], rows, keys, [self.planes; 2], false, scores);
     }
 
-    /// Weights of a tile, or their gradient: in one plane more than the inputs their rounding is far below
-    /// that of the result.
-    fn weights<'b>(&self, weights: &'b [f32], columns: usize) -> Matrix<'b> {
-        Matrix::rows(weights, columns, (self.planes + 1).min(3))
+    /// Adds to `out` [m, HD] the products of weights or their gradients [m, n] with inputs [n, HD]. In one
+    /// plane more than the inputs the rounding of weights is far below that of the result.
+    fn add_weighted(
+        &self,
+        weights: Matrix<&[f32]>,
+        inputs: Matrix<&[f32]>,
+        [m, n]: [usize; 2],
+        out: &mut [f32],
+    ) {
+        let planes = [(self.planes + 1).min(3), self.planes];
+        small_product([m, self.width, n], weights, inputs, planes, true, out);
     }
 
     /// The group's rows of `x` [T, NH, HD]: head by head [G * queries, HD].
@@ -143,7 +151,7 @@ fn with_pass<T: Element>(call: &HostCall, bounds: usize, body: impl FnOnce(&Pass
         kv_heads: params.kv_heads as usize,
         group: (params.heads / params.kv_heads) as usize,
         width: call.constant("HEAD_WIDTH") as usize,
-        planes: planes::<T>(),
+        planes: T::DTYPE.bf16_planes(),
         bounds: call.input(bounds),
         q: &q,
         k: &k,
@@ -187,7 +195,7 @@ fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
         let columns = KEYS.min(keys.end - first);
         let p = &mut p[..rows * columns];
         let k = pass.kv(pass.k, first, kv_head).transposed();
-        product([rows, columns, width], pass.gathered(&q), k, false, p);
+        pass.scores(&q, k, [rows, columns], p);
         vectorized(
             #[inline(always)]
             || {
@@ -212,7 +220,7 @@ fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
             },
         );
         let v = pass.kv(pass.v, first, kv_head);
-        product([rows, width, columns], pass.weights(p, columns), v, true, &mut out);
+        pass.add_weighted(Matrix::rows(p, columns), v, [rows, columns], &mut out);
     }
     for (out, l) in out.chunks_exact_mut(width).zip(&l) {
         out.iter_mut().for_each(|out| *out /= l);
@@ -262,8 +270,8 @@ impl Weights {
         self.ds.resize(rows * columns, 0.0);
         let k = pass.kv(pass.k, keys.start, kv_head).transposed();
         let v = pass.kv(pass.v, keys.start, kv_head).transposed();
-        product([rows, columns, width], pass.gathered(q), k, false, &mut self.p);
-        product([rows, columns, width], pass.gathered(dout), v, false, &mut self.ds);
+        pass.scores(q, k, [rows, columns], &mut self.p);
+        pass.scores(dout, v, [rows, columns], &mut self.ds);
         vectorized(
             #[inline(always)]
             || {
@@ -337,8 +345,8 @@ fn dkv_tile(
         weights.compute(pass, stats, (&q, &dout), &queries, keys.clone(), kv_head);
         let rows = q.len() / width;
         for (weights, rhs, out) in [(&weights.p, &dout, &mut dv), (&weights.ds, &q, &mut dk)] {
-            let turned = pass.weights(weights, keys.len()).transposed();
-            product([keys.len(), width, rows], turned, pass.gathered(rhs), true, out);
+            let transposed = Matrix::rows(weights.as_slice(), keys.len()).transposed();
+            pass.add_weighted(transposed, Matrix::rows(rhs, width), [keys.len(), rows], out);
         }
     }
     [dk, dv]
@@ -360,9 +368,9 @@ pub fn bwd_dq<T: Element>(call: &mut HostCall) {
             for first in keys.clone().step_by(KEYS) {
                 let tile = first..(first + KEYS).min(keys.end);
                 weights.compute(pass, stats, (&q, &dout), &queries, tile.clone(), kv_head);
-                let ds = pass.weights(&weights.ds, tile.len());
+                let ds = Matrix::rows(weights.ds.as_slice(), tile.len());
                 let k = pass.kv(pass.k, first, kv_head);
-                product([rows, width, tile.len()], ds, k, true, &mut dq);
+                pass.add_weighted(ds, k, [rows, tile.len()], &mut dq);
             }
             dq
         });

@@ -1,47 +1,11 @@
 //! What the flash kernels compute, in naive loops: the softmax of whole rows.
 
-use super::Params;
+use super::params::{Params, Sizes};
 use crate::kernels::{Real, RefCall};
 
-/// The sizes of a call, as indices.
-struct Sizes {
-    params: Params,
-    tokens: usize,
-    heads: usize,
-    kv_heads: usize,
-    width: usize,
-    group: usize,
-    offset: usize,
-}
-
-impl Sizes {
-    fn of<F: Real>(call: &RefCall<F>) -> Self {
-        let params: Params = call.params();
-        Self {
-            params,
-            tokens: params.tokens as usize,
-            heads: params.heads as usize,
-            kv_heads: params.kv_heads as usize,
-            width: call.constant("HEAD_WIDTH") as usize,
-            group: (params.heads / params.kv_heads) as usize,
-            offset: params.q_offset as usize,
-        }
-    }
-
-    /// Where head `h` of query `t` starts in q, out and their gradients.
-    fn query(&self, t: usize, h: usize) -> usize {
-        (t * self.heads + h) * self.width
-    }
-
-    /// Where the kv-head that query head `h` reads starts at key `j`.
-    fn key(&self, j: usize, h: usize) -> usize {
-        (j * self.kv_heads + h / self.group) * self.width
-    }
-
-    /// The keys that query `t` sees.
-    fn seen(&self, bounds: &[u32], t: usize) -> std::ops::Range<usize> {
-        self.params.lowest_key(bounds, t + self.offset)..t + self.offset + 1
-    }
+fn sizes<F: Real>(call: &RefCall<F>) -> (Params, Sizes) {
+    let params: Params = call.params();
+    (params, Sizes::new(&params, call.constant("HEAD_WIDTH")))
 }
 
 fn dot<F: Real>(a: &[F], b: &[F]) -> F {
@@ -54,15 +18,15 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> F {
 
 /// out = softmax(scale q kᵀ) v over the seen keys, and lse.
 pub fn fwd<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::of(call);
-    let scale = F::from_f64(f64::from(sizes.params.scale));
+    let (params, sizes) = sizes(call);
+    let scale = F::from_f64(f64::from(params.scale));
     let (q, k, v, bounds) = (call.input(0), call.input(1), call.input(2), call.input_u32(3));
     let (out, stats) = (call.output(4), call.output(5));
     for t in 0..sizes.tokens {
         for h in 0..sizes.heads {
             let q = &q[sizes.query(t, h)..][..sizes.width];
             let scores: Vec<F> = sizes
-                .seen(bounds, t)
+                .seen(&params, bounds, t)
                 .map(|j| dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale)
                 .collect();
             let largest = scores.iter().fold(scores[0], |a, &b| a.max(b));
@@ -71,7 +35,7 @@ pub fn fwd<F: Real>(call: &mut RefCall<F>) {
             stats[(t * sizes.heads + h) * 2] = lse;
             for d in 0..sizes.width {
                 let mut value = F::ZERO;
-                for (j, &s) in sizes.seen(bounds, t).zip(&scores) {
+                for (j, &s) in sizes.seen(&params, bounds, t).zip(&scores) {
                     value += (s - lse).exp() * v[sizes.key(j, h) + d];
                 }
                 out[sizes.query(t, h) + d] = value;
@@ -82,7 +46,7 @@ pub fn fwd<F: Real>(call: &mut RefCall<F>) {
 
 /// delta[t,h] = dout[t,h] . out[t,h].
 pub fn bwd_delta<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::of(call);
+    let (_, sizes) = sizes(call);
     let (out, dout, stats) = (call.input(0), call.input(1), call.output(2));
     for row in 0..sizes.tokens * sizes.heads {
         let columns = row * sizes.width..(row + 1) * sizes.width;
@@ -93,10 +57,11 @@ pub fn bwd_delta<F: Real>(call: &mut RefCall<F>) {
 /// Calls `pair(t, h, j, p, ds)` for every query, head and key that see each other.
 fn for_each_pair<F: Real>(
     call: &RefCall<F>,
+    params: &Params,
     sizes: &Sizes,
     mut pair: impl FnMut(usize, usize, usize, F, F),
 ) {
-    let scale = F::from_f64(f64::from(sizes.params.scale));
+    let scale = F::from_f64(f64::from(params.scale));
     let (q, k, v, dout) = (call.input(0), call.input(1), call.input(2), call.input(3));
     let (stats, bounds) = (call.input(4), call.input_u32(5));
     for t in 0..sizes.tokens {
@@ -105,7 +70,7 @@ fn for_each_pair<F: Real>(
             let dout = &dout[sizes.query(t, h)..][..sizes.width];
             let row = (t * sizes.heads + h) * 2;
             let (lse, delta) = (stats[row], stats[row + 1]);
-            for j in sizes.seen(bounds, t) {
+            for j in sizes.seen(params, bounds, t) {
                 let p = (dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale - lse).exp();
                 let dp = dot(dout, &v[sizes.key(j, h)..][..sizes.width]);
                 pair(t, h, j, p, p * (dp - delta) * scale);
@@ -116,12 +81,12 @@ fn for_each_pair<F: Real>(
 
 /// dv = pᵀ dout and dk = dsᵀ q, over queries and the heads of each group.
 pub fn bwd_dkv<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::of(call);
+    let (params, sizes) = sizes(call);
     let (q, dout) = (call.input(0), call.input(3));
     let (dk, dv) = (call.output(6), call.output(7));
     dk.fill(F::ZERO);
     dv.fill(F::ZERO);
-    for_each_pair(call, &sizes, |t, h, j, p, ds| {
+    for_each_pair(call, &params, &sizes, |t, h, j, p, ds| {
         for d in 0..sizes.width {
             dv[sizes.key(j, h) + d] += p * dout[sizes.query(t, h) + d];
             dk[sizes.key(j, h) + d] += ds * q[sizes.query(t, h) + d];
@@ -131,10 +96,10 @@ pub fn bwd_dkv<F: Real>(call: &mut RefCall<F>) {
 
 /// dq = ds k.
 pub fn bwd_dq<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::of(call);
+    let (params, sizes) = sizes(call);
     let (k, dq) = (call.input(1), call.output(6));
     dq.fill(F::ZERO);
-    for_each_pair(call, &sizes, |t, h, j, _, ds| {
+    for_each_pair(call, &params, &sizes, |t, h, j, _, ds| {
         for d in 0..sizes.width {
             dq[sizes.query(t, h) + d] += ds * k[sizes.key(j, h) + d];
         }

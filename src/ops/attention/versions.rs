@@ -1,12 +1,12 @@
 //! The versions of the flash kernels: portable, on tensor cores, on Hopper's.
 
-use super::{ATTENTION_BWD_DKV, ATTENTION_BWD_DQ, ATTENTION_FWD, Params, TILE};
+use super::params::Params;
+use super::specs::{ATTENTION_BWD_DKV, ATTENTION_BWD_DQ, ATTENTION_FWD, TILE};
 use crate::DType;
 use crate::backend::{KernelCall, TensorMap, View};
 use crate::cuda_text;
 use crate::error::Result;
-use crate::kernels::{KernelSpec, KernelText, MMA, Requires, WGMMA};
-use crate::ops::matmul::{mma, wgmma};
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires, TENSOR_CORES, WGMMA};
 use crate::tensor::Tensor;
 
 /// Queries or keys that a block owns on tensor cores.
@@ -138,13 +138,13 @@ impl Backward {
 fn fits(q: &Tensor, max_width: usize) -> bool {
     let width = q.columns();
     let whole = width <= max_width && width.is_multiple_of(16);
-    mma::is_on(q.device()) && q.dtype() != DType::F32 && whole
+    q.device().capabilities().has_tensor_cores() && q.dtype() != DType::F32 && whole
 }
 
 /// Whether Hopper's do, and have a whole tile to work on.
 fn fits_hopper(q: &Tensor) -> bool {
     let whole = HOPPER_WIDTHS.contains(&q.columns()) && q.dim(0) >= HOPPER_TILE;
-    wgmma::is_on(q.device()) && q.dtype() != DType::F32 && whole
+    q.device().capabilities().is_hopper() && q.dtype() != DType::F32 && whole
 }
 
 static FWD_MMA_TEXT: KernelText = cuda_text!("attention_fwd_mma", MMA);
@@ -154,21 +154,21 @@ pub(super) static ATTENTION_FWD_MMA: KernelSpec = KernelSpec {
     name: "attention_fwd_mma",
     text: &FWD_MMA_TEXT,
     constants: &["HEAD_WIDTH", "KEYS"],
-    requires: Requires::Sm(mma::CAPABILITY),
+    requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_FWD
 };
 
 pub(super) static ATTENTION_BWD_DKV_MMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dkv_mma",
     text: &BWD_MMA_TEXT,
-    requires: Requires::Sm(mma::CAPABILITY),
+    requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_BWD_DKV
 };
 
 pub(super) static ATTENTION_BWD_DQ_MMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dq_mma",
     text: &BWD_MMA_TEXT,
-    requires: Requires::Sm(mma::CAPABILITY),
+    requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_BWD_DQ
 };
 

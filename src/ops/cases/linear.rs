@@ -4,7 +4,7 @@ use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
 use crate::ops::matmul::mma::{self, Version};
-use crate::ops::matmul::{Layout, Rung, matmul_rung, wgmma};
+use crate::ops::matmul::{Layout, Product, Rung, wgmma};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::{Dropout, Neftune, Nf4Tensor};
 use crate::quant::dynamic8::dynamic_map;
@@ -287,7 +287,7 @@ fn into_product(
                 Rung::Hopper(_) if !wgmma::fits(a, b) => Rung::Blocked,
                 rung => rung,
             };
-            matmul_rung(rung, depth, layout, a, b, alpha, accumulate, &out)?;
+            Product { layout, a, b, alpha, accumulate, out: &out }.run_as(rung, depth)?;
             Ok(vec![out])
         }),
     }

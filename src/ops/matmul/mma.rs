@@ -1,32 +1,25 @@
 //! The product on tensor cores: when it can be had, and its tiles.
 
-use super::split_rung;
+use super::specs::splitting;
 use crate::DType;
 use crate::backend::Device;
 use crate::cuda_text;
-use crate::kernels::{KernelSpec, KernelText, MMA, Requires};
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires, TENSOR_CORES};
 use crate::tensor::Tensor;
 
-/// Compute capability, times ten, from which kernels may use `mma.sync` on 16-bit operands.
-pub(crate) const CAPABILITY: u32 = 80;
 /// Elements of 16 bits that are copied at once; rows of operands are whole multiples.
 pub(crate) const CHUNK: usize = 8;
 /// Blocks below which a large GPU has multiprocessors without work.
 const FEW_BLOCKS: usize = 96;
 
-/// Whether a device has tensor cores that the kernels can use.
-pub(crate) fn is_on(device: &Device) -> bool {
-    device.capabilities().compute_capability >= Some(CAPABILITY)
-}
-
 /// The version of the product that the device has for these operands, if any.
 pub(crate) fn version(a: &Tensor, b: &Tensor) -> Option<Version> {
     let aligned = [a, b].iter().all(|operand| operand.columns().is_multiple_of(CHUNK));
-    if !is_on(a.device()) || !aligned {
+    if !a.device().capabilities().has_tensor_cores() || !aligned {
         return None;
     }
     match (a.dtype(), b.dtype()) {
-        // Six products of pieces: worth it where tensor cores are made for f32 sums.
+        // Six products of planes: worth it where tensor cores are made for f32 sums.
         (DType::F32, DType::F32) if !is_data_center(a.device()) => None,
         (left, right) if left == right && left != DType::F32 => Some(Version::Mma),
         _ => Some(Version::F32Mma),
@@ -43,7 +36,7 @@ fn is_data_center(device: &Device) -> bool {
 pub(crate) enum Version {
     /// 16-bit operands of one dtype.
     Mma,
-    /// Operands that are cut into pieces of bf16.
+    /// Operands that are cut into planes of bf16.
     F32Mma,
 }
 
@@ -52,20 +45,18 @@ impl Version {
     pub(super) fn kernel(self, a: DType, b: DType, tile: usize) -> (&'static KernelSpec, u32) {
         // A slab of 32 k in 16 bits.
         let slab = 64 * tile as u32;
-        let pieces = |dtype| match dtype {
-            DType::F32 => 3,
-            DType::F16 => 2,
-            _ => 1,
-        };
         match self {
             // Four stages of both operands.
             Self::Mma => (&MATMUL_MMA, 4 * 2 * slab),
-            // Two stages of all pieces.
-            Self::F32Mma => (&MATMUL_F32_MMA, 2 * (pieces(a) + pieces(b)) * slab),
+            // Two stages of all planes.
+            Self::F32Mma => {
+                let planes = a.bf16_planes() + b.bf16_planes();
+                (&MATMUL_F32_MMA, 2 * planes as u32 * slab)
+            }
         }
     }
 
-    /// The tile for an [m, n] result; the smaller one where the sums of pieces take the registers.
+    /// The tile for an [m, n] result; the smaller one where the sums of planes take the registers.
     pub(crate) fn tile(self, m: usize, n: usize) -> usize {
         match self {
             Self::Mma => tile(m, n),
@@ -85,12 +76,12 @@ static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma", MMA);
 
 pub(super) static MATMUL_MMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
-    requires: Requires::Sm(CAPABILITY),
-    ..split_rung("matmul_mma", &TEXT)
+    requires: Requires::Sm(TENSOR_CORES),
+    ..splitting("matmul_mma", &TEXT)
 };
 
 pub(super) static MATMUL_F32_MMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
-    requires: Requires::Sm(CAPABILITY),
-    ..split_rung("matmul_f32_mma", &F32_TEXT)
+    requires: Requires::Sm(TENSOR_CORES),
+    ..splitting("matmul_f32_mma", &F32_TEXT)
 };

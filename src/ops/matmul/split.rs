@@ -5,14 +5,15 @@
 //! [splits, M, N], and a second kernel adds them in order. The cut depends on the sizes alone, never on
 //! the device: the same bits on every GPU of a kind.
 
-use super::super::host::{rows_per_task, words};
-use super::BLOCK;
+use super::layout::THREADS;
 use crate::backend::KernelCall;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
+use crate::ops::cpu::Scale;
+use crate::ops::host::{rows_per_task, words};
 use crate::tensor::Tensor;
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
@@ -51,7 +52,7 @@ pub(super) fn sum(parts: &Tensor, alpha: f32, accumulate: bool, out: &Tensor) ->
     KernelCall::new(&SUM_SPLITS, &[parts.view(), out.view()])
         .constant("ACCUMULATE", u32::from(accumulate))
         .params(Params { count: out.len() as u32, splits: parts.dim(0) as u32, alpha })
-        .launch(out.device(), grid_1d(words(out), BLOCK))
+        .launch(out.device(), grid_1d(words(out), THREADS))
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -69,7 +70,7 @@ pub(super) static SUM_SPLITS: KernelSpec = KernelSpec {
     text: &TEXT,
     bindings: &[Binding::read("parts", Kind::F32), Binding::update("out", Kind::Float)],
     constants: &["ACCUMULATE"],
-    block: [BLOCK as u32, 1, 1],
+    block: [THREADS as u32, 1, 1],
     requires: Requires::Portable,
     reference_f32: reference,
     reference_f64: reference,
@@ -92,7 +93,7 @@ fn reference<F: Real>(call: &mut RefCall<F>) {
 
 fn cpu<T: Element>(call: &mut HostCall) {
     let Params { count, splits, alpha } = call.params();
-    let scale = super::cpu::Scale { alpha, accumulate: call.constant("ACCUMULATE") == 1 };
+    let scale = Scale { alpha, accumulate: call.constant("ACCUMULATE") == 1 };
     let (parts, out) = (call.input::<f32>(0), call.output::<T>(1));
     let task = rows_per_task(splits as usize);
     out.par_chunks_mut(task).enumerate().for_each(|(number, out)| {
@@ -131,8 +132,8 @@ mod tests {
     /// The memory plan sees what the splits take.
     #[test]
     fn the_sums_of_splits_count_as_memory() -> Result<()> {
-        use super::super::{Layout, matmul_into};
         use crate::backend::{Backend, Device, cpu::Cpu, dry::Dry};
+        use crate::ops::matmul::{Layout, matmul_into};
         let mut capabilities = Cpu::new().capabilities().clone();
         for many_blocks in [false, true] {
             capabilities.many_blocks = many_blocks;

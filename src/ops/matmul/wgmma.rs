@@ -1,10 +1,12 @@
 //! The product on Hopper's tensor cores: when it is worth it, its tiles and its launch.
 
-use super::{Layout, mma, rung};
-use crate::backend::{Device, KernelCall, TensorMap};
+use super::layout::Layout;
+use super::mma;
+use super::specs::whole;
+use crate::backend::{KernelCall, TensorMap};
 use crate::cuda_text;
 use crate::dtype::DType;
-use crate::kernels::{HOPPER, KernelSpec, KernelText, MMA, Requires, WGMMA};
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires, WGMMA};
 use crate::tensor::Tensor;
 
 /// Rows of a tile, and k of a slab: a row of a box.
@@ -17,27 +19,25 @@ const FEW_WIDE_TILES: usize = 96;
 /// Tiles below which the smaller ones of [`mma`] use more of it.
 const FEW_TILES: usize = 64;
 
-/// Whether a device has `wgmma` and the copy engine.
-pub(crate) fn is_on(device: &Device) -> bool {
-    device.capabilities().compute_capability == Some(HOPPER)
-}
-
 /// Whether the kernel can multiply these.
 pub(crate) fn fits(a: &Tensor, b: &Tensor) -> bool {
     let aligned = [a, b].iter().all(|operand| operand.columns().is_multiple_of(mma::CHUNK));
     let some = !a.is_empty() && !b.is_empty();
-    is_on(a.device()) && aligned && some && a.dtype() == b.dtype() && a.dtype() != DType::F32
+    a.device().capabilities().is_hopper()
+        && aligned
+        && some
+        && a.dtype() == b.dtype()
+        && a.dtype() != DType::F32
 }
 
 /// The width of the tiles for an [m, n] result; none where it has few. A function of the
 /// sizes alone, as the bits of a result must be, whatever GPU of this kind makes it.
 pub(crate) fn tile(m: usize, n: usize) -> Option<usize> {
     let tiles = |width| m.div_ceil(TILE_M) * n.div_ceil(width);
-    match () {
-        () if tiles(256) >= FEW_WIDE_TILES => Some(256),
-        () if tiles(128) >= FEW_TILES => Some(128),
-        () => None,
+    if tiles(256) >= FEW_WIDE_TILES {
+        return Some(256);
     }
+    (tiles(128) >= FEW_TILES).then_some(128)
 }
 
 /// The call but for what all versions have, and its grid.
@@ -77,5 +77,5 @@ pub(super) static MATMUL_WGMMA: KernelSpec = KernelSpec {
     constants: &["LAYOUT", "ACCUMULATE", "TILE"],
     block: [384, 1, 1],
     requires: Requires::Hopper,
-    ..rung("matmul_wgmma", &TEXT)
+    ..whole("matmul_wgmma", &TEXT)
 };

@@ -16,3 +16,13 @@ pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     FREE.with_borrow_mut(|free| free.push(memory));
     result
 }
+
+/// [`with_scratch`] at an address that is a multiple of 64, so that no row of a tile straddles cache
+/// lines.
+#[cfg(target_arch = "x86_64")]
+pub fn with_aligned<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    with_scratch(len + 16, |scratch| {
+        let skip = scratch.as_ptr().align_offset(64).min(16);
+        work(&mut scratch[skip..][..len])
+    })
+}

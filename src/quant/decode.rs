@@ -1,7 +1,7 @@
-//! NF4 on the CPU: decoding runs of elements to f32.
+//! Decoding runs of NF4 elements to f32 on the CPU.
 
+use super::nf4::CODEBOOK;
 use crate::dtype::DType;
-use crate::quant::nf4::CODEBOOK;
 
 /// The buffers of an NF4 weight, in host memory.
 #[derive(Clone, Copy)]
@@ -10,7 +10,7 @@ pub struct Nf4View<'a> {
     pub codes: &'a [u8],
     /// 8-bit scales, with double quantization.
     pub scales: &'a [u8],
-    /// Levels, then the scales or what decodes them: see [`super::Nf4Tensor`].
+    /// Levels, then the scales or what decodes them: see [`crate::ops::Nf4Tensor`].
     pub tables: &'a [f32],
     /// Whether the scales are quantized.
     pub nested: bool,

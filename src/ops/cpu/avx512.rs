@@ -1,8 +1,7 @@
 //! VDPBF16PS: bf16 pairs to f32 sums in the ordinary vector registers, for processors with AVX512_BF16 and
 //! without AMX (AMD since Zen 4). Reads the same panels as [`super::amx`].
 
-use super::blocks::{Depth, Sums, sums_at};
-use super::pack::{LINES, TILE_LEN};
+use super::depth::{Depth, LINES, Sums, TILE_LEN, sums_at};
 use std::arch::x86_64::*;
 
 /// Rows at a time: with two registers of sums each, they leave room for two of B.

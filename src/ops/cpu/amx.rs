@@ -3,7 +3,7 @@
 //!
 //! Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
-use super::blocks::{Depth, Sums};
+use super::depth::{Depth, Sums};
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;

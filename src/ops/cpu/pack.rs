@@ -8,18 +8,13 @@
 //!   a tile of A   [16 rows, 32 of k]
 //!   a tile of B   [16 pairs of k, 16 columns, 2]
 
-use super::operand::{Elements, Operand};
+use super::depth::{LINES, TILE_K, TILE_LEN};
+use super::matrix::{Elements, Matrix};
 use super::scratch::with_scratch;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Lines of a panel: rows of A, columns of B.
-pub const LINES: usize = 16;
-/// Values of k in a tile.
-pub const TILE_K: usize = 32;
-/// Values in a tile.
-pub const TILE_LEN: usize = LINES * TILE_K;
 /// Panels that are packed together where the operand must be decoded first.
 const DECODED_PANELS: usize = 4;
 
@@ -37,73 +32,36 @@ pub fn available() -> bool {
     crate::ops::simd::has_avx512() && is_x86_feature_detected!("avx512bf16")
 }
 
-/// The planes that hold the elements.
-pub fn planes(elements: &Elements) -> usize {
-    match elements {
-        Elements::BF16(_) => 1,
-        Elements::F16(_) => 2,
-        Elements::F32(_) => 3,
-        Elements::Nf4(weight) => match weight.dtype {
-            crate::DType::BF16 => 1,
-            crate::DType::F16 => 2,
-            _ => 3,
-        },
-    }
-}
-
-/// A matrix by lines, whose element (line, k) is at `line * line_stride + k * k_stride`; one stride is 1.
-#[derive(Clone, Copy)]
-pub struct Lines<'a, T> {
-    /// The elements.
-    pub elements: &'a [T],
-    /// From one line to the next.
-    pub line_stride: usize,
-    /// From one k to the next.
-    pub k_stride: usize,
-}
-
-/// Packs the lines `lines` of an operand at the values `k` of k into `panels`, which are as many as the
-/// lines need or more.
+/// Packs the lines `lines` at the values `k` of k into `panels`, which are as many as the lines need or
+/// more. The rows of `operand` are its lines: rows of A, columns of B.
 pub fn pack(
-    operand: &Operand,
+    operand: Matrix<Elements>,
     side: Side,
     planes: usize,
     lines: Range<usize>,
     k: Range<usize>,
     panels: &mut [u16],
 ) {
-    let (line_stride, k_stride) = match side {
-        Side::A => (operand.row_stride, operand.column_stride),
-        Side::B => (operand.column_stride, operand.row_stride),
-    };
-    match operand.elements {
+    let Matrix { elements, row_stride, column_stride } = operand;
+    match elements {
         Elements::F32(elements) => {
-            let source = Lines { elements, line_stride, k_stride };
-            pack_lines(source, side, planes, lines, k, panels);
+            let operand = Matrix { elements, row_stride, column_stride };
+            pack_lines(operand, side, planes, lines, k, panels);
         }
         Elements::BF16(elements) => {
-            let source = Lines { elements, line_stride, k_stride };
-            pack_lines(source, side, planes, lines, k, panels);
+            let operand = Matrix { elements, row_stride, column_stride };
+            pack_lines(operand, side, planes, lines, k, panels);
         }
         Elements::F16(_) | Elements::Nf4(_) => {
             // Widened to f32 first, as they lie.
-            let block = |first: usize| first..(first + DECODED_PANELS * LINES).min(lines.end);
+            let group = |first: usize| first..(first + DECODED_PANELS * LINES).min(lines.end);
             let panel = k.len().div_ceil(TILE_K) * planes * TILE_LEN;
             let groups = panels.chunks_mut(DECODED_PANELS * panel);
             let firsts = lines.clone().step_by(DECODED_PANELS * LINES);
-            for (lines, panels) in firsts.map(block).zip(groups) {
+            for (lines, panels) in firsts.map(group).zip(groups) {
                 with_scratch(lines.len() * k.len(), |scratch| {
-                    let (rows, columns) = match side {
-                        Side::A => (lines.clone(), k.clone()),
-                        Side::B => (k.clone(), lines.clone()),
-                    };
-                    let block = operand.block(rows, columns, scratch);
-                    let (line_stride, k_stride) = match side {
-                        Side::A => (block.row_stride, block.column_stride),
-                        Side::B => (block.column_stride, block.row_stride),
-                    };
-                    let source = Lines { elements: block.elements, line_stride, k_stride };
-                    pack_lines(source, side, planes, 0..lines.len(), 0..k.len(), panels);
+                    let part = operand.part(lines.clone(), k.clone(), scratch);
+                    pack_lines(part, side, planes, 0..lines.len(), 0..k.len(), panels);
                 });
             }
         }
@@ -112,7 +70,7 @@ pub fn pack(
 
 /// [`pack`] of elements that need no decoding.
 pub fn pack_lines<T: Load>(
-    source: Lines<T>,
+    operand: Matrix<&[T]>,
     side: Side,
     planes: usize,
     lines: Range<usize>,
@@ -126,9 +84,9 @@ pub fn pack_lines<T: Load>(
         // SAFETY: whoever packs has asked for the features.
         unsafe {
             match planes {
-                1 => pack_panel::<T, 1>(source, side, lines, k.clone(), panel),
-                2 => pack_panel::<T, 2>(source, side, lines, k.clone(), panel),
-                _ => pack_panel::<T, 3>(source, side, lines, k.clone(), panel),
+                1 => pack_panel::<T, 1>(operand, side, lines, k.clone(), panel),
+                2 => pack_panel::<T, 2>(operand, side, lines, k.clone(), panel),
+                _ => pack_panel::<T, 3>(operand, side, lines, k.clone(), panel),
             }
         }
     }
@@ -136,14 +94,14 @@ pub fn pack_lines<T: Load>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack_panel<T: Load, const PLANES: usize>(
-    source: Lines<T>,
+    operand: Matrix<&[T]>,
     side: Side,
     lines: Range<usize>,
     k: Range<usize>,
     panel: &mut [u16],
 ) {
-    let along_k = source.k_stride == 1;
-    let start = lines.start * source.line_stride + k.start * source.k_stride;
+    let along_k = operand.column_stride == 1;
+    let start = lines.start * operand.row_stride + k.start * operand.column_stride;
     for (tile, out) in panel.chunks_exact_mut(PLANES * TILE_LEN).enumerate() {
         let depth = TILE_K.min(k.len() - tile * TILE_K);
         let mut registers = [[_mm512_setzero_si512(); LINES]; PLANES];
@@ -153,20 +111,20 @@ fn pack_panel<T: Load, const PLANES: usize>(
                 if i >= lines.len() {
                     break;
                 }
-                let at = start + i * source.line_stride + tile * TILE_K;
+                let at = start + i * operand.row_stride + tile * TILE_K;
                 let counts = [depth.min(16), depth.saturating_sub(16)];
                 // SAFETY: this function has the same features.
-                unsafe { T::load(source.elements, [at, at + 16], counts) }
+                unsafe { T::load(operand.elements, [at, at + 16], counts) }
             } else {
                 if 2 * i >= depth {
                     break;
                 }
-                let at = start + (tile * TILE_K + 2 * i) * source.k_stride;
+                let at = start + (tile * TILE_K + 2 * i) * operand.column_stride;
                 let second = if 2 * i + 1 < depth { lines.len() } else { 0 };
-                let at = [at, at + source.k_stride];
+                let at = [at, at + operand.column_stride];
                 // SAFETY: this function has the same features.
                 let planes: [__m512i; PLANES] =
-                    unsafe { T::load(source.elements, at, [lines.len(), second]) };
+                    unsafe { T::load(operand.elements, at, [lines.len(), second]) };
                 planes.map(|halves| interleave(halves))
             };
             for plane in 0..PLANES {
@@ -289,22 +247,22 @@ fn interleave(halves: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: &mut [__m512i; 16]) {
-    // Within groups of 4 rows, 4 x 4 blocks are turned ...
+    // Within groups of 4 rows, 4 x 4 blocks are transposed ...
     let mut half = *rows;
     for i in 0..8 {
         half[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
         half[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
     }
-    let mut turned = half;
+    let mut crossed = half;
     for i in (0..16).step_by(4) {
-        turned[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
-        turned[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
-        turned[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
-        turned[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+        crossed[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+        crossed[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+        crossed[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+        crossed[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
     }
     // ... then the blocks change places.
     for i in 0..4 {
-        let [a, b, c, d] = [turned[i], turned[4 + i], turned[8 + i], turned[12 + i]];
+        let [a, b, c, d] = [crossed[i], crossed[4 + i], crossed[8 + i], crossed[12 + i]];
         let (even_ab, odd_ab) =
             (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
         let (even_cd, odd_cd) =

@@ -11,23 +11,23 @@
 //! weighted_sum_bwd                           dv = pᵀ dout, dk = dsᵀ q
 //! ```
 
-use super::attention::tile::{dot, widened};
-use super::attention::{AttentionLayout, Params, launch};
-use super::grad_target::GradTarget;
-use super::host::words;
-use super::vector;
+use super::params::{AttentionLayout, Params, Sizes, launch};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
+use crate::ops::cpu::widened;
+use crate::ops::grad_target::GradTarget;
+use crate::ops::host::words;
+use crate::ops::vector::{self, dot};
 use crate::tape::Tape;
 use crate::tensor::{Saved, Tensor};
 use crate::{kernel_text, with_element};
 use rayon::prelude::*;
 
-/// [`super::attention()`] by this implementation; `params` are checked.
-pub(super) fn attention(
+/// [`crate::ops::attention()`] by this implementation; `params` are checked.
+pub fn attention(
     tape: &Tape,
     q: &Tensor,
     k: &Tensor,
@@ -103,10 +103,7 @@ const BLOCK: u32 = 128;
 
 static TEXT: KernelText = kernel_text!("attention_eager");
 
-pub(super) const KERNELS: &[&KernelSpec] =
-    &[&SCORES, &SOFTMAX, &SOFTMAX_BWD, &WEIGHTED_SUM, &WEIGHTED_SUM_BWD];
-
-static SCORES: KernelSpec = KernelSpec {
+pub static SCORES: KernelSpec = KernelSpec {
     name: "attention_eager_scores",
     text: &TEXT,
     bindings: &[
@@ -122,7 +119,7 @@ static SCORES: KernelSpec = KernelSpec {
     cpu: |call| with_element!(call.dtype(0), T => scores_cpu::<T>(call)),
 };
 
-static SOFTMAX: KernelSpec = KernelSpec {
+pub static SOFTMAX: KernelSpec = KernelSpec {
     name: "attention_eager_softmax",
     text: &TEXT,
     bindings: &[Binding::read("bounds", Kind::U32), Binding::update("p", Kind::F32)],
@@ -134,7 +131,7 @@ static SOFTMAX: KernelSpec = KernelSpec {
     cpu: softmax_cpu,
 };
 
-static SOFTMAX_BWD: KernelSpec = KernelSpec {
+pub static SOFTMAX_BWD: KernelSpec = KernelSpec {
     name: "attention_eager_softmax_bwd",
     text: &TEXT,
     bindings: &[Binding::read("p", Kind::F32), Binding::update("ds", Kind::F32)],
@@ -146,7 +143,7 @@ static SOFTMAX_BWD: KernelSpec = KernelSpec {
     cpu: softmax_bwd_cpu,
 };
 
-static WEIGHTED_SUM: KernelSpec = KernelSpec {
+pub static WEIGHTED_SUM: KernelSpec = KernelSpec {
     name: "attention_eager_weighted_sum",
     text: &TEXT,
     bindings: &[
@@ -162,7 +159,7 @@ static WEIGHTED_SUM: KernelSpec = KernelSpec {
     cpu: |call| with_element!(call.dtype(1), T => weighted_sum_cpu::<T>(call)),
 };
 
-static WEIGHTED_SUM_BWD: KernelSpec = KernelSpec {
+pub static WEIGHTED_SUM_BWD: KernelSpec = KernelSpec {
     name: "attention_eager_weighted_sum_bwd",
     text: &TEXT,
     bindings: &[
@@ -178,48 +175,9 @@ static WEIGHTED_SUM_BWD: KernelSpec = KernelSpec {
     cpu: |call| with_element!(call.dtype(1), T => weighted_sum_bwd_cpu::<T>(call)),
 };
 
-/// The numbers of a call, as indices.
-#[derive(Clone, Copy)]
-struct Sizes {
-    tokens: usize,
-    keys: usize,
-    heads: usize,
-    kv_heads: usize,
-    width: usize,
-    group: usize,
-}
-
-impl Sizes {
-    fn new(params: Params, width: u32) -> Self {
-        Self {
-            tokens: params.tokens as usize,
-            keys: params.keys as usize,
-            heads: params.heads as usize,
-            kv_heads: params.kv_heads as usize,
-            width: width as usize,
-            group: (params.heads / params.kv_heads) as usize,
-        }
-    }
-
-    /// Where head `h` of query `t` starts.
-    fn query(&self, t: usize, h: usize) -> usize {
-        (t * self.heads + h) * self.width
-    }
-
-    /// Where the kv-head of query head `h` starts at key `j`.
-    fn key(&self, j: usize, h: usize) -> usize {
-        (j * self.kv_heads + h / self.group) * self.width
-    }
-
-    /// Where the weights of head `h` and query `t` start.
-    fn row(&self, h: usize, t: usize) -> usize {
-        (h * self.tokens + t) * self.keys
-    }
-}
-
 fn scores_reference<F: Real>(call: &mut RefCall<F>) {
     let params: Params = call.params();
-    let sizes = Sizes::new(params, call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&params, call.constant("HEAD_WIDTH"));
     let (query, key, scores) = (call.input(0), call.input(1), call.output(2));
     for h in 0..sizes.heads {
         for t in 0..sizes.tokens {
@@ -261,7 +219,7 @@ fn softmax_bwd_reference<F: Real>(call: &mut RefCall<F>) {
 }
 
 fn weighted_sum_reference<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&call.params(), call.constant("HEAD_WIDTH"));
     let (weights, value, out) = (call.input(0), call.input(1), call.output(2));
     for t in 0..sizes.tokens {
         for h in 0..sizes.heads {
@@ -277,7 +235,7 @@ fn weighted_sum_reference<F: Real>(call: &mut RefCall<F>) {
 }
 
 fn weighted_sum_bwd_reference<F: Real>(call: &mut RefCall<F>) {
-    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&call.params(), call.constant("HEAD_WIDTH"));
     let (weights, dout, dvalue) = (call.input(0), call.input(1), call.output(2));
     for j in 0..sizes.keys {
         for kv_head in 0..sizes.kv_heads {
@@ -296,7 +254,7 @@ fn weighted_sum_bwd_reference<F: Real>(call: &mut RefCall<F>) {
 
 fn scores_cpu<T: Element>(call: &mut HostCall) {
     let params: Params = call.params();
-    let sizes = Sizes::new(params, call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&params, call.constant("HEAD_WIDTH"));
     let (query, key) = (widened(call.input::<T>(0)), widened(call.input::<T>(1)));
     let scores = call.output::<f32>(2);
     scores.par_chunks_mut(sizes.keys).enumerate().for_each(|(row, scores)| {
@@ -336,7 +294,7 @@ fn softmax_bwd_cpu(call: &mut HostCall) {
 }
 
 fn weighted_sum_cpu<T: Element>(call: &mut HostCall) {
-    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&call.params(), call.constant("HEAD_WIDTH"));
     let (weights, value) = (call.input::<f32>(0), widened(call.input::<T>(1)));
     let out = call.output::<T>(2);
     out.par_chunks_mut(sizes.width).enumerate().for_each(|(row, out)| {
@@ -350,7 +308,7 @@ fn weighted_sum_cpu<T: Element>(call: &mut HostCall) {
 }
 
 fn weighted_sum_bwd_cpu<T: Element>(call: &mut HostCall) {
-    let sizes = Sizes::new(call.params(), call.constant("HEAD_WIDTH"));
+    let sizes = Sizes::new(&call.params(), call.constant("HEAD_WIDTH"));
     let (weights, dout) = (call.input::<f32>(0), widened(call.input::<T>(1)));
     let dvalue = call.output::<T>(2);
     dvalue.par_chunks_mut(sizes.width).enumerate().for_each(|(row, dvalue)| {

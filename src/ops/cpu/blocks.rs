@@ -7,95 +7,33 @@
 //!
 //! A task multiplies 2 panels of A with all panels of a block of B, two at a time.
 
-use super::amx::Tiles;
-use super::cpu::Scale;
-use super::dot;
-use super::operand::Operand;
-use super::pack::{LINES, Lines, Side, TILE_K, TILE_LEN, available, pack, pack_lines, planes};
-use super::scratch::with_scratch;
+use super::depth::{Depth, LINES, PAIR, Sums, TILE_K, sums_at};
+use super::matrix::{Elements, Matrix, Scale};
+use super::pack::{Side, pack};
+use super::scratch::with_aligned;
+use super::unit::Unit;
 use crate::dtype::Element;
-use crate::ops::attention::tile::Matrix;
 use crate::ops::simd::vectorized;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows of A, columns of B that one multiplication takes: two panels.
-const PAIR: usize = 2 * LINES;
 /// Largest packed block of A in values (8 MiB) and of B (1 MiB, for the second-level cache).
 const A_BLOCK: usize = 1 << 22;
 const B_BLOCK: usize = 1 << 19;
 /// Longest packed line of a block, over all planes.
 const K_BLOCK: usize = 4608;
-/// Products of planes that are still faster than f32 arithmetic.
-const FEW_PRODUCTS: usize = 3;
-
-/// The sums of 32 x 32 elements: tiles of 16 x 16, the upper two first.
-pub type Sums = [f32; PAIR * PAIR];
-
-/// Where in [`Sums`] 16 sums of a row begin, left or right.
-pub fn sums_at(row: usize, half: usize) -> usize {
-    (row / LINES * 2 + half) * LINES * LINES + row % LINES * LINES
-}
-
-/// How deep a multiplication goes.
-pub struct Depth {
-    /// Tiles of k.
-    pub tiles: usize,
-    /// Planes of A and of B.
-    pub planes: [usize; 2],
-    /// For each plane of B, the planes of A to multiply it with: the first so many.
-    pub products: Vec<usize>,
-}
-
-impl Depth {
-    fn new(k: usize, planes: [usize; 2]) -> Self {
-        let [a, b] = planes;
-        let products = (0..b).map(|plane| a.min(3 - plane)).collect();
-        Self { tiles: k.div_ceil(TILE_K), planes, products }
-    }
-
-    /// Values in a panel of A and in one of B.
-    pub fn panels(&self) -> [usize; 2] {
-        self.planes.map(|planes| planes * self.tiles * TILE_LEN)
-    }
-}
-
-/// The unit that multiplies.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Unit {
-    /// [`super::amx`].
-    Matrix,
-    /// [`super::dot`].
-    Vector,
-}
-
-impl Unit {
-    /// The unit that this processor has for `depth`, if one is worth its while.
-    fn of(depth: &Depth) -> Option<Self> {
-        let few = depth.products.iter().sum::<usize>() <= FEW_PRODUCTS;
-        (few && available()).then(|| match super::amx::available() {
-            true => Self::Matrix,
-            false => Self::Vector,
-        })
-    }
-}
-
-/// The unit for this product, if there is one.
-pub fn unit(a: &Operand, b: &Operand) -> Option<Unit> {
-    let planes = [planes(&a.elements), planes(&b.elements)];
-    Unit::of(&Depth::new(1, planes))
-}
-
 /// out [M, N] = alpha · a [M, K] · b [K, N], plus what it held. K is not 0.
 pub fn product<Out: Element>(
     unit: Unit,
     [m, n, k]: [usize; 3],
-    a: &Operand,
-    b: &Operand,
+    a: Matrix<Elements>,
+    b: Matrix<Elements>,
     scale: Scale,
     out: &mut [Out],
 ) {
-    let planes = [planes(&a.elements), planes(&b.elements)];
+    let planes = [a, b].map(|operand| operand.elements.dtype().bf16_planes());
+    // By columns.
+    let b = b.transposed();
     let k_block = blocks_of(k, K_BLOCK / planes[0].max(planes[1]), TILE_K);
     let [a_panel, b_panel] = Depth::new(k_block, planes).panels();
     let within = |limit: usize, panel: usize| (limit / panel * LINES).max(PAIR);
@@ -130,21 +68,22 @@ pub fn product<Out: Element>(
                     for k_start in (0..k).step_by(k_block) {
                         let ks = k_start..(k_start + k_block).min(k);
                         let depth = Depth::new(ks.len(), planes);
-                        let a = pack_block(a, Side::A, &depth, &rows, &ks, a_panels);
+                        let a = pack_lines(a, Side::A, &depth, &rows, &ks, a_panels);
                         for j in strip.clone().step_by(n_block) {
                             let columns = j..(j + n_block).min(strip.end);
-                            let b = pack_block(b, Side::B, &depth, &columns, &ks, b_panels);
+                            let b = pack_lines(b, Side::B, &depth, &columns, &ks, b_panels);
                             let stage = Stage {
                                 first_sums: waits.then_some((j - strip.start) / PAIR),
                                 add: k_start > 0,
                                 last: ks.end == k,
                             };
-                            let block = Block { unit, depth: &depth, b, n, columns, scale, stage };
+                            let right =
+                                PackedB { unit, depth: &depth, b, n, columns, scale, stage };
                             out[rows.start * n..rows.end * n]
                                 .par_chunks_mut(PAIR * n)
                                 .zip(a.par_chunks(2 * depth.panels()[0]))
                                 .zip(sums.par_chunks_mut(waiting))
-                                .for_each(|((out, a), sums)| block.multiply_rows(a, sums, out));
+                                .for_each(|((out, a), sums)| right.multiply_rows(a, sums, out));
                         }
                     }
                 }
@@ -160,8 +99,8 @@ fn blocks_of(size: usize, limit: usize, unit: usize) -> usize {
 }
 
 /// Packs lines in parallel, in pairs of panels; the panels that hold them.
-fn pack_block<'a>(
-    operand: &Operand,
+fn pack_lines<'a>(
+    operand: Matrix<Elements>,
     side: Side,
     depth: &Depth,
     lines: &Range<usize>,
@@ -182,7 +121,7 @@ fn pack_block<'a>(
 }
 
 /// A packed block of B, and what becomes of its products.
-struct Block<'a> {
+struct PackedB<'a> {
     unit: Unit,
     depth: &'a Depth,
     b: &'a [u16],
@@ -202,11 +141,11 @@ struct Stage {
     last: bool,
 }
 
-impl Block<'_> {
-    /// Up to 32 rows of out with the columns of the block.
+impl PackedB<'_> {
+    /// Up to 32 rows of out in these columns.
     fn multiply_rows<Out: Element>(&self, a: &[u16], sums: &mut [Sums], out: &mut [Out]) {
         let stage = &self.stage;
-        let multiply = multiplier(self.unit);
+        let multiply = self.unit.multiplier();
         for (number, b) in self.b.chunks_exact(2 * self.depth.panels()[1]).enumerate() {
             let sums = &mut sums[stage.first_sums.map_or(0, |first| first + number)];
             multiply(self.depth, a, b, stage.add, sums);
@@ -219,58 +158,14 @@ impl Block<'_> {
     }
 }
 
-/// The multiplication of two panels of A with two of B, for this thread.
-fn multiplier(unit: Unit) -> impl Fn(&Depth, &[u16], &[u16], bool, &mut Sums) {
-    let tiles = if unit == Unit::Matrix { Tiles::configure() } else { None };
-    move |depth, a, b, add, sums| match &tiles {
-        Some(tiles) => tiles.multiply(depth, a, b, add, sums),
-        // SAFETY: there is no unit without these features.
-        None => unsafe { dot::multiply(depth, a, b, add, sums) },
-    }
-}
-
-/// out [M, N] = a [M, K] · b [K, N], plus what it held if `add`, on one thread and in one block. False
-/// where no unit takes it. Strides of 1 are needed in one direction of each.
-pub fn small_product(
-    [m, n, k]: [usize; 3],
-    a: Matrix,
-    b: Matrix,
-    add: bool,
-    out: &mut [f32],
-) -> bool {
-    let depth = Depth::new(k, [a.planes, b.planes]);
-    let Some(unit) = Unit::of(&depth) else { return false };
-    let contiguous = |x: &Matrix| x.row_stride == 1 || x.column_stride == 1;
-    if m * n * k == 0 || !contiguous(&a) || !contiguous(&b) {
-        return false;
-    }
-    let [a_panel, b_panel] = depth.panels();
-    let [a_len, b_len] = [m.div_ceil(PAIR) * 2 * a_panel, n.div_ceil(PAIR) * 2 * b_panel];
-    with_aligned((a_len + b_len) / 2 + PAIR * PAIR, |scratch| {
-        let (sums, panels) = scratch.split_at_mut(PAIR * PAIR);
-        let Ok(sums) = <&mut Sums>::try_from(sums) else { return };
-        let (a_panels, b_panels) = bytemuck::cast_slice_mut(panels).split_at_mut(a_len);
-        let (line_stride, k_stride) = (a.row_stride, a.column_stride);
-        let a_lines = Lines { elements: a.data, line_stride, k_stride };
-        pack_lines(a_lines, Side::A, a.planes, 0..m, 0..k, a_panels);
-        let (line_stride, k_stride) = (b.column_stride, b.row_stride);
-        let b_lines = Lines { elements: b.data, line_stride, k_stride };
-        pack_lines(b_lines, Side::B, b.planes, 0..n, 0..k, &mut b_panels[..b_len]);
-        let multiply = multiplier(unit);
-        let scale = Scale { alpha: 1.0, accumulate: add };
-        for (i, a) in a_panels.chunks_exact(2 * a_panel).enumerate() {
-            for (j, b) in b_panels[..b_len].chunks_exact(2 * b_panel).enumerate() {
-                multiply(&depth, a, b, false, sums);
-                let rows = i * PAIR * n..((i + 1) * PAIR).min(m) * n;
-                write(sums, scale, &mut out[rows][j * PAIR..], n, PAIR.min(n - j * PAIR));
-            }
-        }
-    });
-    true
-}
-
 /// Rows of sums, `width` wide, to rows of out that are `stride` apart.
-fn write<Out: Element>(sums: &Sums, scale: Scale, out: &mut [Out], stride: usize, width: usize) {
+pub fn write<Out: Element>(
+    sums: &Sums,
+    scale: Scale,
+    out: &mut [Out],
+    stride: usize,
+    width: usize,
+) {
     vectorized(
         #[inline(always)]
         || {
@@ -290,22 +185,13 @@ fn write<Out: Element>(sums: &Sums, scale: Scale, out: &mut [Out], stride: usize
     );
 }
 
-/// Scratch for `len` floats at an address that is a multiple of 64, so that no row of a tile straddles
-/// cache lines.
-fn with_aligned<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    with_scratch(len + 16, |scratch| {
-        let skip = scratch.as_ptr().align_offset(64).min(16);
-        work(&mut scratch[skip..][..len])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::matmul::operand::Elements;
+    use crate::ops::cpu::pack::available;
     use half::{bf16, f16};
 
-    fn at(operand: &Operand, i: usize, j: usize) -> f64 {
+    fn at(operand: Matrix<Elements>, i: usize, j: usize) -> f64 {
         let at = i * operand.row_stride + j * operand.column_stride;
         match operand.elements {
             Elements::F32(x) => x[at].into(),
@@ -319,7 +205,7 @@ mod tests {
     /// of k, against plain sums; f32 to the accuracy of f32.
     #[test]
     fn the_units_agree_with_plain_sums() {
-        let units = [Unit::of(&Depth::new(1, [1, 1])), available().then_some(Unit::Vector)];
+        let units = [Unit::of([1, 1]), available().then_some(Unit::Avx512)];
         for unit in units.into_iter().flatten() {
             for [m, n, k] in [[1, 1, 1], [33, 47, 65], [64, 32, 32], [70, 100, 129], [3, 5, 9300]] {
                 let values = |count: usize, step: f32| -> Vec<f32> {
@@ -341,13 +227,13 @@ mod tests {
                     for [(a_row, a_column), (b_row, b_column)] in
                         [[(k, 1), (1, k)], [(k, 1), (n, 1)], [(1, m), (n, 1)], [(1, m), (1, k)]]
                     {
-                        let a = Operand { elements: a, row_stride: a_row, column_stride: a_column };
-                        let b = Operand { elements: b, row_stride: b_row, column_stride: b_column };
+                        let a = Matrix { elements: a, row_stride: a_row, column_stride: a_column };
+                        let b = Matrix { elements: b, row_stride: b_row, column_stride: b_column };
                         let mut out = vec![1.0f32; m * n];
                         let scale = Scale { alpha: 0.5, accumulate: true };
-                        product(unit, [m, n, k], &a, &b, scale, &mut out);
+                        product(unit, [m, n, k], a, b, scale, &mut out);
                         for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                            let terms = (0..k).map(|l| at(&a, i, l) * at(&b, l, j));
+                            let terms = (0..k).map(|l| at(a, i, l) * at(b, l, j));
                             let (sum, size) =
                                 terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
                             let error = (f64::from(out[i * n + j]) - (1.0 + 0.5 * sum)).abs();

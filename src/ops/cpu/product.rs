@@ -1,0 +1,221 @@
+//! Large products: of operands of any float dtype and of NF4 weights, over all threads.
+//!
+//! Products with bf16 go to the processor's bf16 units where it has them ([`super::blocks`]). Else f32
+//! goes through [`sgemm`] as it lies, and 16-bit operands are widened to f32 part by part, so that
+//! scratch stays small whatever the size of the weights; NF4 weights are decoded in the same places. For up
+//! to four rows of `a` (generation) the product is bound by reading `b`, and goes row by row through it.
+//!
+//! Work is cut by sizes alone, and [`sgemm`] cuts only M and N among threads: same bits at any number.
+
+use super::FEW_ROWS;
+use super::matrix::{Elements, Matrix, Scale};
+use super::scratch::with_scratch;
+use super::sgemm::{Threads, sgemm};
+use crate::dtype::{DType, Element};
+use crate::ops::host::rows_per_task;
+use crate::ops::vector::dot_wide;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Largest widened part of an operand, in elements: 4 MiB of f32.
+const WIDENED: usize = 1 << 20;
+
+/// out [M, N] = alpha · a [M, K] · b [K, N], plus what it held if the scale says so.
+pub fn product<Out: Element>(
+    sizes: [usize; 3],
+    a: Matrix<Elements>,
+    b: Matrix<Elements>,
+    scale: Scale,
+    out: &mut [Out],
+) {
+    let [m, n, k] = sizes;
+    // A linear layer's weight [N, K], transposed.
+    let rows_of_b_transposed = b.row_stride == 1 && b.column_stride >= k;
+    if rows_of_b_transposed && m <= FEW_ROWS {
+        few_rows(sizes, a, b, scale, out);
+    } else if !on_bf16_unit(sizes, a, b, scale, out) {
+        widened_product([m, n], 0..k, a, b, scale, out);
+    }
+}
+
+/// The product on a unit for bf16; false where no unit takes it.
+#[cfg(target_arch = "x86_64")]
+fn on_bf16_unit<Out: Element>(
+    sizes: [usize; 3],
+    a: Matrix<Elements>,
+    b: Matrix<Elements>,
+    scale: Scale,
+    out: &mut [Out],
+) -> bool {
+    let planes = [a, b].map(|operand| operand.elements.dtype().bf16_planes());
+    let unit = super::unit::Unit::of(planes).filter(|_| !sizes.contains(&0));
+    if let Some(unit) = unit {
+        super::blocks::product(unit, sizes, a, b, scale, out);
+    }
+    unit.is_some()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn on_bf16_unit<Out: Element>(
+    _: [usize; 3],
+    _: Matrix<Elements>,
+    _: Matrix<Elements>,
+    _: Scale,
+    _: &mut [Out],
+) -> bool {
+    false
+}
+
+/// By f32 arithmetic: parts of M and N, so small that a widened part stays within [`WIDENED`] elements;
+/// sums over the k of `k_range`.
+pub fn widened_product<Out: Element>(
+    [m, n]: [usize; 2],
+    k_range: Range<usize>,
+    a: Matrix<Elements>,
+    b: Matrix<Elements>,
+    scale: Scale,
+    out: &mut [Out],
+) {
+    let k = k_range.len();
+    let fit = |limit: usize, other: usize| (limit / other.max(1)).next_multiple_of(64).max(64);
+    let direct = Out::DTYPE == DType::F32;
+    let m_part = if a.is_f32() && direct { m } else { fit(4 * WIDENED, k).min(m) };
+    let mut n_part = if b.is_f32() { n } else { fit(WIDENED, k).min(n) };
+    if !direct {
+        n_part = n_part.min(fit(WIDENED, m_part));
+    }
+    let a_scratch = if a.is_f32() { 0 } else { m_part * k };
+    let b_scratch = if b.is_f32() { 0 } else { n_part * k };
+    let out_scratch = if direct { 0 } else { m_part * n_part };
+    with_scratch(a_scratch, |a_scratch| {
+        with_scratch(b_scratch, |b_scratch| {
+            with_scratch(out_scratch, |sums| {
+                for i in (0..m).step_by(m_part.max(1)) {
+                    let rows = i..(i + m_part).min(m);
+                    let a = a.part(rows.clone(), k_range.clone(), a_scratch);
+                    for j in (0..n).step_by(n_part.max(1)) {
+                        let columns = j..(j + n_part).min(n);
+                        let b = b.part(k_range.clone(), columns.clone(), b_scratch);
+                        let sizes = [rows.len(), columns.len(), k];
+                        let out = &mut out[rows.start * n + j..];
+                        if direct {
+                            let out = Matrix::rows(bytemuck::cast_slice_mut(out), n);
+                            sgemm(sizes, a, b, scale, out, Threads::All);
+                        } else {
+                            let plain = Scale { alpha: 1.0, accumulate: false };
+                            let width = columns.len();
+                            sgemm(
+                                sizes,
+                                a,
+                                b,
+                                plain,
+                                Matrix::rows(&mut *sums, width),
+                                Threads::All,
+                            );
+                            store(sums, width, scale, out, n);
+                        }
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// Writes f32 sums, `width` wide, into rows `stride` apart.
+fn store<Out: Element>(sums: &[f32], width: usize, scale: Scale, out: &mut [Out], stride: usize) {
+    out.par_chunks_mut(stride)
+        .with_min_len(rows_per_task(width))
+        .zip(sums.par_chunks(width))
+        .for_each(|(out, sums)| {
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                scale.apply(out, sum);
+            }
+        });
+}
+
+/// Dot products of each row of `w` (b's columns) with the rows of `x`.
+fn few_rows<Out: Element>(
+    [m, n, k]: [usize; 3],
+    x: Matrix<Elements>,
+    w: Matrix<Elements>,
+    scale: Scale,
+    out: &mut [Out],
+) {
+    with_scratch(m * k, |x_scratch| {
+        with_scratch(n * m, |sums| {
+            let x = x.part(0..m, 0..k, x_scratch).elements;
+            match w.elements {
+                Elements::F32(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::BF16(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::F16(w) => {
+                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+                }
+                Elements::Nf4(w) => each_row(m, k, sums, |row, decoded, sums| {
+                    w.decode(row * k, decoded);
+                    dots(x, decoded, sums);
+                }),
+            }
+            for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
+                for (out, sums) in out.iter_mut().zip(sums.chunks_exact(m)) {
+                    scale.apply(out, sums[i]);
+                }
+            }
+        });
+    });
+}
+
+/// Fills sums [N, M] by `work(row of w, scratch of K floats, its M sums)`, a few rows to a task.
+fn each_row(
+    m: usize,
+    k: usize,
+    sums: &mut [f32],
+    work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let task = rows_per_task(k);
+    sums.par_chunks_mut((task * m).max(1)).enumerate().for_each(|(number, sums)| {
+        with_scratch(k, |scratch| {
+            for (i, sums) in sums.chunks_exact_mut(m).enumerate() {
+                work(number * task + i, scratch, sums);
+            }
+        });
+    });
+}
+
+/// The products of one row of w [K] with the rows of `x` [M, K].
+fn dots<W: Element>(x: &[f32], w: &[W], sums: &mut [f32]) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = dot_wide(&x[i * w.len()..][..w.len()], w);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919) as f32 * 0.37).sin()).collect()
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        for [m, n, k] in [[37, 65, 300], [512, 576, 1536], [3, 1000, 64], [130, 16, 2000]] {
+            let (a, b) = (values(m * k), values(n * k));
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let mut out = vec![0.0f32; m * n];
+                let a = Matrix::rows(Elements::F32(&a), k);
+                let b = Matrix::rows(Elements::F32(&b), k).transposed();
+                let scale = Scale { alpha: 0.5, accumulate: false };
+                pool.expect("threads")
+                    .install(|| widened_product([m, n], 0..k, a, b, scale, &mut out));
+                out
+            };
+            let one = run(1);
+            assert!(run(2) == one && run(3) == one, "{m} x {n} x {k}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The one place that calls the crate `gemm`: products of f32 matrices as they lie in memory.
+
+use super::matrix::{Matrix, Scale};
+use gemm::Parallelism;
+
+/// Who works on a product.
+#[derive(Clone, Copy)]
+pub enum Threads {
+    /// All of rayon's; they share M and N, so the bits are the same at any number.
+    All,
+    /// The caller's.
+    One,
+}
+
+/// out [M, N] (rows `out_stride` apart) = alpha · a [M, K] · b [K, N], plus what it held.
+///
+/// Panics: a matrix that its slice does not hold.
+pub fn sgemm(
+    [m, n, k]: [usize; 3],
+    a: Matrix<&[f32]>,
+    b: Matrix<&[f32]>,
+    scale: Scale,
+    out: Matrix<&mut [f32]>,
+    threads: Threads,
+) {
+    assert!(a.reach(m, k) <= a.elements.len());
+    assert!(b.reach(k, n) <= b.elements.len());
+    assert!(out.reach(m, n) <= out.elements.len());
+    let parallelism = match threads {
+        Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
+        Threads::One => Parallelism::None,
+    };
+    // SAFETY: the three assertions hold every element that sizes and strides reach inside its slice,
+    // and `out` is borrowed exclusively.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.elements.as_mut_ptr(),
+            out.column_stride as isize,
+            out.row_stride as isize,
+            scale.accumulate,
+            a.elements.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.elements.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale.alpha,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
