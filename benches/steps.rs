@@ -18,10 +18,11 @@ use serde_json::json;
 use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
 use tunesmith::backend::dry::Dry;
 use tunesmith::config::DeviceSpec;
-use tunesmith::data::Batch;
+use tunesmith::data::{Batch, Group, Sequence};
 use tunesmith::model::ModelConfig;
 use tunesmith::model::llama::Recompute;
 use tunesmith::model::load::{LoadOptions, Source, load};
+use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;
 use tunesmith::optim::Settings;
 use tunesmith::programs::device;
@@ -166,7 +167,7 @@ fn main() -> Result<()> {
     for step in 1..=options.steps + 1 {
         let batch = random_batch(&mut rng, config.vocab_size, rows, length);
         let (start, cpu_start) = (Instant::now(), processor_seconds());
-        trainer.step(step, 2e-4, batch.num_loss_tokens, std::iter::once(batch))?;
+        trainer.step(step, 2e-4, &[batch])?;
         pollster::block_on(device.synchronize())?;
         seconds.push(start.elapsed().as_secs_f64());
         cpu_seconds.extend(cpu_start.zip(processor_seconds()).map(|(start, end)| end - start));
@@ -211,7 +212,7 @@ fn planned_bytes(
     let batch =
         random_batch(&mut Rng::new(1, "planned tokens", 0), config.vocab_size, rows, length);
     for step in [1, 2] {
-        trainer.step(step, 0.0, batch.num_loss_tokens, std::iter::once(batch.clone()))?;
+        trainer.step(step, 0.0, std::slice::from_ref(&batch))?;
     }
     Ok(dry.memory().peak)
 }
@@ -248,26 +249,17 @@ fn trainer(
         };
         parameters = trainable::attach_fresh(&mut model, &adapter, 0)?;
     }
-    Trainer::new(model, parameters, Settings::default(), Implementation::Flash, 0)
+    Trainer::new(model, parameters, Sft, Settings::default(), Implementation::Flash, 0)
 }
 
 /// Rows of random tokens, of which all but the first carry loss.
 fn random_batch(rng: &mut Rng, vocab: usize, rows: usize, length: usize) -> Batch {
-    let mut batch = Batch::default();
-    for row in 0..rows as u32 {
-        let (start, end) = (row * length as u32, (row + 1) * length as u32);
-        let ids: Vec<u32> =
-            (0..length).map(|_| (rng.next_f32() * vocab as f32) as u32 % vocab as u32).collect();
-        batch.targets.extend(ids.iter().skip(1).map(|&id| id as i32));
-        batch.targets.push(-100);
-        batch.input_ids.extend(ids);
-        batch.positions.extend(0..length as u32);
-        batch.bounds.extend(std::iter::repeat_n([start, end], length));
-        batch.ordinals.extend(std::iter::repeat_n(row, length));
-        batch.rows.push([start, end]);
-        batch.num_loss_tokens += length - 1;
-    }
-    batch
+    let mut id = || (rng.next_f32() * vocab as f32) as u32 % vocab as u32;
+    let mut row = || {
+        let ids = (0..length).map(|_| id()).collect();
+        Group::of(Sequence::new(ids, std::iter::repeat(true)))
+    };
+    Batch::of(&(0..rows).map(|_| row()).collect::<Vec<_>>(), 0)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -1,51 +1,84 @@
-//! Loss and perplexity on held-out examples.
+//! What an objective measures on held-out examples.
 
 use crate::data::Batch;
 use crate::error::Result;
 use crate::model::llama::Model;
-use crate::nn::{Context, next_token_loss};
+use crate::nn::{AdapterChoice, Context};
+use crate::objective::{Objective, Pass, Totals};
 use crate::ops::{Implementation, StepState};
 use crate::tape::Tape;
 use std::rc::Rc;
 
-/// The loss over some examples.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// The measures over some examples.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// Sum of the cross-entropy of all tokens that carry loss, in nats.
-    pub loss_sum: f64,
-    /// How many do.
-    pub tokens: usize,
+    /// The sum of the loss's terms, and the other metrics.
+    pub totals: Totals,
+    /// What the loss is divided by.
+    pub divisor: f64,
 }
 
 impl Evaluation {
-    /// Cross-entropy per token.
+    /// The mean loss.
     pub fn loss(&self) -> f64 {
-        self.loss_sum / self.tokens.max(1) as f64
+        self.totals.loss / self.divisor.max(1.0)
     }
 
-    /// e to the loss per token.
-    pub fn perplexity(&self) -> f64 {
-        self.loss().exp()
+    /// The loss, what `objective` derives from it, and the other metrics, in the order in which they
+    /// are printed.
+    pub fn metrics(&self, objective: &dyn Objective) -> Vec<(String, f64)> {
+        let loss = self.loss();
+        let mut found = vec![("loss".to_owned(), loss)];
+        let derived = objective.derive(loss);
+        found.extend(derived.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let means = self.totals.means.iter();
+        found.extend(means.map(|(name, value)| (name.to_owned(), value)));
+        found
+    }
+
+    /// Adds what `objective` measures on one batch, under an adapter of the model or none, without
+    /// gradients and without dropout.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn add(
+        &mut self,
+        objective: &dyn Objective,
+        model: &Model,
+        attention: Implementation,
+        adapter: AdapterChoice,
+        batch: &Batch,
+    ) -> Result<()> {
+        let device = model.embed_tokens.device();
+        let context =
+            Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
+        let measures = objective.accumulate(&Pass {
+            model,
+            batch,
+            step: std::slice::from_ref(batch),
+            step_state: &StepState::new(device)?,
+            context: Rc::new(Context { adapter, ..context }),
+            tape: Tape::inference(),
+            one: None,
+        })?;
+        self.divisor += objective.divisor(std::slice::from_ref(batch));
+        self.totals.add(&measures)
     }
 }
 
-/// The loss of `model` over `batches`, without gradients and without dropout.
+/// What `objective` measures on `batches`, with the adapter of the model if it has one.
+///
+/// # Errors
+/// What the ops report.
 pub fn evaluate(
+    objective: &dyn Objective,
     model: &Model,
     attention: Implementation,
     batches: impl Iterator<Item = Batch>,
 ) -> Result<Evaluation> {
-    let device = model.embed_tokens.device();
-    let state = StepState::new(device)?;
-    let mut total = Evaluation::default();
+    let mut found = Evaluation::default();
     for batch in batches {
-        let context =
-            Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
-        let tape = Tape::inference();
-        let hidden = model.hidden(&tape, &batch.input_ids, &Rc::new(context))?;
-        let found = next_token_loss(&tape, &hidden, &model.lm_head, &batch.targets, &state)?;
-        total.loss_sum += found.losses.read_f32()?.into_iter().map(f64::from).sum::<f64>();
-        total.tokens += batch.num_loss_tokens;
+        found.add(objective, model, attention, AdapterChoice::default(), &batch)?;
     }
-    Ok(total)
+    Ok(found)
 }

@@ -13,7 +13,7 @@
 //! - [`quant`] holds NF4 and its decoding; it knows no file and no device
 //! - [`nn`], [`model`], [`adapter`]: layers, model directories and the network, LoRA
 //! - [`tokenizer`], [`data`]: from JSON Lines to rows of tokens
-//! - [`optim`], [`train`], [`evaluate`], [`generate`]: what is done with a model
+//! - [`objective`], [`optim`], [`train`], [`evaluate`], [`generate`]: what is done with a model
 //! - [`config`], and with the feature `cli` `cli` and `programs`: settings and command lines
 //!
 //! # Reading order
@@ -46,6 +46,7 @@ pub mod generate;
 pub mod kernels;
 pub mod model;
 pub mod nn;
+pub mod objective;
 pub mod ops;
 pub mod optim;
 #[cfg(feature = "cli")]

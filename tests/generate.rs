@@ -9,13 +9,14 @@ use std::rc::Rc;
 use serde_json::Value;
 use tunesmith::adapter::{PeftAdapter, attach, detach};
 use tunesmith::backend::cpu::Cpu;
-use tunesmith::data::Batch;
+use tunesmith::data::{Batch, Group, Sequence};
 use tunesmith::evaluate::evaluate;
 use tunesmith::generate::{Finish, Request, Sampler, Sampling, Session};
 use tunesmith::model::llama::Model;
 use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::model::{ModelConfig, Weights};
 use tunesmith::nn::Context;
+use tunesmith::objective::sft::Sft;
 use tunesmith::ops::{self, Implementation};
 use tunesmith::{DType, Device, Tape};
 
@@ -58,24 +59,16 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// Rows of `{input_ids, labels}` laid end to end.
 fn batch(rows: &[Value]) -> Batch {
-    let mut batch = Batch::default();
-    for row in rows {
-        let (input, labels) = (ids(&row["input_ids"]), row["labels"].as_array().unwrap());
-        let labels: Vec<i32> = labels.iter().map(|label| label.as_i64().unwrap() as i32).collect();
-        let start = batch.input_ids.len() as u32;
-        let end = start + input.len() as u32;
-        batch.num_loss_tokens += labels.iter().filter(|&&label| label >= 0).count();
-        batch.targets.extend(&labels[1..]);
-        batch.targets.push(-100);
-        batch.positions.extend(0..input.len() as u32);
-        batch.bounds.extend(input.iter().map(|_| [start, end]));
-        batch.input_ids.extend(input);
-    }
-    batch
+    let group = |row: &Value| {
+        let (input_ids, labels) = (ids(&row["input_ids"]), row["labels"].as_array().unwrap());
+        let labels = labels.iter().map(|label| label.as_i64().unwrap() as i32).collect();
+        Group::of(Sequence { input_ids, labels })
+    };
+    Batch::of(&rows.iter().map(group).collect::<Vec<_>>(), 0)
 }
 
 fn loss(model: &Model, rows: &[Value]) -> f64 {
-    evaluate(model, Implementation::Flash, std::iter::once(batch(rows))).unwrap().loss()
+    evaluate(&Sft, model, Implementation::Flash, std::iter::once(batch(rows))).unwrap().loss()
 }
 
 /// Logits [T, V] of one sequence.

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tunesmith::data::encode::{Encoder, NO_LOSS};
 use tunesmith::data::format::{Chat, Sample};
+use tunesmith::data::{Encoder, NO_LOSS};
 use tunesmith::tokenizer::{RenderInput, StreamDecoder, TextProcessor};
 
 const STYLES: [&str; 4] = ["alpaca", "chatml", "llama3", "qwen3"];
@@ -139,10 +139,10 @@ fn masks_cover_the_answers_and_their_ends() {
             }
             let what = format!("{style}, {}", case["name"]);
             let sample = Sample::Chat(Chat { messages, ..Chat::default() });
-            let labelled =
+            let sequence =
                 encoder.encode(&sample).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(labelled.ids, ids(&case["token_ids"]), "{what}");
-            let trained: Vec<u32> = labelled
+            assert_eq!(sequence.input_ids, ids(&case["token_ids"]), "{what}");
+            let trained: Vec<u32> = sequence
                 .labels
                 .iter()
                 .filter(|&&label| label != NO_LOSS)

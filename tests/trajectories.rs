@@ -11,6 +11,7 @@ use tunesmith::config::LrSchedulerType;
 use tunesmith::data::Batch;
 use tunesmith::evaluate::evaluate;
 use tunesmith::nn::{Parameter, Weight};
+use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;
 use tunesmith::optim::{self, Settings};
 use tunesmith::train::schedule::Schedule;
@@ -88,7 +89,7 @@ impl Log {
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
         };
-        Trainer::new(model, parameters, settings, Implementation::Flash, SEED)
+        Trainer::new(model, parameters, Sft, settings, Implementation::Flash, SEED)
     }
 
     /// The micro-batches of a step.
@@ -106,8 +107,7 @@ impl Log {
         for ((number, rows), expected) in (1..).zip(steps).zip(&self.steps) {
             let learning_rate = schedule.learning_rate(number);
             let tokens = loss_tokens(rows);
-            let batches = self.batches(rows).into_iter();
-            let found = trainer.step(number, learning_rate, tokens, batches)?;
+            let found = trainer.step(number, learning_rate, &self.batches(rows))?;
             let what = format!("step {number}: {found:?}, expected {}", expected.loss);
             assert_eq!(tokens, expected.num_tokens, "{what}");
             assert!(!found.skipped, "{what}");
@@ -173,7 +173,7 @@ fn check(device: &Device, family: &str, mode: &str) -> Result<()> {
     }
     assert!(frozen == self::frozen(&trainer)?, "a frozen tensor moved");
     let rows = log.batches(&steps[0]).into_iter();
-    let found = evaluate(&trainer.model, trainer.attention(), rows)?.loss();
+    let found = evaluate(&Sft, &trainer.model, trainer.attention(), rows)?.loss();
     let off = (found - log.final_loss).abs();
     assert!(off <= LOSS, "final loss {found}, expected {}", log.final_loss);
     let stored = Tensors::open(&dir.join(format!("{mode}.safetensors")));
@@ -262,8 +262,9 @@ fn noise_on_the_embeddings_belongs_to_the_example() -> Result<()> {
         trainer.neftune_alpha = alpha;
         let chunks = rows.chunks(size).zip((0..).step_by(size));
         let batches: Vec<_> = chunks.map(|(rows, first)| batch(rows, first)).collect();
-        let before = evaluate(&trainer.model, trainer.attention(), batches.clone().into_iter())?;
-        Ok((trainer.step(1, 0.0, loss_tokens(rows), batches.into_iter())?, before.loss()))
+        let held_out = batches.clone().into_iter();
+        let before = evaluate(&Sft, &trainer.model, trainer.attention(), held_out)?;
+        Ok((trainer.step(1, 0.0, &batches)?, before.loss()))
     };
     let (together, clean) = step(5.0, rows.len())?;
     let (one_by_one, _) = step(5.0, 1)?;

@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::model::llama::Model;
-use crate::nn::Lora;
+use crate::nn::{DEFAULT_ADAPTER, Lora};
 use crate::tensor::Tensor;
 
 /// A LoRA adapter on a device, ready to be attached.
@@ -53,10 +53,21 @@ impl PeftAdapter {
 /// # Errors
 /// `Error::Internal` when the adapter is for another model, or a layer is shared.
 pub fn attach(model: &mut Model, adapter: &PeftAdapter) -> Result<()> {
+    attach_as(model, DEFAULT_ADAPTER, adapter)
+}
+
+/// [`attach`] under a name, beside the adapters of other names: a pass asks for it by that name.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_as(model: &mut Model, name: &'static str, adapter: &PeftAdapter) -> Result<()> {
     let mut found = 0;
-    for_each_lora(model, |path, lora| {
-        *lora = adapter.layers.get(path).cloned();
-        found += usize::from(lora.is_some());
+    for_each_linear(model, |path, loras| match adapter.layers.get(path) {
+        Some(lora) => {
+            loras.insert(name, lora.clone());
+            found += 1;
+        }
+        None => drop(loras.remove(name)),
     })?;
     match found == adapter.layers.len() {
         true => Ok(()),
@@ -67,21 +78,24 @@ pub fn attach(model: &mut Model, adapter: &PeftAdapter) -> Result<()> {
     }
 }
 
-/// Takes the adapter off the model, if it has one.
+/// Takes all adapters off the model.
 ///
 /// # Errors
 /// `Error::Internal` when a layer is shared.
 pub fn detach(model: &mut Model) -> Result<()> {
-    for_each_lora(model, |_, lora| *lora = None)
+    for_each_linear(model, |_, loras| loras.clear())
 }
 
-fn for_each_lora(model: &mut Model, mut change: impl FnMut(&str, &mut Option<Lora>)) -> Result<()> {
+fn for_each_linear(
+    model: &mut Model,
+    mut change: impl FnMut(&str, &mut BTreeMap<&'static str, Lora>),
+) -> Result<()> {
     for layer in &mut model.layers {
         let Some(layer) = Rc::get_mut(layer) else {
             return Err(Error::internal("attach", "a layer is in use elsewhere"));
         };
         for linear in layer.linears_mut() {
-            change(&linear.path, &mut linear.lora);
+            change(&linear.path, &mut linear.loras);
         }
     }
     Ok(())

@@ -5,5 +5,5 @@ pub mod card;
 pub mod peft;
 pub mod trainable;
 
-pub use attach::{PeftAdapter, attach, detach};
+pub use attach::{PeftAdapter, attach, attach_as, detach};
 pub use peft::{LoraModule, LoraWeights, PeftConfig, TargetModules};

@@ -5,7 +5,7 @@ use super::{LoraWeights, PeftConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::llama::Model;
-use crate::nn::{Lora, Parameter};
+use crate::nn::{DEFAULT_ADAPTER, Lora, Parameter};
 use crate::random::Rng;
 use crate::tensor::Tensor;
 use std::path::Path;
@@ -66,12 +66,13 @@ fn attach(
             let path = &linear.path;
             let a = parameter(path, "lora_A", &[config.r, columns], &weights.lora_a)?;
             let b = parameter(path, "lora_B", &[rows, config.r], &weights.lora_b)?;
-            linear.lora = Some(Lora {
+            let lora = Lora {
                 lora_a: a.value.clone(),
                 lora_b: b.value.clone(),
                 scale: config.scale() as f32,
                 dropout: config.lora_dropout as f32,
-            });
+            };
+            linear.loras.insert(DEFAULT_ADAPTER, lora);
             parameters.extend([a, b]);
         }
     }
@@ -84,7 +85,7 @@ pub fn weights(config: &PeftConfig, model: &Model) -> Result<Vec<LoraWeights>> {
     let mut found = Vec::new();
     for module in modules {
         let linear = model.linears().find(|linear| linear.path == module.path);
-        let Some(lora) = linear.and_then(|linear| linear.lora.as_ref()) else {
+        let Some(lora) = linear.and_then(|linear| linear.loras.get(DEFAULT_ADAPTER)) else {
             return Err(Error::internal("adapter", format!("{} has no adapter", module.path)));
         };
         let (lora_a, lora_b) = (lora.lora_a.read_f32()?, lora.lora_b.read_f32()?);

@@ -1,16 +1,17 @@
-//! From a value tree to settings: which key each entry means, then the values, then what follows
-//! from them.
+//! From a value tree to settings: which objective, as it brings keys of its own, then which key each
+//! entry means, then the values, then what follows from them.
 
 use std::collections::BTreeMap;
 
 use super::choice::{Choice, DtypeChoice};
 use super::foreign::{self, Foreign};
-use super::keys::{self, Key, SECTIONS};
+use super::keys::{self, Setting};
 use super::paths::Bases;
 use super::settings::{EvalSource, Interval, LoraConfig, TrainConfig};
 use super::suggest::nearest;
 use super::tree::{Entry, Node, Place, Value};
 use crate::error::{Error, Result};
+use crate::objective::{self, Chosen};
 
 /// One setting as it was written.
 struct Assignment {
@@ -19,23 +20,65 @@ struct Assignment {
     node: Node,
 }
 
+/// The config that is given by the entries of a `file`, if there is one, and by those of the command
+/// line: `section.key`, or a key alone, and its value. `origin` names the file, or the command line,
+/// in messages about what is missing.
+pub(super) fn resolve(
+    file: Vec<Entry>,
+    overrides: &[(&str, &Node)],
+    bases: &Bases,
+    origin: &str,
+) -> Result<TrainConfig> {
+    let mut given = Given::new(choose(&file, overrides)?);
+    given.add_entries(file, false)?;
+    for (key, node) in overrides {
+        given.replace(key, (*node).clone())?;
+    }
+    given.resolve(bases, origin)
+}
+
+/// The objective that is asked for last.
+fn choose(file: &[Entry], overrides: &[(&str, &Node)]) -> Result<Chosen> {
+    let in_file = file.iter().map(|entry| (entry.name.as_str(), &entry.node));
+    let all: Vec<(&str, &Node)> = in_file.chain(overrides.iter().copied()).collect();
+    let keys: Vec<Setting> = keys::of_all_runs().filter(|key| key.path() == "objective").collect();
+    let names = || keys.iter().flat_map(|key| key.names());
+    let asked = all
+        .iter()
+        .rev()
+        .find(|(name, node)| names().any(|known| known == *name) && node.value != Value::Null);
+    let Some((name, node)) = asked else { return Ok(Chosen::default()) };
+    let found = node.text().and_then(keys::find_objective);
+    found.map_err(|why| Error::input(format!("{}: {name}: {why}", node.place)))
+}
+
 /// The settings that were given, by the path of their key.
-#[derive(Default)]
-pub(super) struct Given {
+struct Given {
+    /// Every key that there is under this objective.
+    keys: Vec<Setting>,
+    /// Their sections.
+    sections: Vec<&'static str>,
+    objective: Chosen,
     assignments: BTreeMap<String, Assignment>,
     /// The place of a `[lora]` section, which asks for LoRA even when it is empty.
     lora_section: Option<Place>,
 }
 
 impl Given {
-    /// Takes the entries of a file. Two entries that mean one key are an error.
-    pub fn add_file(&mut self, entries: Vec<Entry>) -> Result<()> {
-        self.add_entries(entries, false)
+    fn new(objective: Chosen) -> Self {
+        let keys = keys::of(&*objective);
+        Self {
+            sections: keys::sections(&keys),
+            keys,
+            objective,
+            assignments: BTreeMap::new(),
+            lora_section: None,
+        }
     }
 
     /// Takes one value of the command line, which replaces the file's. `key` is `section.key`, or
     /// a key alone.
-    pub fn replace(&mut self, key: &str, node: Node) -> Result<()> {
+    fn replace(&mut self, key: &str, node: Node) -> Result<()> {
         let place = node.place.clone();
         let entry = |name: &str, node| Entry { name: name.to_owned(), place: place.clone(), node };
         let entry = match key.split_once('.') {
@@ -48,12 +91,13 @@ impl Given {
         self.add_entries(vec![entry], true)
     }
 
+    /// Takes entries. Two that mean one key are an error, unless later ones `replace` earlier ones.
     fn add_entries(&mut self, entries: Vec<Entry>, replace: bool) -> Result<()> {
         for entry in entries {
-            let section = SECTIONS.iter().find(|section| **section == entry.name);
+            let section = self.sections.iter().copied().find(|section| *section == entry.name);
             match (section, &entry.node.value) {
                 (Some(section), Value::Table(_)) => {
-                    if *section == "lora" {
+                    if section == "lora" {
                         self.lora_section = Some(entry.place);
                     }
                     let Value::Table(entries) = entry.node.value else { continue };
@@ -61,7 +105,7 @@ impl Given {
                         self.add_entry(section, entry, replace)?;
                     }
                 }
-                (Some(&"lora"), Value::Null) => {
+                (Some("lora"), Value::Null) => {
                     return Err(Error::input(format!(
                         "{}: lora: the section is empty; write `lora: {{}}` for LoRA with its \
                          defaults, or remove the line for full fine-tuning",
@@ -79,17 +123,18 @@ impl Given {
     fn add_entry(&mut self, section: &'static str, entry: Entry, replace: bool) -> Result<()> {
         let Entry { name, place, node } = entry;
         let written = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
-        let named = |key: &&Key| key.names().any(|known| known == name);
+        let named = |key: &&Setting| key.names().any(|known| known == name);
         let foreign = foreign::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
-        let settings = match keys::all().find(|key| key.section == section && named(key)) {
-            Some(key) => vec![(key, node)],
+        let keys = &self.keys;
+        let settings = match keys.iter().find(|key| key.section == section && named(key)) {
+            Some(key) => vec![(*key, node)],
             None => match (foreign, section) {
-                (Some(foreign), _) => translate(foreign, &written, node)?,
-                (None, "") => match keys::all().find(named) {
-                    Some(key) => vec![(key, node)],
-                    None => return Err(unknown(section, &name, &place)),
+                (Some(foreign), _) => self.translate(foreign, &written, node)?,
+                (None, "") => match keys.iter().find(named) {
+                    Some(key) => vec![(*key, node)],
+                    None => return Err(self.unknown(section, &name, &place)),
                 },
-                _ => return Err(unknown(section, &name, &place)),
+                _ => return Err(self.unknown(section, &name, &place)),
             },
         };
         for (key, node) in settings {
@@ -110,13 +155,12 @@ impl Given {
         Ok(())
     }
 
-    /// The config that was given; `origin` names the file, or the command line, in messages about
-    /// what is missing.
-    pub fn resolve(&self, bases: &Bases, origin: &str) -> Result<TrainConfig> {
+    /// The config that was given.
+    fn resolve(&self, bases: &Bases, origin: &str) -> Result<TrainConfig> {
         let mut config = TrainConfig::default();
-        for key in keys::all() {
+        for key in &self.keys {
             if let Some(assignment) = self.assignments.get(&key.path()) {
-                (key.set)(&mut config, &assignment.node, bases)
+                key.set(&mut config, &assignment.node, bases)
                     .map_err(|why| assignment.error(&why))?;
             }
         }
@@ -240,62 +284,97 @@ impl Given {
             None => Error::input(format!("{path}: {why}")),
         }
     }
+
+    fn translate(
+        &self,
+        foreign: &Foreign,
+        written: &str,
+        node: Node,
+    ) -> Result<Vec<(Setting, Node)>> {
+        if node.value == Value::Null {
+            return Ok(Vec::new());
+        }
+        let settings = (foreign.translate)(&node)
+            .map_err(|why| Error::input(format!("{}: {written}: {why}", node.place)))?;
+        settings
+            .into_iter()
+            .map(|(path, node)| match self.keys.iter().find(|key| key.path() == path) {
+                Some(key) => Ok((*key, node)),
+                None => Err(Error::internal(
+                    "config",
+                    format!("{written} stands for {path}, which is no key"),
+                )),
+            })
+            .collect()
+    }
+
+    fn unknown(&self, section: &str, name: &str, place: &Place) -> Error {
+        let written =
+            if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+        if let Some(other) = self.other_objective(section, name) {
+            return Error::input(format!(
+                "{place}: {written} is for objective = {other:?}, and this run's is {:?}: remove it, \
+                 or set objective = {other:?}",
+                self.objective.name()
+            ));
+        }
+        let of_section = |section: &str| {
+            let keys = self.keys.iter().filter(|key| key.section == section);
+            let names = keys.map(|key| key.name).filter(|name| !self.sections.contains(name));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let hint = match self.suggestion(section, name) {
+            Some(known) => format!("did you mean {known}?"),
+            None if section.is_empty() => format!(
+                "the keys are {}, and the sections {}",
+                of_section(""),
+                self.sections.join(", ")
+            ),
+            None => format!("the keys of [{section}] are {}", of_section(section)),
+        };
+        Error::input(format!("{place}: unknown key {written}: {hint}"))
+    }
+
+    /// The objective that has a section or a key of that name, which this run's has not.
+    fn other_objective(&self, section: &str, name: &str) -> Option<&'static str> {
+        let others = objective::all();
+        let has = |other: &&Chosen| {
+            let keys = other.keys();
+            let mut names = keys.iter().flat_map(|key| key.names());
+            let is_section = keys.iter().any(|key| !name.is_empty() && key.section == name);
+            section.is_empty() && (is_section || names.any(|known| known == name))
+        };
+        others.iter().find(has).map(|other| other.name())
+    }
+
+    /// The known key that `name` resembles, its own section first.
+    fn suggestion(&self, section: &str, name: &str) -> Option<String> {
+        let called = |name: &str| {
+            let mut keys = self.keys.iter();
+            keys.find(|key| key.names().any(|known| known == name))
+        };
+        // A known name in the wrong section, or a known key of an unknown one.
+        if let Some(key) = called(name) {
+            return Some(key.path());
+        }
+        let all = self.keys.iter();
+        let own = all.clone().filter(|key| key.section == section).flat_map(|key| key.names());
+        let any = all.flat_map(|key| key.names());
+        let foreign = foreign::KEYS.iter().flat_map(|key| key.names.iter().copied());
+        let sections = self.sections.iter().copied();
+        let near =
+            nearest(name, own).or_else(|| nearest(name, any.chain(foreign).chain(sections)))?;
+        match called(near) {
+            Some(key) if key.name == near => Some(key.path()),
+            Some(key) => Some(format!("{near} (here {})", key.path())),
+            None => Some(near.to_owned()),
+        }
+    }
 }
 
 impl Assignment {
     fn error(&self, why: &str) -> Error {
         Error::input(format!("{}: {}: {why}", self.node.place, self.written))
-    }
-}
-
-fn translate(foreign: &Foreign, written: &str, node: Node) -> Result<Vec<(&'static Key, Node)>> {
-    if node.value == Value::Null {
-        return Ok(Vec::new());
-    }
-    let settings = (foreign.translate)(&node)
-        .map_err(|why| Error::input(format!("{}: {written}: {why}", node.place)))?;
-    settings
-        .into_iter()
-        .map(|(path, node)| {
-            let key = keys::at(path).ok_or_else(|| {
-                Error::internal("config", format!("{written} stands for {path}, which is no key"))
-            })?;
-            Ok((key, node))
-        })
-        .collect()
-}
-
-fn unknown(section: &str, name: &str, place: &Place) -> Error {
-    let written = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
-    let hint = match suggestion(section, name) {
-        Some(known) => format!("did you mean {known}?"),
-        None if section.is_empty() => {
-            let names = keys::all().filter(|key| key.section.is_empty()).map(|key| key.name);
-            let names: Vec<&str> = names.filter(|name| !SECTIONS.contains(name)).collect();
-            format!("the keys are {}, and the sections {}", names.join(", "), SECTIONS.join(", "))
-        }
-        None => {
-            let names = keys::all().filter(|key| key.section == section).map(|key| key.name);
-            format!("the keys of [{section}] are {}", names.collect::<Vec<_>>().join(", "))
-        }
-    };
-    Error::input(format!("{place}: unknown key {written}: {hint}"))
-}
-
-/// The known key that `name` resembles, its own section first.
-fn suggestion(section: &str, name: &str) -> Option<String> {
-    // A known name in the wrong section, or a known key of an unknown one.
-    if let Some(key) = keys::all().find(|key| key.names().any(|known| known == name)) {
-        return Some(key.path());
-    }
-    let own = keys::all().filter(|key| key.section == section).flat_map(Key::names);
-    let any = keys::all().flat_map(Key::names);
-    let foreign = foreign::KEYS.iter().flat_map(|key| key.names.iter().copied());
-    let near = nearest(name, own).or_else(|| nearest(name, any.chain(foreign).chain(SECTIONS)))?;
-    match keys::all().find(|key| key.names().any(|known| known == near)) {
-        Some(key) if key.name == near => Some(key.path()),
-        Some(key) => Some(format!("{near} (here {})", key.path())),
-        None => Some(near.to_owned()),
     }
 }
 
@@ -305,17 +384,22 @@ mod tests {
 
     #[test]
     fn every_name_means_one_thing() {
-        let mut seen: BTreeMap<&str, String> = BTreeMap::new();
-        let keys = keys::all().flat_map(|key| key.names().map(|name| (name, key.path())));
-        let foreign =
-            foreign::KEYS.iter().flat_map(|key| key.names).map(|name| (*name, "foreign".into()));
-        for (name, path) in keys.chain(foreign) {
-            // Outside sections axolotl's meaning holds, in `[lora]` PEFT's.
-            if name == "adapter" {
-                continue;
-            }
-            if let Some(other) = seen.insert(name, path.clone()) {
-                panic!("{name} is both {other} and {path}");
+        for objective in objective::all() {
+            let mut seen: BTreeMap<&str, String> = BTreeMap::new();
+            let keys = keys::of(&*objective);
+            let keys = keys.iter().flat_map(|key| key.names().map(|name| (name, key.path())));
+            let foreign = foreign::KEYS
+                .iter()
+                .flat_map(|key| key.names)
+                .map(|name| (*name, "foreign".into()));
+            for (name, path) in keys.chain(foreign) {
+                // Outside sections axolotl's meaning holds, in `[lora]` PEFT's.
+                if name == "adapter" {
+                    continue;
+                }
+                if let Some(other) = seen.insert(name, path.clone()) {
+                    panic!("{name} is both {other} and {path}");
+                }
             }
         }
     }

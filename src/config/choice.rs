@@ -41,38 +41,6 @@ pub trait Choice: Copy + PartialEq + 'static {
     }
 }
 
-/// What the run optimizes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Objective {
-    /// Supervised fine-tuning: next-token cross-entropy.
-    #[default]
-    Sft,
-}
-
-impl Choice for Objective {
-    const NAMES: &'static [(&'static str, Self)] = &[("sft", Self::Sft)];
-}
-
-/// Objectives of the field that are refused by name, because they are not there yet.
-pub(super) const FUTURE_OBJECTIVES: &[&str] = &[
-    "dpo",
-    "ipo",
-    "kto",
-    "orpo",
-    "simpo",
-    "cpo",
-    "grpo",
-    "rloo",
-    "ppo",
-    "rlhf",
-    "reward",
-    "rm",
-    "distill",
-    "distillation",
-    "gkd",
-    "pretrain",
-];
-
 /// The dtype of base weights and activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DtypeChoice {

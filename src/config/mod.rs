@@ -1,7 +1,8 @@
 //! What a run is told: config files in TOML or YAML, and the command line on top of them.
 //!
 //! `tree` reads both syntaxes to one tree of values with their lines; the table in `keys` says
-//! which keys there are and how each is read and written; `foreign` translates keys of other
+//! which keys there are and how each is read and written (an objective brings its own: [`key`]);
+//! `foreign` translates keys of other
 //! tools; `apply` puts them together and checks what one setting says about another. The result
 //! is a [`TrainConfig`], in which every default is resolved that needs no model or device.
 
@@ -10,6 +11,7 @@ mod choice;
 mod device;
 mod foreign;
 mod help;
+pub mod key;
 mod keys;
 mod paths;
 mod read;
@@ -22,25 +24,24 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, absolute};
 
 pub use choice::{
     AttnImplementation, Choice, DataFormat, DtypeChoice, ExcessLengthStrategy,
-    GradientCheckpointing, Init, LrSchedulerType, Objective, QuantType,
+    GradientCheckpointing, Init, LrSchedulerType, QuantType,
 };
 pub use device::DeviceSpec;
 pub use help::describe_keys;
-pub use paths::is_hub_id;
+pub use paths::{TemplateSource, is_hub_id};
 pub use settings::{
     DataConfig, DataSource, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume,
-    TargetModules, TemplateSource, TrainArgs, TrainConfig,
+    TargetModules, TrainArgs, TrainConfig,
 };
 pub use size::{format_size, parse_size};
 
 use crate::error::{Error, Result};
-use apply::Given;
 use paths::Bases;
-use tree::{Node, Place};
+use tree::{Entry, Node, Place};
 
 /// The syntax of a config file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +138,7 @@ impl TrainConfig {
         base: &Path,
         overrides: &[Override],
     ) -> Result<Self> {
-        let mut given = Given::default();
-        given.add_file(tree::parse(text, syntax, file)?)?;
-        given.resolve_with(overrides, base.to_owned(), file)
+        resolve(tree::parse(text, syntax, file)?, overrides, base, file)
     }
 
     /// The defaults on a model and a data file: `train --model DIR --data FILE`. The result goes to
@@ -160,22 +159,20 @@ impl TrainConfig {
             Override::option("the default", "output_dir", &output_dir),
         ];
         all.extend_from_slice(overrides);
-        Given::default().resolve_with(&all, PathBuf::new(), "the command line")
+        resolve(Vec::new(), &all, Path::new(""), "the command line")
     }
 }
 
-impl Given {
-    fn resolve_with(
-        mut self,
-        overrides: &[Override],
-        base: PathBuf,
-        origin: &str,
-    ) -> Result<TrainConfig> {
-        for Override { key, node } in overrides {
-            self.replace(key, node.clone())?;
-        }
-        let current = std::env::current_dir()
-            .map_err(|error| Error::run(format!("cannot tell the current directory: {error}")))?;
-        self.resolve(&Bases { config: current.join(base), current }, origin)
-    }
+/// The config that the entries of a file and the command line give.
+fn resolve(
+    file: Vec<Entry>,
+    overrides: &[Override],
+    base: &Path,
+    origin: &str,
+) -> Result<TrainConfig> {
+    let overrides: Vec<_> =
+        overrides.iter().map(|Override { key, node }| (key.as_str(), node)).collect();
+    let current = std::env::current_dir()
+        .map_err(|error| Error::run(format!("cannot tell the current directory: {error}")))?;
+    apply::resolve(file, &overrides, &Bases { config: current.join(base), current }, origin)
 }

@@ -3,11 +3,19 @@
 use std::path::{Path, PathBuf, absolute};
 
 use super::read::Read;
-use super::settings::TemplateSource;
 use super::tree::{Node, Place};
 
+/// A chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// One that this crate carries (`chatml`, `alpaca` ...).
+    Named(String),
+    /// A Jinja file (absolute).
+    File(PathBuf),
+}
+
 /// The directories that relative paths start from.
-pub(super) struct Bases {
+pub struct Bases {
     /// The config file's directory, for what the file says.
     pub config: PathBuf,
     /// The current directory, for what the command line says, as the shell completes it.

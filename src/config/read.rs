@@ -4,7 +4,7 @@ use super::choice::Choice;
 use super::tree::{Entry, Node, Value};
 
 /// A message about one value; the caller adds its place and key.
-pub(super) type Read<T> = Result<T, String>;
+pub type Read<T> = Result<T, String>;
 
 impl Node {
     /// What was written, in words, for messages.

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use super::choice::{
     AttnImplementation, DataFormat, DtypeChoice, ExcessLengthStrategy, GradientCheckpointing, Init,
-    LrSchedulerType, Objective, QuantType,
+    LrSchedulerType, QuantType,
 };
 use super::device::DeviceSpec;
+use super::paths::TemplateSource;
+use crate::objective::Chosen;
 use crate::optim;
 
 /// Everything a training run is told.
@@ -16,8 +18,8 @@ pub struct TrainConfig {
     pub model: String,
     /// Where the result goes (absolute).
     pub output_dir: PathBuf,
-    /// What the run optimizes.
-    pub objective: Objective,
+    /// What the run optimizes, with its settings.
+    pub objective: Chosen,
     /// The device that computes.
     pub device: DeviceSpec,
     /// The most memory that may be used, in bytes.
@@ -187,15 +189,6 @@ pub enum EvalSource {
     File(PathBuf),
     /// A share of the training examples, above 0 and below 1, drawn by the seed.
     Split(f64),
-}
-
-/// A chat template.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TemplateSource {
-    /// One that this crate carries (`chatml`, `alpaca` ...).
-    Named(String),
-    /// A Jinja file (absolute).
-    File(PathBuf),
 }
 
 /// When something periodic happens.

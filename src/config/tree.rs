@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Place {
+pub enum Place {
     /// A line (from 1) of a config file.
     Line(Rc<str>, usize),
     /// The command line, as the user typed it: `--set lora.r=8`, `--model DIR`.
@@ -33,21 +33,29 @@ impl fmt::Display for Place {
 
 /// A value as written.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     /// YAML's `null`, `~` or nothing: the key counts as not given.
     Null,
+    /// True or false.
     Bool(bool),
+    /// A whole number.
     Integer(i64),
+    /// A number with a point or an exponent.
     Float(f64),
+    /// A string.
     Text(String),
+    /// An array.
     List(Vec<Node>),
+    /// A table: keys and values in the order in which they were written.
     Table(Vec<Entry>),
 }
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub struct Node {
+    /// What was written.
     pub value: Value,
+    /// Where.
     pub place: Place,
     /// The text of a command-line value, for keys that want text even where it looks like a
     /// number (`--set output_dir=2026`).
@@ -56,7 +64,7 @@ pub(super) struct Node {
 
 /// A key of a table, with the place of the key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub struct Entry {
     pub name: String,
     pub place: Place,
     pub node: Node,

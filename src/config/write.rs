@@ -1,6 +1,6 @@
 //! The resolved config as commented TOML, to repeat the run with.
 
-use super::keys::{self, SECTIONS};
+use super::keys;
 use super::settings::TrainConfig;
 
 /// The settings that decide neither the numbers nor the order of a run: where things are, what is
@@ -38,9 +38,10 @@ impl TrainConfig {
     /// `train.seed is 1, was 2`.
     pub fn differences(&self, saved: &Self) -> Vec<String> {
         let shown = |value: Option<String>| value.unwrap_or_else(|| "not set".into());
-        keys::all()
+        keys::of(&*self.objective)
+            .into_iter()
             .filter(|key| !key.is_never_saved() && !WITHOUT_EFFECT.contains(&key.path().as_str()))
-            .map(|key| (key.path(), (key.show)(self), (key.show)(saved)))
+            .map(|key| (key.path(), key.show(self), key.show(saved)))
             .filter(|(_, now, was)| now != was)
             .map(|(path, now, was)| format!("{path} is {}, was {}", shown(now), shown(was)))
             .collect()
@@ -53,7 +54,8 @@ impl TrainConfig {
             "# The settings of this run, defaults included. To repeat it, give another output_dir:\n\
              #   train config.toml --set output_dir=DIR\n",
         );
-        for section in [""].into_iter().chain(SECTIONS) {
+        let keys = keys::of(&*self.objective);
+        for section in [""].into_iter().chain(keys::sections(&keys)) {
             if section == "lora" && self.lora.is_none() {
                 text.push_str("\n# No [lora] section: all weights are trained.\n");
                 continue;
@@ -63,8 +65,8 @@ impl TrainConfig {
             } else {
                 text.push_str(&format!("\n[{section}]\n"));
             }
-            for key in keys::all().filter(|key| key.section == section) {
-                match (key.show)(self) {
+            for key in keys.iter().filter(|key| key.section == section) {
+                match key.show(self) {
                     Some(value) => {
                         text.push_str(&format!("# {}\n{} = {value}\n", key.doc, key.name));
                     }

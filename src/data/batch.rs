@@ -1,60 +1,89 @@
-//! Collation: examples laid end to end, with what the kernels need to keep them apart.
+//! Collation: sequences laid end to end, with what the kernels need to keep them apart.
 
-use super::encode::NO_LOSS;
-use super::{Dataset, Example};
+use super::group::{Group, NO_LOSS, Sequence};
 
-/// One micro-batch without padding: the concatenation of its examples, T tokens in all.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// One micro-batch without padding: the concatenation of its sequences, T tokens in all.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
     /// [T] token ids.
     pub input_ids: Vec<u32>,
     /// [T] labels shifted left by one: `targets[t]` is the label of token t + 1 of the same
-    /// example, -100 where there is no loss and at each example's last token.
+    /// sequence, -100 where there is no loss and at each sequence's last token.
     pub targets: Vec<i32>,
-    /// [T] positions, from 0 in every example.
+    /// The tokens, ascending, whose target carries loss.
+    pub loss_rows: Vec<u32>,
+    /// [T] positions, from 0 in every sequence.
     pub positions: Vec<u32>,
-    /// [T] start and end (one past the last) of the token's own example in this batch: attention
+    /// [T] start and end (one past the last) of the token's own sequence in this batch: attention
     /// looks at nothing outside it.
     pub bounds: Vec<[u32; 2]>,
-    /// [T] the ordinal of the token's example within the optimizer step, so that random bits do
+    /// [T] the ordinal of the token's sequence within the optimizer step, so that random bits do
     /// not depend on how a step is cut into micro-batches and rows.
     pub ordinals: Vec<u32>,
-    /// Start and end of each row (several examples when packed) in this batch.
+    /// The groups, in order.
+    pub groups: Vec<GroupSpan>,
+    /// Start and end of each row (several groups when packed) in this batch.
     pub rows: Vec<[u32; 2]>,
-    /// Targets that carry loss.
-    pub num_loss_tokens: usize,
+}
+
+/// Where a group lies in a batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupSpan {
+    /// Start and end of each of its sequences.
+    pub sequences: Vec<[u32; 2]>,
+    /// The numbers that came with it.
+    pub numbers: Vec<(&'static str, f64)>,
+}
+
+impl GroupSpan {
+    /// The number of that name.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.numbers.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    }
 }
 
 impl Batch {
-    /// Collates `rows` of examples; `ordinal` is that of the first one.
-    pub(super) fn collate<'a>(
-        data: &Dataset,
-        rows: impl Iterator<Item = &'a [u32]>,
+    /// Collates `groups`, one to a row; `ordinal` is that of the first sequence.
+    pub fn of(groups: &[Group], ordinal: u32) -> Self {
+        Self::collate(groups.iter().map(std::iter::once), ordinal)
+    }
+
+    /// Collates `rows` of groups; `ordinal` is that of the first sequence.
+    pub(super) fn collate<'a, R: IntoIterator<Item = &'a Group>>(
+        rows: impl Iterator<Item = R>,
         mut ordinal: u32,
     ) -> Self {
         let mut batch = Self::default();
         for row in rows {
             let start = batch.num_tokens() as u32;
-            for &index in row {
-                batch.push(&data.examples[index as usize], ordinal);
-                ordinal += 1;
+            for group in row {
+                let mut span = GroupSpan { numbers: group.numbers.clone(), ..GroupSpan::default() };
+                for sequence in &group.sequences {
+                    span.sequences.push(batch.push(sequence, ordinal));
+                    ordinal += 1;
+                }
+                batch.groups.push(span);
             }
             batch.rows.push([start, batch.num_tokens() as u32]);
         }
         batch
     }
 
-    fn push(&mut self, example: &Example, ordinal: u32) {
+    /// Appends a sequence; returns its start and end.
+    fn push(&mut self, sequence: &Sequence, ordinal: u32) -> [u32; 2] {
         let start = self.num_tokens() as u32;
-        let length = example.input_ids.len();
-        let end = start + length as u32;
-        self.input_ids.extend(&example.input_ids);
-        let shifted = example.labels.iter().skip(1).copied();
+        let length = sequence.input_ids.len();
+        let bounds = [start, start + length as u32];
+        self.input_ids.extend(&sequence.input_ids);
+        let shifted = sequence.labels.iter().skip(1).copied();
         self.targets.extend(shifted.chain(std::iter::once(NO_LOSS)).take(length));
+        let targets = (start..).zip(&self.targets[start as usize..]);
+        self.loss_rows
+            .extend(targets.filter(|(_, target)| **target != NO_LOSS).map(|(row, _)| row));
         self.positions.extend(0..length as u32);
-        self.bounds.extend(std::iter::repeat_n([start, end], length));
+        self.bounds.extend(std::iter::repeat_n(bounds, length));
         self.ordinals.extend(std::iter::repeat_n(ordinal, length));
-        self.num_loss_tokens += example.num_loss_tokens();
+        bounds
     }
 
     /// T, the tokens of this batch.
@@ -62,7 +91,12 @@ impl Batch {
         self.input_ids.len()
     }
 
-    /// The unshifted label of token `t`: the target of the token before it in the same example.
+    /// Targets that carry loss.
+    pub fn num_loss_tokens(&self) -> usize {
+        self.loss_rows.len()
+    }
+
+    /// The unshifted label of token `t`: the target of the token before it in the same sequence.
     pub fn label(&self, t: usize) -> i32 {
         if self.bounds[t][0] as usize == t { NO_LOSS } else { self.targets[t - 1] }
     }

@@ -3,11 +3,9 @@
 use serde_json::Value;
 
 use super::format::{Chat, Sample, texts};
+use super::group::Sequence;
 use crate::tokenizer::{ChatTemplate, EndOfTurn, RenderInput, TextProcessor, Tokenizer};
 use crate::{Error, Result};
-
-/// The label of a token that carries no loss.
-pub const NO_LOSS: i32 = -100;
 
 /// Turns samples into labelled tokens, under one tokenizer and one chat template.
 pub struct Encoder<'a> {
@@ -17,30 +15,6 @@ pub struct Encoder<'a> {
     choices: String,
     end_of_turn: EndOfTurn,
     completion_only_loss: bool,
-}
-
-/// Token ids with their unshifted labels: `labels[t]` is `ids[t]` or [`NO_LOSS`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labelled {
-    /// Token ids.
-    pub ids: Vec<u32>,
-    /// One label per token. The first is always [`NO_LOSS`]: nothing predicts it.
-    pub labels: Vec<i32>,
-}
-
-impl Labelled {
-    /// `trained[t]` says whether token t is to be learned.
-    fn new(ids: Vec<u32>, trained: impl Iterator<Item = bool>) -> Self {
-        let mut labels: Vec<i32> = ids
-            .iter()
-            .zip(trained)
-            .map(|(&id, trained)| if trained { id as i32 } else { NO_LOSS })
-            .collect();
-        if let Some(first) = labels.first_mut() {
-            *first = NO_LOSS;
-        }
-        Self { ids, labels }
-    }
 }
 
 impl<'a> Encoder<'a> {
@@ -72,11 +46,11 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// No template or no end-of-sequence token where one is needed; a template that refuses the
     /// conversation, does not end a turn, or writes a turn differently once it is answered.
-    pub fn encode(&self, sample: &Sample) -> Result<Labelled> {
+    pub fn encode(&self, sample: &Sample) -> Result<Sequence> {
         match sample {
             Sample::Text(text) => {
                 let ids = self.with_eos(self.tokenizer.encode(text, true)?)?;
-                Ok(Labelled::new(ids, std::iter::repeat(true)))
+                Ok(Sequence::new(ids, std::iter::repeat(true)))
             }
             Sample::PromptCompletion { prompt, completion } => {
                 self.prompt_completion(prompt, completion)
@@ -102,7 +76,7 @@ impl<'a> Encoder<'a> {
 
     /// The longest common prefix of the prompt's tokens and the whole's carries no loss. (The
     /// prompt's last token may merge with the completion's first, so lengths alone would lie.)
-    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Labelled> {
+    fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Sequence> {
         let ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
         let ids = self.with_eos(ids)?;
         let given = if self.completion_only_loss {
@@ -111,12 +85,12 @@ impl<'a> Encoder<'a> {
         } else {
             0
         };
-        Ok(Labelled::new(ids, (0..).map(|t: usize| t >= given)))
+        Ok(Sequence::new(ids, (0..).map(|t: usize| t >= given)))
     }
 
     /// A conversation: the template's text tokenized once; tokens that lie, even partly, in an
     /// assistant's stretch of the text carry loss.
-    fn chat(&self, chat: &Chat) -> Result<Labelled> {
+    fn chat(&self, chat: &Chat) -> Result<Sequence> {
         let template = self.template.ok_or_else(|| {
             Error::input(format!(
                 "the row is a conversation and the model has no chat template; {}",
@@ -126,7 +100,7 @@ impl<'a> Encoder<'a> {
         let text = render(template, chat, chat.messages.len(), false)?;
         let encoding = self.tokenizer.encode_with_spans(&text)?;
         if !self.completion_only_loss {
-            return Ok(Labelled::new(encoding.ids, std::iter::repeat(true)));
+            return Ok(Sequence::new(encoding.ids, std::iter::repeat(true)));
         }
         let ends: Vec<(usize, usize)> = encoding
             .ids
@@ -150,7 +124,7 @@ impl<'a> Encoder<'a> {
             stretches.iter().any(|&(from, to)| start < to && end > from)
         });
         let trained: Vec<bool> = trained.collect();
-        Ok(Labelled::new(encoding.ids, trained.into_iter()))
+        Ok(Sequence::new(encoding.ids, trained.into_iter()))
     }
 
     /// Where the answer of message `turn` begins: at the end of the prompt it answers.
@@ -251,6 +225,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::data::NO_LOSS;
     use crate::tokenizer::builtin;
     use crate::tokenizer::testing::processor;
 
@@ -261,10 +236,10 @@ mod tests {
     }
 
     /// The text with the trained stretches in square brackets.
-    fn marked(tokenizer: &dyn Tokenizer, labelled: &Labelled) -> String {
+    fn marked(tokenizer: &dyn Tokenizer, sequence: &Sequence) -> String {
         let mut out = String::new();
         let mut inside = false;
-        for (&id, &label) in labelled.ids.iter().zip(&labelled.labels) {
+        for (&id, &label) in sequence.input_ids.iter().zip(&sequence.labels) {
             assert!(label == NO_LOSS || label == id as i32);
             if inside != (label != NO_LOSS) {
                 inside = !inside;
@@ -277,8 +252,8 @@ mod tests {
 
     fn encode(source: &str, sample: &Sample, completion_only: bool) -> Result<String> {
         let text = processor(Some(source));
-        let labelled = Encoder::new(&text, completion_only).encode(sample)?;
-        Ok(marked(text.tokenizer.as_ref(), &labelled))
+        let sequence = Encoder::new(&text, completion_only).encode(sample)?;
+        Ok(marked(text.tokenizer.as_ref(), &sequence))
     }
 
     fn chatml() -> &'static str {
@@ -359,9 +334,9 @@ mod tests {
         let source = chatml().replace("message['content']", "message['content'] | trim");
         let text = processor(Some(&source));
         let sample = chat(&[("user", "u"), ("assistant", "  é \n")]);
-        let labelled = Encoder::new(&text, true).encode(&sample).unwrap();
+        let sequence = Encoder::new(&text, true).encode(&sample).unwrap();
         // é is two tokens, so what is trained is decoded as one.
-        let trained: Vec<u32> = labelled
+        let trained: Vec<u32> = sequence
             .labels
             .iter()
             .filter(|&&label| label != NO_LOSS)

@@ -85,6 +85,20 @@ impl Format {
         self.entry().1
     }
 
+    /// What its rows are, in words.
+    pub(super) fn describe(self) -> String {
+        let keys = match self.keys() {
+            [key] => (*key).to_owned(),
+            [keys @ .., last] => format!("{} and {last}", keys.join(", ")),
+            [] => String::new(),
+        };
+        let what = match self {
+            Self::Preference => "preference pairs".to_owned(),
+            _ => format!("of the format {}", self.name()),
+        };
+        format!("rows of {keys} are {what}")
+    }
+
     fn keys(self) -> &'static [&'static str] {
         self.entry().2
     }
@@ -160,8 +174,8 @@ impl Format {
             Self::Alpaca => alpaca(object).map(Sample::Chat),
             Self::Sharegpt => sharegpt(object).map(Sample::Chat),
             Self::Preference => Err(Error::input(
-                "rows of prompt, chosen and rejected are preference pairs, which objective = \
-                 \"sft\" cannot use; to imitate the chosen answers, write them as prompt and \
+                "rows of prompt, chosen and rejected are preference pairs, which no objective of \
+                 this version learns from; to imitate the chosen answers, write them as prompt and \
                  completion",
             )),
         }

@@ -1,11 +1,13 @@
 //! Files to a [`Dataset`], with everything that can be wrong found before the first step.
 
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 
-use super::encode::{Encoder, NO_LOSS};
+use super::encode::Encoder;
 use super::format::Sample;
+use super::group::Group;
 use super::read::{self, Row};
-use super::{DataFile, Dataset, Example, Format, Stats, place};
+use super::{DataFile, Dataset, Format, Stats, place};
 use crate::tokenizer::TextProcessor;
 use crate::{Error, Result};
 
@@ -39,7 +41,23 @@ impl ExcessLength {
     }
 }
 
-/// How rows become examples.
+/// What an objective makes of the rows of a file.
+pub trait Rows: Sync {
+    /// The objective's name in configs and messages.
+    fn name(&self) -> &'static str;
+
+    /// The formats it learns from.
+    fn formats(&self) -> &'static [Format];
+
+    /// The group of a row that says `sample`; `row` is the whole object, with whatever further keys
+    /// it has.
+    ///
+    /// # Errors
+    /// What is wrong with the row; the caller adds file and line.
+    fn group(&self, sample: &Sample, row: &Map<String, Value>, encoder: &Encoder) -> Result<Group>;
+}
+
+/// How rows become groups, besides what the objective says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
     /// The format of the rows; `None` tells it from the keys of the first.
@@ -56,12 +74,17 @@ pub struct LoadOptions {
 }
 
 impl Dataset {
-    /// Reads, tokenizes and checks `files`.
+    /// Reads, tokenizes and checks `files`, of which `objective` makes groups.
     ///
     /// # Errors
-    /// Anything wrong with a file or row (named as `file:line`), rows of different formats, no
-    /// row with loss left, or no row that trains a stop token.
-    pub fn load(files: &[DataFile], text: &TextProcessor, options: &LoadOptions) -> Result<Self> {
+    /// Anything wrong with a file or row (named as `file:line`), rows of different formats or of one
+    /// that the objective cannot use, no row with loss left, or no row that trains a stop token.
+    pub fn load(
+        files: &[DataFile],
+        text: &TextProcessor,
+        objective: &dyn Rows,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         check(files, options)?;
         let encoder = Encoder::new(text, options.completion_only_loss);
         let mut collector = Collector::default();
@@ -72,10 +95,13 @@ impl Dataset {
                 Some(format) => format,
                 None => *format.insert(at(file, &rows[0], Format::detect(&rows[0].object))?),
             };
+            at(file, &rows[0], check_format(format, objective))?;
             for chunk in rows.chunks(CHUNK) {
                 let tokenized: Vec<Result<Tokenized>> = chunk
                     .par_iter()
-                    .map(|row| at(file, row, Tokenized::of(row, index, format, &encoder)))
+                    .map(|row| {
+                        at(file, row, Tokenized::of(row, index, format, objective, &encoder))
+                    })
                     .collect();
                 // In order, so that the first bad row is the one that is named.
                 for (row, tokenized) in chunk.iter().zip(tokenized) {
@@ -108,6 +134,26 @@ fn check(files: &[DataFile], options: &LoadOptions) -> Result<()> {
     Ok(())
 }
 
+/// Refuses rows of a format that the objective cannot use.
+fn check_format(format: Format, objective: &dyn Rows) -> Result<()> {
+    let known = objective.formats();
+    if known.contains(&format) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.iter().map(|format| format.name()).collect();
+    Err(Error::input(format!(
+        "{}, which objective = {:?} cannot use; it learns from {}{}",
+        format.describe(),
+        objective.name(),
+        names.join(", "),
+        match format {
+            Format::Preference =>
+                "; to imitate the chosen answers, write them as prompt and completion",
+            _ => "",
+        }
+    )))
+}
+
 /// Puts `file:line` before an error about a row.
 fn at<T>(file: &DataFile, row: &Row, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
@@ -118,28 +164,30 @@ fn at<T>(file: &DataFile, row: &Row, result: Result<T>) -> Result<T> {
 
 /// A row after tokenizing.
 struct Tokenized {
-    example: Example,
+    group: Group,
     /// The ids of which the row should train one, and whether it is a conversation.
     stops: Vec<u32>,
 }
 
 impl Tokenized {
-    fn of(row: &Row, file: usize, format: Format, encoder: &Encoder) -> Result<Self> {
-        let sample: Sample = format.sample(&row.object)?;
-        let labelled = encoder.encode(&sample)?;
-        let example = Example {
-            input_ids: labelled.ids,
-            labels: labelled.labels,
-            source: (file as u32, row.line),
-        };
-        Ok(Self { example, stops: encoder.stop_ids(&sample).to_vec() })
+    fn of(
+        row: &Row,
+        file: usize,
+        format: Format,
+        objective: &dyn Rows,
+        encoder: &Encoder,
+    ) -> Result<Self> {
+        let sample = format.sample(&row.object)?;
+        let mut group = objective.group(&sample, &row.object, encoder)?;
+        group.source = (file as u32, row.line);
+        Ok(Self { group, stops: encoder.stop_ids(&sample).to_vec() })
     }
 }
 
 /// Gathers examples and what must be known of the whole set.
 #[derive(Default)]
 struct Collector {
-    examples: Vec<Example>,
+    examples: Vec<Group>,
     stats: Stats,
     trains_stop: bool,
     /// The stop ids that the first row should have trained.
@@ -150,16 +198,17 @@ struct Collector {
 
 impl Collector {
     fn take(&mut self, row: Tokenized, options: &LoadOptions) -> Result<()> {
-        let Tokenized { mut example, stops } = row;
-        let length = example.input_ids.len();
+        let Tokenized { mut group, stops } = row;
+        let length = group.longest();
         self.stats.longest = self.stats.longest.max(length);
         if length > options.max_length {
-            self.first_cut.get_or_insert(example.source);
+            self.first_cut.get_or_insert(group.source);
             match options.excess_length {
                 ExcessLength::Truncate => {
                     self.stats.truncated += 1;
-                    example.input_ids.truncate(options.max_length);
-                    example.labels.truncate(options.max_length);
+                    for sequence in &mut group.sequences {
+                        sequence.truncate(options.max_length);
+                    }
                 }
                 ExcessLength::Drop => {
                     self.stats.dropped_too_long += 1;
@@ -175,17 +224,17 @@ impl Collector {
                 }
             }
         }
-        if example.labels.iter().all(|&label| label == NO_LOSS) {
-            self.first_cut.get_or_insert(example.source);
+        if group.sequences.iter().any(|sequence| sequence.num_loss_tokens() == 0) {
+            self.first_cut.get_or_insert(group.source);
             self.stats.dropped_without_loss += 1;
             return Ok(());
         }
-        self.trains_stop |=
-            example.labels.iter().any(|&label| label >= 0 && stops.contains(&(label as u32)));
+        let mut labels = group.sequences.iter().flat_map(|sequence| &sequence.labels);
+        self.trains_stop |= labels.any(|&label| label >= 0 && stops.contains(&(label as u32)));
         if self.stops.is_empty() {
             self.stops = stops;
         }
-        self.examples.push(example);
+        self.examples.push(group);
         Ok(())
     }
 
@@ -249,6 +298,21 @@ mod tests {
         }
     }
 
+    /// Imitates what it is shown.
+    struct Imitate;
+
+    impl Rows for Imitate {
+        fn name(&self) -> &'static str {
+            "imitate"
+        }
+        fn formats(&self) -> &'static [Format] {
+            &[Format::Text, Format::PromptCompletion, Format::Messages]
+        }
+        fn group(&self, sample: &Sample, _: &Map<String, Value>, on: &Encoder) -> Result<Group> {
+            on.encode(sample).map(Group::of)
+        }
+    }
+
     fn load(contents: &[&str], options: &LoadOptions) -> Result<Dataset> {
         let dir = tempfile::tempdir().unwrap();
         let files: Vec<DataFile> = contents
@@ -261,7 +325,7 @@ mod tests {
             })
             .collect();
         let text = processor(Some(builtin::find("chatml").unwrap().source));
-        Dataset::load(&files, &text, options)
+        Dataset::load(&files, &text, &Imitate, options)
     }
 
     fn error(contents: &[&str], options: &LoadOptions) -> String {
@@ -312,7 +376,7 @@ mod tests {
         let short = LoadOptions { max_length: 6, ..options() };
         let set = load(&[&rows], &short).unwrap();
         assert_eq!((set.stats.truncated, set.stats.longest), (1, 12));
-        assert_eq!(set.examples[1].input_ids.len(), 6);
+        assert_eq!(set.examples[1].num_tokens(), 6);
         let drop = LoadOptions { excess_length: ExcessLength::Drop, ..short.clone() };
         let set = load(&[&rows], &drop).unwrap();
         assert_eq!((set.examples.len(), set.stats.dropped_too_long), (1, 1));
@@ -352,7 +416,7 @@ mod tests {
         let text = processor(None);
         assert_eq!(text.tokenizer.pad_token_id(), text.tokenizer.eos_token_id());
         let set = load(&["{\"text\": \"a\"}"], &options()).unwrap();
-        let last = *set.examples[0].labels.last().unwrap();
+        let last = *set.examples[0].sequences[0].labels.last().unwrap();
         assert_eq!(Some(last as u32), text.tokenizer.eos_token_id());
     }
 
@@ -363,14 +427,15 @@ mod tests {
         std::fs::write(&path, r#"{"messages": [{"role": "assistant", "content": "a"}]}"#).unwrap();
         let files = [DataFile::new(&path)];
         let text = processor(Some("{{ raise_exception('user first') }}"));
-        let message = Dataset::load(&files, &text, &options()).unwrap_err().to_string();
+        let message = Dataset::load(&files, &text, &Imitate, &options()).unwrap_err().to_string();
         assert!(
             message.ends_with(
                 "d.jsonl:1: chat template test: it refuses the conversation: user first"
             ),
             "{message}"
         );
-        let message = Dataset::load(&files, &processor(None), &options()).unwrap_err().to_string();
+        let message =
+            Dataset::load(&files, &processor(None), &Imitate, &options()).unwrap_err().to_string();
         assert!(
             message.contains("no chat template; set data.chat_template to one of"),
             "{message}"
@@ -381,7 +446,7 @@ mod tests {
     fn weights_are_checked() {
         for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let files = [DataFile { path: "d.jsonl".into(), weight }];
-            let error = Dataset::load(&files, &processor(None), &options()).unwrap_err();
+            let error = Dataset::load(&files, &processor(None), &Imitate, &options()).unwrap_err();
             assert!(error.to_string().contains("the weight"), "{error}");
         }
     }

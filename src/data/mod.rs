@@ -1,22 +1,25 @@
 //! From data files to collated batches.
 //!
 //! Read in this order: [`read`] finds rows in files, [`format`] says what a row means, [`encode`]
-//! turns it into tokens and labels, [`Dataset`] checks the whole set before the first step,
-//! [`Plan`] decides which examples a step sees, [`Batch`] lays them end to end, and [`preview`]
-//! shows them as the loss sees them. Nothing here knows tensors or devices.
+//! turns texts into tokens and labels, [`Rows`] puts those of a row together as a [`Group`],
+//! [`Dataset`] checks the whole set before the first step, [`Plan`] decides which groups a step sees,
+//! [`Batch`] lays them end to end, and [`preview`] shows them as the loss sees them. Nothing here
+//! knows tensors or devices.
 
 mod batch;
 pub mod encode;
 pub mod format;
+mod group;
 mod load;
 mod plan;
 pub mod preview;
 pub mod read;
 
-pub use batch::Batch;
-pub use encode::NO_LOSS;
-pub use format::Format;
-pub use load::{ExcessLength, LoadOptions};
+pub use batch::{Batch, GroupSpan};
+pub use encode::Encoder;
+pub use format::{Format, Sample};
+pub use group::{Group, NO_LOSS, Sequence};
+pub use load::{ExcessLength, LoadOptions, Rows};
 pub use plan::{BatchOptions, Plan};
 
 use std::path::{Path, PathBuf};
@@ -39,24 +42,6 @@ impl DataFile {
     /// A file of which every epoch sees every row once.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), weight: 1.0 }
-    }
-}
-
-/// One tokenized example.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Example {
-    /// Token ids.
-    pub input_ids: Vec<u32>,
-    /// Unshifted labels: the token's own id, or [`NO_LOSS`]. The first is always [`NO_LOSS`].
-    pub labels: Vec<i32>,
-    /// File (its index) and line (from 1) that the example comes from.
-    pub source: (u32, u32),
-}
-
-impl Example {
-    /// Tokens that carry loss.
-    pub fn num_loss_tokens(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != NO_LOSS).count()
     }
 }
 
@@ -87,13 +72,13 @@ pub struct Dataset {
     /// The format all rows have.
     pub format: Format,
     /// The examples, file by file, in the order of the lines.
-    pub examples: Vec<Example>,
+    pub examples: Vec<Group>,
     /// What loading did.
     pub stats: Stats,
 }
 
 impl Dataset {
-    fn new(files: Vec<DataFile>, format: Format, examples: Vec<Example>) -> Self {
+    fn new(files: Vec<DataFile>, format: Format, examples: Vec<Group>) -> Self {
         let mut set = Self { files, format, examples, stats: Stats::default() };
         set.count();
         set
@@ -102,20 +87,23 @@ impl Dataset {
     /// Counts examples and tokens again.
     fn count(&mut self) {
         self.stats.examples = self.examples.len();
-        self.stats.tokens = self.examples.iter().map(|example| example.input_ids.len()).sum();
-        self.stats.loss_tokens = self.examples.iter().map(Example::num_loss_tokens).sum();
+        self.stats.tokens = self.examples.iter().map(Group::num_tokens).sum();
+        self.stats.loss_tokens = self.examples.iter().map(Group::num_loss_tokens).sum();
     }
 
     /// `file:line` of an example, for messages.
-    pub fn place(&self, example: &Example) -> String {
+    pub fn place(&self, example: &Group) -> String {
         place(&self.files[example.source.0 as usize].path, example.source.1)
     }
 
     /// Refuses tokens that the model's embedding of `vocab_size` rows does not have.
     pub fn check_vocabulary(&self, vocab_size: usize, tokenizer: &dyn Tokenizer) -> Result<()> {
-        self.examples.iter().try_for_each(|example| {
-            check_ids(&example.input_ids, vocab_size, tokenizer, &self.place(example))
-        })
+        for example in &self.examples {
+            for sequence in &example.sequences {
+                check_ids(&sequence.input_ids, vocab_size, tokenizer, &self.place(example))?;
+            }
+        }
+        Ok(())
     }
 
     /// Holds out `share` of the examples (above 0, below 1), chosen by `seed`: returns the set to
@@ -175,7 +163,7 @@ impl Dataset {
     }
 
     /// A number that differs when the examples do: a checkpoint keeps it, so that a run is not
-    /// resumed on other data (FNV-1a, 64 bits, over ids and labels).
+    /// resumed on other data (FNV-1a, 64 bits, over ids, labels and numbers).
     pub fn fingerprint(&self) -> u64 {
         let mut hash = 0xCBF2_9CE4_8422_2325_u64;
         let mut mix = |word: u32| {
@@ -184,9 +172,16 @@ impl Dataset {
             }
         };
         for example in &self.examples {
-            mix(example.input_ids.len() as u32);
-            example.input_ids.iter().for_each(|&id| mix(id));
-            example.labels.iter().for_each(|&label| mix(label as u32));
+            for sequence in &example.sequences {
+                mix(sequence.input_ids.len() as u32);
+                sequence.input_ids.iter().for_each(|&id| mix(id));
+                sequence.labels.iter().for_each(|&label| mix(label as u32));
+            }
+            for (_, number) in &example.numbers {
+                let bits = number.to_bits();
+                mix(bits as u32);
+                mix((bits >> 32) as u32);
+            }
         }
         hash
     }

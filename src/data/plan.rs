@@ -69,7 +69,7 @@ impl Plan {
         let mut rows = Vec::new();
         let mut filled = 0;
         for (at, &index) in order.iter().enumerate() {
-            let length = data.examples[index as usize].input_ids.len();
+            let length = data.examples[index as usize].num_tokens();
             if at == 0 || filled + length > capacity {
                 rows.push(at);
                 filled = 0;
@@ -115,24 +115,19 @@ impl Plan {
     pub fn batch(&self, data: &Dataset, batch: usize) -> Batch {
         let rows = self.rows_of(batch);
         let first_of_step = self.rows_of(batch - batch % self.batches_per_step).start;
-        let ordinal = self.rows[rows.start] - self.rows[first_of_step];
-        let examples = rows.map(|row| &self.order[self.rows[row]..self.rows[row + 1]]);
-        Batch::collate(data, examples, ordinal as u32)
-    }
-
-    /// Tokens that carry loss in a whole step: what its loss is divided by.
-    pub fn num_loss_tokens(&self, data: &Dataset, step: usize) -> usize {
-        self.batches(step)
-            .flat_map(|batch| self.examples_of(batch))
-            .map(|&index| data.examples[index as usize].num_loss_tokens())
-            .sum()
+        let groups =
+            |of: Range<usize>| self.order[of].iter().map(|&index| &data.examples[index as usize]);
+        let before = groups(self.rows[first_of_step]..self.rows[rows.start]);
+        let ordinal: usize = before.map(|group| group.sequences.len()).sum();
+        let rows = rows.map(|row| groups(self.rows[row]..self.rows[row + 1]));
+        Batch::collate(rows, ordinal as u32)
     }
 
     /// The most tokens any micro-batch has, for planning memory.
     pub fn max_batch_tokens(&self, data: &Dataset) -> usize {
         let tokens = |batch| {
             let lengths = self.examples_of(batch).iter();
-            lengths.map(|&index| data.examples[index as usize].input_ids.len()).sum()
+            lengths.map(|&index| data.examples[index as usize].num_tokens()).sum()
         };
         (0..self.num_batches()).map(tokens).max().unwrap_or(0)
     }
@@ -151,7 +146,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{DataFile, Example, Format};
+    use crate::data::{DataFile, Format, Group, Sequence};
 
     /// Examples of the given lengths in files; token ids say which example they are of.
     fn dataset(files: &[(f64, &[usize])]) -> Dataset {
@@ -162,7 +157,8 @@ mod tests {
                 let mut labels = vec![id as i32; length];
                 labels[0] = -100;
                 let source = (file as u32, examples.len() as u32 + 1);
-                examples.push(Example { input_ids: vec![id; length], labels, source });
+                let sequence = Sequence { input_ids: vec![id; length], labels };
+                examples.push(Group { source, ..Group::of(sequence) });
             }
         }
         let files =
@@ -191,7 +187,9 @@ mod tests {
         assert_eq!(batch.bounds, [[0, 3], [0, 3], [0, 3], [3, 5], [3, 5]]);
         assert_eq!(batch.ordinals, [0, 0, 0, 1, 1]);
         assert_eq!(batch.rows, [[0, 3], [3, 5]]);
-        assert_eq!((batch.num_tokens(), batch.num_loss_tokens), (5, 3));
+        assert_eq!(batch.loss_rows, [0, 1, 3]);
+        assert_eq!(batch.groups[1].sequences, [[3, 5]]);
+        assert_eq!((batch.num_tokens(), batch.num_loss_tokens()), (5, 3));
         let labels: Vec<i32> = (0..5).map(|t| batch.label(t)).collect();
         assert_eq!(labels, [-100, 0, 0, -100, 1]);
     }
@@ -217,6 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn groups_stay_whole_and_their_sequences_are_counted_one_by_one() {
+        let mut data = dataset(&[(1.0, &[3, 2, 4])]);
+        for group in &mut data.examples {
+            let mut second = group.sequences[0].clone();
+            second.truncate(2);
+            group.sequences.push(second);
+            group.numbers.push(("weight", group.source.1 as f64));
+        }
+        let plan =
+            Plan::epoch(&data, &BatchOptions { per_device_train_batch_size: 1, ..options() }, 0);
+        let batch = plan.batch(&data, 1);
+        assert_eq!(batch.groups[0].sequences, [[0, 2], [2, 4]]);
+        assert_eq!(batch.groups[0].number("weight"), Some(2.0));
+        assert_eq!(batch.ordinals, [2, 2, 3, 3]);
+        assert_eq!(batch.positions, [0, 1, 0, 1]);
+        // With packing a row holds whole groups: 5 and 4 tokens do not fit into 8.
+        let packed = Plan::epoch(&data, &BatchOptions { packing: true, ..options() }, 0);
+        assert_eq!(packed.num_rows(), 3);
+        let other = Dataset { examples: data.examples[..2].to_vec(), ..data.clone() };
+        assert_ne!(other.fingerprint(), data.fingerprint());
+    }
+
+    #[test]
     fn steps_count_ragged_ends_and_ordinals_run_through_a_step() {
         let data = dataset(&[(1.0, &[2; 7])]);
         let plan = Plan::epoch(&data, &options(), 0);
@@ -225,7 +246,6 @@ mod tests {
         let firsts: Vec<u32> = (0..4).map(|batch| plan.batch(&data, batch).ordinals[0]).collect();
         assert_eq!(firsts, [0, 2, 0, 2]);
         assert_eq!(plan.batch(&data, 3).rows.len(), 1);
-        assert_eq!((plan.num_loss_tokens(&data, 0), plan.num_loss_tokens(&data, 1)), (4, 3));
         assert_eq!(plan.max_batch_tokens(&data), 4);
     }
 

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::encode::NO_LOSS;
-use super::{Batch, Dataset, Plan};
+use super::{Batch, Dataset, NO_LOSS, Plan};
 use crate::Result;
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 
@@ -145,7 +144,7 @@ fn plural(count: usize, noun: &str) -> String {
 #[cfg(all(test, feature = "tokenizers"))]
 mod tests {
     use super::*;
-    use crate::data::{BatchOptions, DataFile, Example, Format};
+    use crate::data::{BatchOptions, DataFile, Format, Group, Sequence};
     use crate::tokenizer::testing::tokenizer;
 
     /// Two examples, `<s>é</s>` with é trained in both its bytes, and `<s>b</s>` untrained.
@@ -158,7 +157,7 @@ mod tests {
                 .enumerate()
                 .map(|(t, &id)| if trained && t > 0 { id as i32 } else { NO_LOSS })
                 .collect();
-            Example { input_ids, labels, source: (0, 1) }
+            Group { source: (0, 1), ..Group::of(Sequence { input_ids, labels }) }
         };
         let examples = vec![example("é", true), example("b", false)];
         Dataset::new(vec![DataFile::new("d.jsonl")], Format::Text, examples)
@@ -184,7 +183,8 @@ mod tests {
         let json = rows[0].to_json();
         assert_eq!(json["position_ids"], json!([0, 1, 2, 3, 0, 1, 2]));
         assert_eq!(json["sequence_ids"], json!([0, 0, 0, 0, 1, 1, 1]));
-        let labels: Vec<i32> = data.examples.iter().flat_map(|e| e.labels.clone()).collect();
+        let labels: Vec<i32> =
+            data.examples.iter().flat_map(|e| e.sequences[0].labels.clone()).collect();
         assert_eq!(json["labels"], json!(labels));
         let keys: Vec<_> = json.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["input_ids", "labels", "position_ids", "sequence_ids"]);

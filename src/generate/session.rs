@@ -6,7 +6,7 @@ use super::Sampler;
 use crate::error::{Error, Result};
 use crate::model::cache::LayerCache;
 use crate::model::llama::Model;
-use crate::nn::Context;
+use crate::nn::{AdapterChoice, Context};
 use crate::ops::Implementation;
 use crate::tensor::Tensor;
 
@@ -144,6 +144,7 @@ impl Session {
             bounds: Tensor::from_u32(device, &[end, 2], [0, end as u32].repeat(end).as_slice())?,
             q_offset: start,
             attention: Implementation::Flash,
+            adapter: AdapterChoice::default(),
             noise: None,
         };
         let logits = model.next_logits(&tokens[start..], &context, &mut self.layers)?;

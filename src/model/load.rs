@@ -11,6 +11,7 @@ use crate::nn::{Linear, Parameter, Weight};
 use crate::ops::{self, Nf4Tensor};
 use crate::random::site;
 use crate::tensor::Tensor;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Standard deviation of random weights, Transformers' `initializer_range`.
@@ -135,7 +136,7 @@ impl Loader<'_> {
             true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
             false => None,
         };
-        Ok(Linear { path, weight, bias, lora: None })
+        Ok(Linear { path, weight, bias, loras: BTreeMap::new() })
     }
 
     /// The weight, where a bitsandbytes checkpoint holds it in 4 bits.

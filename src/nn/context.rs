@@ -5,6 +5,25 @@ use crate::error::Result;
 use crate::ops::{Implementation, StepState};
 use crate::tensor::Tensor;
 
+/// The name of the adapter that is trained, and used where nothing else is asked for: PEFT's.
+pub const DEFAULT_ADAPTER: &str = "default";
+
+/// Which adapter a pass uses. Several may be attached to a model at once, over one copy of its
+/// weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterChoice {
+    /// None: the base model.
+    Off,
+    /// The one attached under this name. A layer that has none of that name is as the base has it.
+    Named(&'static str),
+}
+
+impl Default for AdapterChoice {
+    fn default() -> Self {
+        Self::Named(DEFAULT_ADAPTER)
+    }
+}
+
 /// Where the tokens of a batch stand. Batches are padding-free: all sequences one after another,
 /// T tokens in total.
 #[derive(Clone)]
@@ -17,6 +36,8 @@ pub struct Context {
     pub q_offset: usize,
     /// Flash or eager attention.
     pub attention: Implementation,
+    /// The adapter in use.
+    pub adapter: AdapterChoice,
     /// What random draws depend on, while training.
     pub noise: Option<Noise>,
 }
@@ -35,7 +56,7 @@ pub struct Noise {
 }
 
 impl Context {
-    /// The context of whole sequences, as in training and evaluation.
+    /// The context of whole sequences, as in training and evaluation, with the default adapter.
     pub fn of_sequences(
         device: &Device,
         positions: &[u32],
@@ -48,6 +69,7 @@ impl Context {
             bounds: Tensor::from_u32(device, &[bounds.len(), 2], bounds.as_flattened())?,
             q_offset: 0,
             attention,
+            adapter: AdapterChoice::default(),
             noise,
         })
     }

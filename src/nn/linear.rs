@@ -1,11 +1,12 @@
-//! A linear layer y = x Wᵀ + b, dense or NF4, with or without a low-rank update.
+//! A linear layer y = x Wᵀ + b, dense or NF4, with or without low-rank updates.
 
-use super::Context;
+use super::{AdapterChoice, Context, DEFAULT_ADAPTER};
 use crate::error::Result;
 use crate::ops::{self, Dropout, Nf4Tensor};
 use crate::random::site;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use std::collections::BTreeMap;
 
 /// The matrix of a linear layer, [N, K] (out, in).
 // One per layer, so its size does not matter.
@@ -38,8 +39,8 @@ pub struct Linear {
     pub weight: Weight,
     /// [N], if the layer has one.
     pub bias: Option<Tensor>,
-    /// The low-rank update, if one is attached.
-    pub lora: Option<Lora>,
+    /// The low-rank updates, by the name of the adapter they are of. A pass uses one of them at most.
+    pub loras: BTreeMap<&'static str, Lora>,
 }
 
 impl Linear {
@@ -48,6 +49,14 @@ impl Linear {
         match &self.weight {
             Weight::Dense(weight) => [weight.dim(0), weight.dim(1)],
             Weight::Nf4(weight) => weight.shape(),
+        }
+    }
+
+    /// The update of the adapter in use.
+    fn lora(&self, choice: AdapterChoice) -> Option<(&'static str, &Lora)> {
+        match choice {
+            AdapterChoice::Off => None,
+            AdapterChoice::Named(name) => self.loras.get(name).map(|lora| (name, lora)),
         }
     }
 
@@ -60,12 +69,15 @@ impl Linear {
         if let Some(bias) = &self.bias {
             y = ops::add_bias(tape, &y, bias)?;
         }
-        let Some(lora) = &self.lora else { return Ok(y) };
+        let Some((adapter, lora)) = self.lora(context.adapter) else { return Ok(y) };
         let dropout = match &context.noise {
             Some(noise) if lora.dropout > 0.0 => Some(Dropout {
                 p: lora.dropout,
                 seed: noise.seed,
-                site: site(&self.path),
+                site: match adapter {
+                    DEFAULT_ADAPTER => site(&self.path),
+                    other => site(&format!("{}.{other}", self.path)),
+                },
                 ordinals: noise.ordinals.clone(),
                 positions: context.positions.clone(),
                 step_state: noise.step_state.clone(),

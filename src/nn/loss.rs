@@ -1,13 +1,38 @@
 //! The loss of a batch: cross-entropy of the next tokens.
 
+use crate::backend::Device;
 use crate::error::Result;
 use crate::ops::{self, CrossEntropy, RowSelection, StepState};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
-/// Cross-entropy of softmax(`hidden` `head`ᵀ), [T, C] and [V, C], with `targets` [T], -100 where there is
-/// no loss. Where those are many (prompts, in instruction tuning), their rows never meet the head: `losses`
-/// then has a row for each of the others.
+/// What is to be predicted, on the device. Made before the forward pass, so that no upload stands
+/// in its middle.
+pub struct Targets {
+    /// u32 [R].
+    ids: Tensor,
+    /// The R rows of the hidden states that meet the head; all of them where there is none.
+    selection: Option<RowSelection>,
+}
+
+impl Targets {
+    /// `targets` [T], -100 where there is no loss, and the `rows`, ascending, where there is one.
+    pub fn new(device: &Device, targets: &[i32], rows: &[u32]) -> Result<Self> {
+        let upload =
+            |targets: &[i32]| Tensor::from_u32(device, &[targets.len()], &ops::target_ids(targets));
+        // An eighth of the product pays for copying rows there and gradients back.
+        if rows.is_empty() || 8 * rows.len() > 7 * targets.len() {
+            return Ok(Self { ids: upload(targets)?, selection: None });
+        }
+        let selection = RowSelection::new(device, targets.len(), rows)?;
+        let targets: Vec<i32> = rows.iter().map(|&row| targets[row as usize]).collect();
+        Ok(Self { ids: upload(&targets)?, selection: Some(selection) })
+    }
+}
+
+/// Cross-entropy of softmax(`hidden` `head`ᵀ), [T, C] and [V, C], with `targets`. Where those without
+/// loss are many (prompts, in instruction tuning), their rows never meet the head: `losses` then has a row
+/// for each of the others.
 ///
 /// # Errors
 /// As [`ops::linear_cross_entropy`].
@@ -15,23 +40,17 @@ pub fn next_token_loss(
     tape: &Tape,
     hidden: &Tensor,
     head: &Tensor,
-    targets: &[i32],
+    targets: &Targets,
     step_state: &StepState,
 ) -> Result<CrossEntropy> {
-    let device = hidden.device();
-    let numbered = (0u32..).zip(targets);
-    let rows: Vec<u32> = numbered.filter(|(_, target)| **target >= 0).map(|(row, _)| row).collect();
-    let cross_entropy = |hidden: &Tensor, targets: &[i32]| {
-        let targets = Tensor::from_u32(device, &[targets.len()], &ops::target_ids(targets))?;
-        ops::linear_cross_entropy(tape, hidden, head, &targets, step_state)
-    };
-    // An eighth of the product pays for copying rows there and gradients back.
-    if rows.is_empty() || 8 * rows.len() > 7 * targets.len() {
-        return cross_entropy(hidden, targets);
+    let Targets { ids, selection } = targets;
+    match selection {
+        None => ops::linear_cross_entropy(tape, hidden, head, ids, step_state),
+        Some(selection) => {
+            let hidden = ops::gather_rows(tape, hidden, selection)?;
+            ops::linear_cross_entropy(tape, &hidden, head, ids, step_state)
+        }
     }
-    let selection = RowSelection::new(device, targets.len(), &rows)?;
-    let targets: Vec<i32> = rows.iter().map(|&row| targets[row as usize]).collect();
-    cross_entropy(&ops::gather_rows(tape, hidden, &selection)?, &targets)
 }
 
 #[cfg(test)]
@@ -60,7 +79,7 @@ mod tests {
                 Tensor::from_f32(&device, &[vocabulary, columns], DType::F32, &values(24, 2.0))?;
             let (x, w) = (x.with_grad("x", DType::F32), w.with_grad("w", DType::F32));
             let loss = if gathered {
-                next_token_loss(&tape, &x, &w, &targets, &state)?
+                next_token_loss(&tape, &x, &w, &Targets::new(&device, &targets, &[1, 4])?, &state)?
             } else {
                 let ids = Tensor::from_u32(&device, &[tokens], &ops::target_ids(&targets))?;
                 ops::linear_cross_entropy(&tape, &x, &w, &ids, &state)?

@@ -6,7 +6,7 @@ mod linear;
 mod loss;
 mod parameter;
 
-pub use context::{Context, Noise};
+pub use context::{AdapterChoice, Context, DEFAULT_ADAPTER, Noise};
 pub use linear::{Linear, Lora, Weight};
-pub use loss::next_token_loss;
+pub use loss::{Targets, next_token_loss};
 pub use parameter::Parameter;

@@ -3,17 +3,18 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::open::{Found, OpenModel};
-use crate::adapter::{attach, detach};
+use crate::adapter::attach;
 use crate::cli::EvaluateOptions;
-use crate::config::{Choice, DataConfig, TrainConfig};
-use crate::data::{Batch, DataFile, Dataset, ExcessLength, LoadOptions, Plan};
+use crate::config::{Choice, TrainConfig};
+use crate::data::{DataFile, Dataset, ExcessLength, LoadOptions, Plan};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluation, evaluate};
+use crate::evaluate::Evaluation;
 use crate::model::ModelConfig;
-use crate::model::llama::Model;
+use crate::nn::AdapterChoice;
+use crate::objective::Objective;
 use crate::ops::Implementation;
 use crate::train::prepare::format_of;
 
@@ -36,8 +37,8 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     };
     let adapter = options.model.single_adapter()?;
     let found = Found::new(&options.model, &say)?;
-    let trained = adapter.map(|adapter| trained_data(&adapter.path)).transpose()?.flatten();
-    let trained = trained.unwrap_or_default();
+    let trained = adapter.map(|adapter| trained_with(&adapter.path)).transpose()?.flatten();
+    let TrainConfig { objective, data: trained, .. } = trained.unwrap_or_default();
     let max_length = max_length(options.max_length, trained.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
     let text = found.text();
@@ -48,7 +49,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
-    let data = Dataset::load(&files, text, &load_options)?;
+    let data = Dataset::load(&files, text, &*objective, &load_options)?;
     data.check_vocabulary(found.config.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
     say(&format!("{} examples, {} tokens with loss", stats.examples, stats.loss_tokens));
@@ -60,8 +61,11 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         ));
     }
     let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
-    let measured = measure(&mut opened, &data)?;
-    let shown = if options.output.json { to_json(&measured).to_string() } else { table(&measured) };
+    let measured = measure(&*objective, &mut opened, &data)?;
+    let shown = match options.output.json {
+        true => to_json(&*objective, &measured).to_string(),
+        false => table(&*objective, &measured),
+    };
     match writeln!(io::stdout(), "{shown}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Error::run(format!("cannot write to stdout: {error}")))
@@ -70,12 +74,11 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     }
 }
 
-/// What the run that trained an adapter was told of its data; an adapter from elsewhere says
-/// nothing.
-fn trained_data(adapter: &Path) -> Result<Option<DataConfig>> {
+/// What the run that trained an adapter was told; an adapter from elsewhere says nothing.
+fn trained_with(adapter: &Path) -> Result<Option<TrainConfig>> {
     let path = adapter.join("config.toml");
     match path.is_file() {
-        true => Ok(Some(TrainConfig::load(&path, &[])?.data)),
+        true => TrainConfig::load(&path, &[]).map(Some),
         false => Ok(None),
     }
 }
@@ -89,35 +92,32 @@ struct Measured {
 }
 
 /// One pass: every batch without the adapter, then with it.
-fn measure(opened: &mut OpenModel, data: &Dataset) -> Result<Measured> {
+fn measure(objective: &dyn Objective, opened: &mut OpenModel, data: &Dataset) -> Result<Measured> {
     let plan = Plan::eval(data, BATCH_SIZE);
-    let adapter = opened.adapters.first();
     let model = &mut opened.model;
     let mut used = Evaluation::default();
-    let mut base = adapter.map(|_| Evaluation::default());
+    let mut base = None;
+    if let Some(adapter) = opened.adapters.first() {
+        attach(model, &adapter.adapter)?;
+        base = Some(Evaluation::default());
+    }
     for index in 0..plan.num_batches() {
         let batch = plan.batch(data, index);
-        if let (Some(base), Some(adapter)) = (&mut base, adapter) {
-            detach(model)?;
-            add(base, model, &batch)?;
-            attach(model, &adapter.adapter)?;
+        let add = |sum: &mut Evaluation, adapter| {
+            sum.add(objective, model, Implementation::Flash, adapter, &batch)
+        };
+        if let Some(base) = &mut base {
+            add(base, AdapterChoice::Off)?;
         }
-        add(&mut used, model, &batch)?;
+        add(&mut used, AdapterChoice::default())?;
     }
-    match used.loss().is_finite() && base.is_none_or(|base| base.loss().is_finite()) {
+    match used.loss().is_finite() && base.as_ref().is_none_or(|base| base.loss().is_finite()) {
         true => Ok(Measured { used, base }),
         false => Err(Error::run(
             "the loss is not finite: the model's weights are broken, or overflow in this dtype; \
              try --dtype float32",
         )),
     }
-}
-
-fn add(sum: &mut Evaluation, model: &Model, batch: &Batch) -> Result<()> {
-    let found = evaluate(model, Implementation::Flash, std::iter::once(batch.clone()))?;
-    sum.loss_sum += found.loss_sum;
-    sum.tokens += found.tokens;
-    Ok(())
 }
 
 /// The longest example: what the command line says, within the model's context; else as the adapter
@@ -133,33 +133,49 @@ fn max_length(asked: Option<u64>, trained: Option<usize>, config: &ModelConfig) 
     }
 }
 
-fn to_json(measured: &Measured) -> Value {
+/// The metrics, those of the base under `base_`, and what they are means over.
+fn to_json(objective: &dyn Objective, measured: &Measured) -> Value {
     let Measured { used, base } = measured;
-    let mut object = json!({
-        "loss": used.loss(), "perplexity": used.perplexity(), "tokens": used.tokens,
-    });
-    if let Some(base) = base {
-        object["base_loss"] = base.loss().into();
-        object["base_perplexity"] = base.perplexity().into();
+    let mut object = Map::new();
+    for (name, value) in used.metrics(objective) {
+        object.insert(name, value.into());
     }
-    object
+    object.insert(objective.unit().to_owned(), (used.divisor as u64).into());
+    for (name, value) in base.iter().flat_map(|base| base.metrics(objective)) {
+        object.insert(format!("base_{name}"), value.into());
+    }
+    object.into()
 }
 
-fn table(measured: &Measured) -> String {
-    let row = |name: &str, of: &Evaluation| {
-        format!("{name:<12}{:>10.4}{:>14.4}\n", of.loss(), of.perplexity())
-    };
+fn table(objective: &dyn Objective, measured: &Measured) -> String {
     let Measured { used, base } = measured;
-    let mut text = format!("{:<12}{:>10}{:>14}\n", "", "loss", "perplexity");
-    match base {
-        None => text += &row("model", used),
+    let row = |name: &str, values: &[(String, f64)], sign: bool| {
+        let cell = |(at, (_, value)): (usize, &(String, f64))| match sign {
+            false => format!("{value:>width$.4}", width = width(at)),
+            true => format!("{value:>+width$.4}", width = width(at)),
+        };
+        format!("{name:<12}{}\n", values.iter().enumerate().map(cell).collect::<String>())
+    };
+    let found = used.metrics(objective);
+    let names = found.iter().enumerate();
+    let mut text = format!("{:<12}", "");
+    text.extend(names.map(|(at, (name, _))| format!("{name:>width$}", width = width(at))));
+    text.push('\n');
+    match base.as_ref().map(|base| base.metrics(objective)) {
+        None => text += &row("model", &found, false),
         Some(base) => {
-            text += &row("base", base);
-            text += &row("tuned", used);
-            let (loss, perplexity) =
-                (used.loss() - base.loss(), used.perplexity() - base.perplexity());
-            text += &format!("{:<12}{loss:>+10.4}{perplexity:>+14.4}\n", "difference");
+            text += &row("base", &base, false);
+            text += &row("tuned", &found, false);
+            let pairs = found.iter().zip(&base);
+            let differences: Vec<_> =
+                pairs.map(|((name, tuned), (_, base))| (name.clone(), tuned - base)).collect();
+            text += &row("difference", &differences, true);
         }
     }
-    text + &format!("over {} tokens that carry loss", used.tokens)
+    text + &format!("over {} {} that carry loss", used.divisor, objective.unit())
+}
+
+/// Width of a column: the loss's, or that of a metric after it.
+fn width(column: usize) -> usize {
+    if column == 0 { 10 } else { 14 }
 }

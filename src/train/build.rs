@@ -112,8 +112,10 @@ pub fn build(
         adapter = Some(found);
     }
     let seed = config.train.seed;
+    let objective = config.objective.clone();
     let settings = settings(&config.train);
-    let mut trainer = Trainer::new(model, parameters, settings, attention(config), seed)?;
+    let mut trainer =
+        Trainer::new(model, parameters, objective, settings, attention(config), seed)?;
     trainer.neftune_alpha = config.train.neftune_noise_alpha as f32;
     Ok((trainer, adapter))
 }

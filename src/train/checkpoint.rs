@@ -101,7 +101,8 @@ fn generation_config(prepared: &Prepared) -> Result<Option<String>> {
     let turn = text.template.as_ref().and_then(|_| text.end_of_turn().ids.first().copied());
     let is_taught = |id: u32| {
         let examples = &prepared.train.examples;
-        examples.iter().any(|example| example.labels.contains(&(id as i32)))
+        let mut sequences = examples.iter().flat_map(|example| &example.sequences);
+        sequences.any(|sequence| sequence.labels.contains(&(id as i32)))
     };
     let Some(turn) = turn.filter(|&turn| is_taught(turn)) else { return Ok(None) };
     let path = prepared.source.path.join("generation_config.json");

@@ -2,13 +2,12 @@
 
 use crate::adapter::{PeftConfig, peft};
 use crate::config::{Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig};
-use crate::data::{
-    BatchOptions, DataFile, Dataset, Example, ExcessLength, Format, LoadOptions, NO_LOSS, Stats,
-};
+use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions, Stats};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::resolve::{ModelSource, resolve};
 use crate::model::{ModelConfig, Weights, check};
+use crate::objective::Objective;
 use crate::tokenizer::TextProcessor;
 use jiff::civil::DateTime;
 use std::path::Path;
@@ -105,13 +104,14 @@ impl Prepared {
             completion_only_loss: config.data.completion_only_loss,
             require_stop_token: true,
         };
+        let objective = &*config.objective;
         let sources = config.data.train.iter();
         let data_files: Vec<_> = sources
             .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
             .collect();
         let train = match has_data {
-            true => Dataset::load(&data_files, &text, &options)?,
-            false => full_batch(config.train.per_device_train_batch_size, max_length),
+            true => Dataset::load(&data_files, &text, objective, &options)?,
+            false => full_batch(objective, config.train.per_device_train_batch_size, max_length),
         };
         let (train, eval) = match &config.data.eval {
             _ if !has_data => (train, None),
@@ -122,7 +122,7 @@ impl Prepared {
             }
             EvalSource::File(path) => {
                 let options = LoadOptions { require_stop_token: false, ..options };
-                (train, Some(Dataset::load(&[DataFile::new(path)], &text, &options)?))
+                (train, Some(Dataset::load(&[DataFile::new(path)], &text, objective, &options)?))
             }
         };
         for data in [Some(&train), eval.as_ref()].into_iter().flatten().filter(|_| has_data) {
@@ -166,14 +166,12 @@ impl Prepared {
 }
 
 /// The largest micro-batch there may be.
-fn full_batch(examples: usize, max_length: usize) -> Dataset {
-    let labels = (0..max_length).map(|t| if t == 0 { NO_LOSS } else { 0 }).collect();
-    let example = Example { input_ids: vec![0; max_length], labels, source: (0, 0) };
+fn full_batch(objective: &dyn Objective, examples: usize, max_length: usize) -> Dataset {
     Dataset {
         // Its weight says that each example is seen.
         files: vec![DataFile::new("no data")],
-        format: Format::Text,
-        examples: vec![example; examples],
+        format: objective.formats()[0],
+        examples: vec![objective.largest_group(max_length); examples],
         stats: Stats::default(),
     }
 }

@@ -170,11 +170,10 @@ impl<'a> Run<'a> {
         let args = &self.prepared.config.train;
         for step in self.done.step + 1..=self.steps.total() {
             let started = Instant::now();
-            let (loss_tokens, batches) = self.steps.batches(step);
+            let batches = self.steps.batches(step);
             let tokens: usize = batches.iter().map(|batch| batch.num_tokens()).sum();
             let learning_rate = self.schedule.learning_rate(step);
-            let outcome =
-                self.trainer.step(step, learning_rate, loss_tokens, batches.into_iter())?;
+            let outcome = self.trainer.step(step, learning_rate, &batches)?;
             if outcome.skipped {
                 observer.warn(&format!("step {step}: the gradient is not finite; not applied"));
             }
@@ -288,7 +287,9 @@ impl<'a> Run<'a> {
     fn eval_loss(&self, data: &Dataset) -> Result<f64> {
         let plan = Plan::eval(data, self.prepared.config.train.per_device_eval_batch_size);
         let batches = (0..plan.num_batches()).map(|batch| plan.batch(data, batch));
-        let found = evaluate(&self.trainer.model, self.trainer.attention(), batches)?;
+        let trainer = &self.trainer;
+        let objective = &*trainer.objective;
+        let found = evaluate(objective, &trainer.model, trainer.attention(), batches)?;
         Ok(found.loss())
     }
 

@@ -78,29 +78,27 @@ impl<'a> Steps<'a> {
         self.ends.contains(&step)
     }
 
-    /// Tokens that carry loss in a step, and its micro-batches.
-    pub fn batches(&self, step: u64) -> (usize, Vec<Batch>) {
+    /// The micro-batches of a step.
+    pub fn batches(&self, step: u64) -> Vec<Batch> {
         let (epoch, index) = self.locate(step);
         let mut cached = self.plan.borrow_mut();
         if cached.as_ref().is_none_or(|(of, _)| *of != epoch) {
             *cached = Some((epoch, Plan::epoch(self.data, &self.options, epoch as u32)));
         }
-        let Some((_, plan)) = cached.as_ref() else { return (0, Vec::new()) };
-        let batches = plan.batches(index as usize).map(|batch| plan.batch(self.data, batch));
-        (plan.num_loss_tokens(self.data, index as usize), batches.collect())
+        let Some((_, plan)) = cached.as_ref() else { return Vec::new() };
+        plan.batches(index as usize).map(|batch| plan.batch(self.data, batch)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Example, Format, Stats};
+    use crate::data::{Format, Group, Sequence, Stats};
 
     fn dataset(examples: usize) -> Dataset {
-        let example = |i: usize| Example {
-            input_ids: vec![i as u32; 3],
-            labels: vec![-100, 1, 2],
+        let example = |i: usize| Group {
             source: (0, i as u32 + 1),
+            ..Group::of(Sequence { input_ids: vec![i as u32; 3], labels: vec![-100, 1, 2] })
         };
         Dataset {
             files: vec![crate::data::DataFile::new("data.jsonl")],
@@ -148,8 +146,7 @@ mod tests {
         let steps = Steps::new(&data, options(), &TrainArgs::default());
         let mut seen: Vec<u32> = Vec::new();
         for step in 1..=steps.total() {
-            let (loss_tokens, batches) = steps.batches(step);
-            assert_eq!(loss_tokens, batches.iter().map(|b| b.num_loss_tokens).sum::<usize>());
+            let batches = steps.batches(step);
             seen.extend(batches.iter().flat_map(|batch| batch.input_ids.iter().step_by(3)));
         }
         seen.sort_unstable();

@@ -6,7 +6,8 @@ use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::llama::Model;
-use crate::nn::{Context, Noise, Parameter, next_token_loss};
+use crate::nn::{Context, Noise, Parameter};
+use crate::objective::{Chosen, Means, Measures, Pass, Totals};
 use crate::ops::step_state::index;
 use crate::ops::{Implementation, StepState, StepValues};
 use crate::optim::{self, Optimizer, Settings};
@@ -28,6 +29,8 @@ pub struct Trainer {
     pub model: Model,
     /// What is trained.
     pub parameters: Vec<Parameter>,
+    /// What it is trained for.
+    pub objective: Chosen,
     /// How, with its state.
     pub optimizer: Box<dyn Optimizer>,
     /// Scale of the loss and what moves it.
@@ -39,13 +42,17 @@ pub struct Trainer {
     seed: u64,
     device: Device,
     state: StepState,
+    /// f32 [1]: the gradient that every backward starts from.
+    one: Tensor,
 }
 
 /// What one optimizer step found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StepOutcome {
-    /// Mean cross-entropy over the step's tokens that carry loss.
+    /// The loss: the sum of its terms over the step's divisor.
     pub loss: f64,
+    /// What else the objective measured.
+    pub means: Means,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// The gradient was not finite and was not applied.
@@ -102,6 +109,7 @@ impl Trainer {
     pub fn new(
         model: Model,
         parameters: Vec<Parameter>,
+        objective: impl Into<Chosen>,
         settings: Settings,
         attention: Implementation,
         seed: u64,
@@ -115,8 +123,10 @@ impl Trainer {
             scaler: LossScaler::new(model.embed_tokens.dtype()),
             neftune_alpha: 0.0,
             state: StepState::new(&device)?,
+            one: Tensor::from_f32(&device, &[1], DType::F32, &[1.0])?,
             model,
             parameters,
+            objective: objective.into(),
             settings,
             attention,
             seed,
@@ -134,7 +144,7 @@ impl Trainer {
         self.attention
     }
 
-    /// Optimizer step number `step` (from 1) on `batches`, in which `loss_tokens` tokens carry loss.
+    /// Optimizer step number `step` (from 1) on its micro-batches.
     ///
     /// # Errors
     /// `Error::Run` for a loss that is not finite, or gradients that stay so; what the ops report.
@@ -142,27 +152,25 @@ impl Trainer {
         &mut self,
         step: u64,
         learning_rate: f64,
-        loss_tokens: usize,
-        batches: impl Iterator<Item = Batch>,
+        batches: &[Batch],
     ) -> Result<StepOutcome> {
+        let divisor = self.objective.divisor(batches);
         let mut values = StepValues {
             learning_rate: learning_rate as f32,
-            inv_tokens: 1.0 / loss_tokens as f32,
+            inv_tokens: 1.0 / divisor as f32,
             loss_scale: self.scaler.scale,
             step: step as u32,
             ..StepValues::default()
         };
         self.optimizer.begin(step, &mut values);
         self.state.set(&values)?;
-        let mut losses = Vec::new();
+        let mut measured = Vec::new();
         for batch in batches {
-            losses.push(self.accumulate(&batch)?);
+            measured.push(self.accumulate(batch, batches)?);
         }
-        let mut sum = 0.0;
-        for micro_batch in &losses {
-            sum += micro_batch.read_f32()?.into_iter().map(f64::from).sum::<f64>();
-        }
-        let loss = sum / loss_tokens as f64;
+        let mut totals = Totals::default();
+        measured.iter().try_for_each(|measures| totals.add(measures))?;
+        let loss = totals.loss / divisor;
         if !loss.is_finite() {
             return Err(Error::run(format!(
                 "the loss of step {step} is {loss}; checkpoints saved before are intact: lower \
@@ -174,32 +182,33 @@ impl Trainer {
         let slots = self.state.tensor().read_f32()?;
         let skipped = slots[index::SKIP] != 0.0;
         self.scaler.update(step, skipped)?;
-        Ok(StepOutcome { loss, grad_norm: f64::from(slots[index::GRAD_NORM]), skipped })
+        let grad_norm = f64::from(slots[index::GRAD_NORM]);
+        Ok(StepOutcome { loss, means: totals.means, grad_norm, skipped })
     }
 
-    /// Adds the gradients of one micro-batch; returns the losses of its tokens, f32, at least of those that
-    /// carry loss.
-    fn accumulate(&self, batch: &Batch) -> Result<Tensor> {
+    /// Adds the gradients of one micro-batch of a step.
+    fn accumulate(&self, batch: &Batch, step: &[Batch]) -> Result<Measures> {
         let noise = Noise {
             seed: self.seed,
             ordinals: Tensor::from_u32(&self.device, &[batch.num_tokens()], &batch.ordinals)?,
             step_state: self.state.clone(),
             neftune_alpha: self.neftune_alpha,
         };
-        let context = Rc::new(Context::of_sequences(
+        let context = Context::of_sequences(
             &self.device,
             &batch.positions,
             &batch.bounds,
             self.attention,
             Some(noise),
-        )?);
-        let tape = Tape::recording();
-        let hidden = self.model.hidden(&tape, &batch.input_ids, &context)?;
-        let head = &self.model.lm_head;
-        let found = next_token_loss(&tape, &hidden, head, &batch.targets, &self.state)?;
-        // The loss scale and the token count are in the scaled loss already.
-        let one = Tensor::from_f32(&self.device, &[1], DType::F32, &[1.0])?;
-        tape.backward(&found.scaled_loss, one)?;
-        Ok(found.losses)
+        )?;
+        self.objective.accumulate(&Pass {
+            model: &self.model,
+            batch,
+            step,
+            step_state: &self.state,
+            context: Rc::new(context),
+            tape: Tape::recording(),
+            one: Some(&self.one),
+        })
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tunesmith::backend::cpu::Cpu;
-use tunesmith::data::Batch;
+use tunesmith::data::{Batch, Group, Sequence};
 use tunesmith::model::llama::Model;
 use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::model::{ModelConfig, Weights};
@@ -128,20 +128,11 @@ pub fn loss_tokens(rows: &[Row]) -> usize {
 
 /// The rows one after another, as the data code collates them; `ordinal` is that of the first.
 pub fn batch(rows: &[Row], ordinal: u32) -> Batch {
-    let mut batch = Batch::default();
-    for (row, ordinal) in rows.iter().zip(ordinal..) {
-        let start = batch.num_tokens() as u32;
-        let length = row.input_ids.len() as u32;
-        let bounds = [start, start + length];
-        batch.input_ids.extend(&row.input_ids);
-        batch.targets.extend(row.labels[1..].iter().chain(&[-100]));
-        batch.positions.extend(0..length);
-        batch.bounds.extend(row.input_ids.iter().map(|_| bounds));
-        batch.ordinals.extend(row.input_ids.iter().map(|_| ordinal));
-        batch.rows.push(bounds);
-        batch.num_loss_tokens += loss_tokens(std::slice::from_ref(row));
-    }
-    batch
+    let group = |row: &Row| {
+        let Row { input_ids, labels } = row.clone();
+        Group::of(Sequence { input_ids, labels })
+    };
+    Batch::of(&rows.iter().map(group).collect::<Vec<_>>(), ordinal)
 }
 
 /// Largest error of a tensor of a whole model in f32, as a share of its largest reference value.

@@ -1,9 +1,9 @@
 //! The keys of `[data]`.
 
 use super::{Key, named, plain, quoted};
-use crate::config::paths::Bases;
+use crate::config::paths::{Bases, TemplateSource};
 use crate::config::read::Read;
-use crate::config::settings::{DataSource, EvalSource, TemplateSource};
+use crate::config::settings::{DataSource, EvalSource};
 use crate::config::tree::{Node, Value};
 
 pub(super) const KEYS: &[Key] = &[

@@ -1,42 +1,56 @@
 //! The table of keys. It alone says which keys there are; reading, `--set`, suggestions and the
-//! saved config are all driven by it, so that no key is half-supported.
+//! saved config are all driven by it, so that no key is half-supported. Those of the run stand here,
+//! those of its objective in the objective's folder.
 
 mod data;
 mod model;
 mod run;
 mod train;
 
-use super::choice::Choice;
-use super::paths::Bases;
-use super::read::Read;
+pub(super) use run::find_objective;
+
+use super::key::{self, Bases, KeyInfo, Node, Read};
 use super::settings::TrainConfig;
-use super::tree::Node;
+use crate::objective::Objective;
+use std::ops::Deref;
 
-/// The sections, in the order in which a config is written.
-pub(super) const SECTIONS: [&str; 4] = ["quantization", "lora", "data", "train"];
+use super::key::{named, plain, quoted};
 
-/// One setting.
-pub(super) struct Key {
-    /// Its section; empty for the keys before the first section.
-    pub section: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// What other tools call it.
-    pub aliases: &'static [&'static str],
-    /// One line for the saved config.
-    pub doc: &'static str,
-    /// Reads the value into the config.
-    pub set: fn(&mut TrainConfig, &Node, &Bases) -> Read<()>,
-    /// The value as TOML; `None` where it is not set, or is said by another key.
-    pub show: fn(&TrainConfig) -> Option<String>,
+type Key = key::Key<TrainConfig>;
+
+/// The sections of every run, in the order in which a config is written.
+const SECTIONS: [&str; 4] = ["quantization", "lora", "data", "train"];
+
+/// One setting of a run: its own or one of its objective.
+#[derive(Clone, Copy)]
+pub(super) struct Setting {
+    info: KeyInfo,
+    /// Where it is in the run's tables; else the objective has it.
+    key: Option<&'static Key>,
 }
 
-impl Key {
-    /// `section.name`, or the name alone before the first section.
-    pub fn path(&self) -> String {
-        match self.section {
-            "" => self.name.to_owned(),
-            section => format!("{section}.{}", self.name),
+impl Deref for Setting {
+    type Target = KeyInfo;
+
+    fn deref(&self) -> &KeyInfo {
+        &self.info
+    }
+}
+
+impl Setting {
+    /// Reads the value into the config.
+    pub fn set(&self, config: &mut TrainConfig, node: &Node, bases: &Bases) -> Read<()> {
+        match self.key {
+            Some(key) => (key.set)(config, node, bases),
+            None => config.objective.set(&self.path(), node, bases),
+        }
+    }
+
+    /// The value as TOML; `None` where it is not set, or is said by another key.
+    pub fn show(&self, config: &TrainConfig) -> Option<String> {
+        match self.key {
+            Some(key) => (key.show)(config),
+            None => config.objective.show(&self.path()),
         }
     }
 
@@ -45,15 +59,10 @@ impl Key {
     pub fn is_never_saved(&self) -> bool {
         matches!(self.path().as_str(), "lora" | "resume_from_checkpoint")
     }
-
-    /// The name and the aliases.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.name).chain(self.aliases.iter().copied())
-    }
 }
 
-/// Every key. Keys are applied in this order: a key that checks another comes after it.
-pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+/// Every key of every run. Keys are applied in this order: a key that checks another comes after it.
+pub(super) fn of_all_runs() -> impl Iterator<Item = Setting> {
     let tables = [
         run::KEYS,
         model::QUANTIZATION,
@@ -63,25 +72,22 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
         train::OPTIMIZER,
         train::SCHEDULE,
     ];
-    tables.into_iter().flatten()
+    tables.into_iter().flatten().map(|key| Setting { info: key.info(), key: Some(key) })
 }
 
-/// The key at `section.name` (`name` before the first section).
-pub(super) fn at(path: &str) -> Option<&'static Key> {
-    all().find(|key| key.path() == path)
+/// Every key of a run with this objective.
+pub(super) fn of(objective: &dyn Objective) -> Vec<Setting> {
+    let own = objective.keys().into_iter().map(|info| Setting { info, key: None });
+    of_all_runs().chain(own).collect()
 }
 
-/// `text` as a TOML string.
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
-/// A choice as a TOML string.
-fn named(choice: impl Choice) -> Option<String> {
-    Some(quoted(choice.name()))
-}
-
-/// A number or a boolean as TOML. Floats have the shortest digits that read back as the same bits.
-fn plain(value: impl std::fmt::Debug) -> Option<String> {
-    Some(format!("{value:?}"))
+/// The sections of these keys, in the order in which a config is written.
+pub(super) fn sections(keys: &[Setting]) -> Vec<&'static str> {
+    let mut sections = SECTIONS.to_vec();
+    for key in keys {
+        if !key.section.is_empty() && !sections.contains(&key.section) {
+            sections.push(key.section);
+        }
+    }
+    sections
 }

@@ -1,10 +1,12 @@
 //! The keys before the first section: model, output, device.
 
 use super::{Key, named, quoted};
-use crate::config::choice::{Choice, FUTURE_OBJECTIVES, Objective};
+use crate::config::read::Read;
 use crate::config::settings::{LoraConfig, Resume};
 use crate::config::size::{format_size, parse_size};
+use crate::config::suggest::nearest;
 use crate::config::tree::Value;
+use crate::objective::{self, Chosen};
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -27,15 +29,11 @@ pub(super) const KEYS: &[Key] = &[
         section: "",
         name: "objective",
         aliases: &["rl", "stage"],
-        doc: "what the run optimizes: sft",
+        doc: "what the run optimizes",
         set: |config, node, _| {
-            let name = node.text()?;
-            if FUTURE_OBJECTIVES.contains(&name) {
-                return Err(format!("{name:?} is not there yet; this version trains \"sft\" only"));
-            }
-            Objective::parse(name).map(|objective| config.objective = objective)
+            find_objective(node.text()?).map(|objective| config.objective = objective)
         },
-        show: |config| named(config.objective),
+        show: |config| Some(quoted(config.objective.name())),
     },
     Key {
         section: "",
@@ -113,3 +111,22 @@ pub(super) const KEYS: &[Key] = &[
         show: |_| None,
     },
 ];
+
+/// The objective of that name, with its defaults.
+pub(in crate::config) fn find_objective(name: &str) -> Read<Chosen> {
+    let known = objective::all();
+    let names: Vec<&str> = known.iter().map(|objective| objective.name()).collect();
+    let shown: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    let expected = shown.join(", ");
+    if let Some(at) = names.iter().position(|known| *known == name) {
+        return Ok(known[at].clone());
+    }
+    if objective::COMING.contains(&name) {
+        return Err(format!("{name:?} is not there yet; this version knows {expected}"));
+    }
+    let hint = match nearest(name, names) {
+        Some(name) => format!(" (did you mean {name:?}?)"),
+        None => String::new(),
+    };
+    Err(format!("expected one of {expected}, found {name:?}{hint}"))
+}
