@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::peft::PeftConfig;
+use super::peft::{PeftConfig, TargetModules};
 
 /// The card of an adapter. `details` is Markdown about its training, put at the end.
 pub fn model_card(config: &PeftConfig, details: &str) -> String {
@@ -29,7 +29,7 @@ pub fn model_card(config: &PeftConfig, details: &str) -> String {
          ```\n",
         config.r,
         config.lora_alpha,
-        config.target_modules.names().join(", "),
+        targets(&config.target_modules),
     );
     if !details.is_empty() {
         let _ = write!(card, "\n{}\n", details.trim_end());
@@ -37,10 +37,16 @@ pub fn model_card(config: &PeftConfig, details: &str) -> String {
     card
 }
 
+fn targets(targets: &TargetModules) -> String {
+    match targets {
+        TargetModules::AllLinear => "all linear layers".into(),
+        TargetModules::Names(names) => names.join(", "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::TargetModules;
 
     #[test]
     fn the_front_matter_names_a_base_on_the_hub_only() {

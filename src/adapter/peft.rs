@@ -11,16 +11,12 @@ use serde_json::{Value, json};
 
 use super::card::model_card;
 use crate::model::save::{TensorPlan, save_tensors};
-use crate::model::{ModelConfig, Object, Weights, expected_tensors, parse_object, shorten};
+use crate::model::{ModelConfig, Object, Spec, Weights, parse_object, shorten};
 use crate::{Error, Result, files};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
-
-/// The linear layers of a transformer layer, by the names that PEFT targets.
-const PROJECTIONS: [&str; 7] =
-    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// What adapter_config.json says.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,11 +47,13 @@ pub enum TargetModules {
 }
 
 impl TargetModules {
-    /// The names; for all linear layers, those of one transformer layer.
-    pub fn names(&self) -> Vec<&str> {
+    /// The same by name, as PEFT saves it.
+    pub fn named(self, spec: &Spec) -> Self {
         match self {
-            Self::AllLinear => PROJECTIONS.to_vec(),
-            Self::Names(names) => names.iter().map(String::as_str).collect(),
+            Self::AllLinear => {
+                Self::Names(spec.module_names().into_iter().map(String::from).collect())
+            }
+            names => names,
         }
     }
 }
@@ -147,8 +145,14 @@ impl PeftConfig {
     /// The text of adapter_config.json: keys sorted and indented as PEFT writes them, without keys
     /// that only new versions of PEFT know.
     pub fn to_json(&self) -> String {
-        let mut targets = self.target_modules.names();
-        targets.sort_unstable();
+        let targets = match &self.target_modules {
+            TargetModules::AllLinear => json!("all-linear"),
+            TargetModules::Names(names) => {
+                let mut names = names.clone();
+                names.sort_unstable();
+                json!(names)
+            }
+        };
         // PEFT's alpha is a whole number wherever it is one.
         let alpha = match self.lora_alpha.fract() == 0.0 && self.lora_alpha.abs() < 1e9 {
             true => json!(self.lora_alpha as i64),
@@ -187,19 +191,14 @@ impl PeftConfig {
         self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
     }
 
-    /// The linear layers of `model` that have an adapter, in the order of
-    /// [`expected_tensors`].
+    /// The linear layers of `model` that have an adapter, in the order of [`Spec::tensors`].
     ///
     /// Errors: a name that is no linear layer of the model.
     pub fn modules(&self, model: &ModelConfig) -> Result<Vec<LoraModule>> {
-        let linear: Vec<LoraModule> = expected_tensors(model)
-            .into_iter()
-            .filter_map(|(name, shape)| match (name.strip_suffix(".weight"), &shape[..]) {
-                (Some(path), &[outputs, inputs]) if path.ends_with("_proj") => {
-                    Some(LoraModule { path: path.to_string(), inputs, outputs })
-                }
-                _ => None,
-            })
+        let tensors = model.spec.tensors();
+        let linear = tensors.iter().filter_map(|tensor| tensor.linear());
+        let linear: Vec<LoraModule> = linear
+            .map(|(path, [outputs, inputs])| LoraModule { path: path.into(), inputs, outputs })
             .collect();
         let TargetModules::Names(names) = &self.target_modules else { return Ok(linear) };
         let matches = |path: &str, name: &str| {
@@ -210,7 +209,7 @@ impl PeftConfig {
             return Err(Error::input(format!(
                 "target_modules: {name:?} is no linear layer that can have an adapter; expected \
                  names of {}",
-                PROJECTIONS.join(", ")
+                model.spec.module_names().join(", ")
             )));
         }
         let wanted = |module: &LoraModule| names.iter().any(|name| matches(&module.path, name));

@@ -8,6 +8,7 @@ use super::choice::{
 };
 use super::device::DeviceSpec;
 use super::paths::TemplateSource;
+use crate::model::spec::Projection;
 use crate::objective::Chosen;
 use crate::optim;
 
@@ -113,21 +114,15 @@ impl Default for LoraConfig {
 pub enum TargetModules {
     /// Every linear layer of the blocks, the output head left out.
     AllLinear,
-    /// These, in the order of [`TargetModules::KNOWN`].
+    /// These, in the order of [`Projection::ALL`].
     Named(Vec<&'static str>),
 }
 
 impl TargetModules {
-    /// The linear layers of a block, in the order of the forward pass.
-    pub const KNOWN: [&'static str; 7] =
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-
-    /// The names of the layers.
-    pub fn names(&self) -> &[&'static str] {
-        match self {
-            Self::AllLinear => &Self::KNOWN,
-            Self::Named(names) => names,
-        }
+    /// The linear layers of the blocks of any family, in the order of the forward pass. Which of them
+    /// a model has is known when it is read.
+    pub fn known() -> [&'static str; Projection::ALL.len()] {
+        Projection::ALL.map(Projection::name)
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Difference {
 /// What the ops report.
 pub fn logits(model: &Model, max_positions: usize) -> Result<Vec<f32>> {
     let tokens = TOKENS.min(max_positions);
-    let vocab = model.config.vocab_size;
+    let vocab = model.config.spec.vocab_size;
     // A prime stride visits common tokens and rare ones.
     let ids: Vec<u32> = (0..tokens).map(|i| ((1 + i * 7919) % vocab) as u32).collect();
     let positions: Vec<u32> = (0..tokens as u32).collect();

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::merge::{Merge, is_linear};
-use crate::dtype::f32_to_bytes;
+use super::merge::Merge;
+use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::model::bnb::{self, StoredTensor};
 use crate::model::float::to_safetensors;
 use crate::model::save::{TensorPlan, save_model};
-use crate::model::{BnbConfig, ModelConfig, expected_tensors};
+use crate::model::spec::TensorSpec;
+use crate::model::{BnbConfig, ModelConfig};
 use crate::quant::Nf4Weight;
 
 /// Writes the model to `dir` (which must exist) in the dtype of `merge`, with the tokenizer and
@@ -19,13 +20,24 @@ use crate::quant::Nf4Weight;
 /// A tensor that cannot be read, a file that cannot be written.
 pub fn write_merged(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge) -> Result<()> {
     let dtype = merge.dtype();
-    let plans: Vec<TensorPlan> = expected_tensors(config)
-        .into_iter()
-        .map(|(name, shape)| TensorPlan { name, dtype: to_safetensors(dtype), shape })
-        .collect();
+    let tensors = config.spec.tensors();
+    let plans: Vec<TensorPlan> = tensors.iter().map(|tensor| float_plan(tensor, dtype)).collect();
+    let tensors = by_name(&tensors);
     save_model(dir, &config.to_json(dtype, None), Some(source), &plans, |plan| {
-        Ok(f32_to_bytes(&merge.values(&plan.name)?, dtype))
+        Ok(f32_to_bytes(&merge.values(tensors[plan.name.as_str()])?, dtype))
     })
+}
+
+fn float_plan(tensor: &TensorSpec, dtype: DType) -> TensorPlan {
+    TensorPlan {
+        name: tensor.name.clone(),
+        dtype: to_safetensors(dtype),
+        shape: tensor.shape.clone(),
+    }
+}
+
+fn by_name(tensors: &[TensorSpec]) -> HashMap<&str, &TensorSpec> {
+    tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect()
 }
 
 /// The same with the linear layers of the blocks in NF4 with double quantization; embeddings, norms
@@ -38,21 +50,22 @@ pub fn write_nf4(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge)
     let mut plans = Vec::new();
     // All but the codes, which are most of it and are computed again when they are written.
     let mut scales: HashMap<String, Vec<u8>> = HashMap::new();
-    for (name, shape) in expected_tensors(config) {
-        if !is_linear(&name) {
-            plans.push(TensorPlan { name, dtype: to_safetensors(dtype), shape });
+    let tensors = config.spec.tensors();
+    for tensor in &tensors {
+        let Some((_, shape)) = tensor.linear() else {
+            plans.push(float_plan(tensor, dtype));
             continue;
-        }
+        };
         for StoredTensor { name: part, dtype, shape, bytes } in
-            bnb::stored(&name, &quantized(merge, &name, &shape)?, dtype)
+            bnb::stored(&tensor.name, &quantized(merge, tensor, shape)?, dtype)
         {
             plans.push(TensorPlan { name: part.clone(), dtype, shape });
-            if part != name {
+            if part != tensor.name {
                 scales.insert(part, bytes);
             }
         }
     }
-    let shapes: HashMap<String, Vec<usize>> = expected_tensors(config).into_iter().collect();
+    let tensors = by_name(&tensors);
     let quantization = BnbConfig {
         double_quant: true,
         compute_dtype: dtype,
@@ -63,22 +76,20 @@ pub fn write_nf4(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge)
         if let Some(bytes) = scales.remove(&plan.name) {
             return Ok(bytes);
         }
-        match shapes.get(&plan.name) {
-            Some(shape) if is_linear(&plan.name) => Ok(quantized(merge, &plan.name, shape)?.codes),
-            _ => Ok(f32_to_bytes(&merge.values(&plan.name)?, dtype)),
+        let tensor = tensors[plan.name.as_str()];
+        match tensor.linear() {
+            Some((_, shape)) => Ok(quantized(merge, tensor, shape)?.codes),
+            None => Ok(f32_to_bytes(&merge.values(tensor)?, dtype)),
         }
     })
 }
 
 /// The weight in NF4; one that is in NF4 already, and has no adapter, keeps its codes.
-fn quantized(merge: &Merge, name: &str, shape: &[usize]) -> Result<Nf4Weight> {
-    if let Some(weight) = merge.untouched_nf4(name)? {
+fn quantized(merge: &Merge, tensor: &TensorSpec, shape: [usize; 2]) -> Result<Nf4Weight> {
+    if let Some(weight) = merge.untouched_nf4(tensor)? {
         return Ok(weight.double_quantize());
     }
-    let &[rows, columns] = shape else {
-        return Err(Error::internal("write_nf4", format!("{name} has shape {shape:?}")));
-    };
-    let weight = Nf4Weight::quantize(&merge.values(name)?, [rows, columns])
-        .map_err(|error| Error::input(format!("tensor {name}: {error}")))?;
+    let weight = Nf4Weight::quantize(&merge.values(tensor)?, shape)
+        .map_err(|error| Error::input(format!("tensor {}: {error}", tensor.name)))?;
     Ok(weight.double_quantize())
 }

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use crate::adapter::{LoraWeights, PeftConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::Weights;
-use crate::model::bnb;
+use crate::model::spec::TensorSpec;
+use crate::model::{Weights, bnb};
 use crate::quant::Nf4Weight;
 
 /// Which base weights the adapter is added to.
@@ -68,13 +68,14 @@ impl<'a> Merge<'a> {
         self.counts.get()
     }
 
-    /// The tensor `name` as the result has it: values of `dtype`, as f32. The update is computed
+    /// The tensor as the result has it: values of `dtype`, as f32. The update is computed
     /// and added in f32, and the sum is rounded once.
     ///
     /// # Errors
     /// `Error::Input` for a tensor that is missing, not floats, or beyond the range of `dtype`.
-    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
-        let mut values = self.base_values(name)?;
+    pub fn values(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
+        let name = tensor.name.as_str();
+        let mut values = self.base_values(tensor)?;
         match self.layers.get(name) {
             Some(lora) => self.add(lora, &mut values),
             None => values.iter_mut().for_each(|x| *x = self.dtype.round(*x)),
@@ -93,33 +94,35 @@ impl<'a> Merge<'a> {
     ///
     /// # Errors
     /// `Error::Input` for a tensor that is missing, or not finite floats.
-    pub fn exact(&self, name: &str) -> Result<Vec<f32>> {
+    pub fn exact(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
+        let name = tensor.name.as_str();
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as finite floats"));
         let values: Vec<f32> = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?.collect();
         values.iter().all(|x| x.is_finite()).then_some(values).ok_or_else(unreadable)
     }
 
-    /// The stored 4-bit weight `name`, where the adapter leaves it as it is.
-    pub fn untouched_nf4(&self, name: &str) -> Result<Option<Nf4Weight>> {
-        match self.layers.contains_key(name) {
+    /// The stored 4-bit weight, where the adapter leaves it as it is.
+    pub fn untouched_nf4(&self, tensor: &TensorSpec) -> Result<Option<Nf4Weight>> {
+        match self.layers.contains_key(&tensor.name) {
             true => Ok(None),
-            false => Ok(bnb::read(self.weights, name)?.map(|(weight, _)| weight)),
+            false => Ok(bnb::read(self.weights, &tensor.name)?.map(|(weight, _)| weight)),
         }
     }
 
-    fn base_values(&self, name: &str) -> Result<Vec<f32>> {
+    fn base_values(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
+        let name = tensor.name.as_str();
         if let Some((weight, _)) = bnb::read(self.weights, name)? {
             return Ok(weight.dequantize(self.dtype));
         }
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as floats"));
         let values = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?;
-        match (self.base, stored.shape) {
-            (Base::Dequantized { double }, &[rows, columns]) if is_linear(name) => {
+        match (self.base, tensor.linear()) {
+            (Base::Dequantized { double }, Some((_, shape))) => {
                 // As the model was loaded for training: cast, then quantized.
                 let values: Vec<f32> = values.map(|x| self.dtype.round(x)).collect();
-                let weight = Nf4Weight::quantize(&values, [rows, columns])
+                let weight = Nf4Weight::quantize(&values, shape)
                     .map_err(|error| Error::input(format!("tensor {name}: {error}")))?;
                 let weight = if double { weight.double_quantize() } else { weight };
                 Ok(weight.dequantize(self.dtype))
@@ -157,16 +160,22 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Whether a tensor is the weight of a linear layer of the blocks: what quantization applies to.
-pub fn is_linear(name: &str) -> bool {
-    name.ends_with("_proj.weight")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::adapter::{LoraModule, TargetModules};
     use crate::model::save::{TensorPlan, save_tensors};
+    use crate::model::spec::{Projection, Role};
+
+    fn q_proj() -> TensorSpec {
+        TensorSpec {
+            name: "q_proj.weight".into(),
+            shape: vec![2, 3],
+            role: Role::Linear(Projection::Q),
+            block: Some(0),
+            gguf: String::new(),
+        }
+    }
 
     fn weights(name: &str, shape: [usize; 2], values: &[f32]) -> Weights {
         let dir = tempfile::tempdir().unwrap();
@@ -198,7 +207,7 @@ mod tests {
         let base = weights("q_proj.weight", [2, 3], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
         let (config, lora) = adapter(0.25);
         let merge = Merge::new(&base, Base::Original, DType::F32).with_adapter(&config, lora);
-        assert_eq!(merge.values("q_proj.weight").unwrap(), [1.25, 1.5, 1.0, 0.75, 0.5, 1.0]);
+        assert_eq!(merge.values(&q_proj()).unwrap(), [1.25, 1.5, 1.0, 0.75, 0.5, 1.0]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 4 });
     }
 
@@ -207,7 +216,7 @@ mod tests {
         let base = weights("q_proj.weight", [2, 3], &[1.0; 6]);
         let (config, lora) = adapter(1e-4);
         let merge = Merge::new(&base, Base::Original, DType::BF16).with_adapter(&config, lora);
-        assert_eq!(merge.values("q_proj.weight").unwrap(), [1.0; 6]);
+        assert_eq!(merge.values(&q_proj()).unwrap(), [1.0; 6]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 0 });
     }
 
@@ -221,6 +230,6 @@ mod tests {
         let decoded = Nf4Weight::quantize(&values, [2, 3]).unwrap().dequantize(DType::F32);
         let update = [0.5, 1.0, 0.0, -0.5, -1.0, 0.0];
         let expected: Vec<f32> = decoded.iter().zip(update).map(|(x, u)| x + u).collect();
-        assert_eq!(merge.values("q_proj.weight").unwrap(), expected);
+        assert_eq!(merge.values(&q_proj()).unwrap(), expected);
     }
 }

@@ -20,7 +20,7 @@ pub fn raw_prompt(text: &TextProcessor, config: &ModelConfig, prompt: &str) -> R
     if ids.is_empty() {
         return Err(Error::input("the prompt is empty, and this model has no token to begin with"));
     }
-    check_ids(&ids, config.vocab_size, tokenizer, "the prompt")?;
+    check_ids(&ids, config.spec.vocab_size, tokenizer, "the prompt")?;
     Ok(ids)
 }
 
@@ -44,7 +44,7 @@ pub fn chat_prompt(
     let input = RenderInput { messages, add_generation_prompt: true, ..RenderInput::default() };
     let tokenizer = text.tokenizer.as_ref();
     let ids = tokenizer.encode(&template.render(&input)?, false)?;
-    check_ids(&ids, config.vocab_size, tokenizer, "the conversation")?;
+    check_ids(&ids, config.spec.vocab_size, tokenizer, "the conversation")?;
     Ok(ids)
 }
 

@@ -119,12 +119,11 @@ impl Session {
         let same = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is always computed, for its logits.
         self.cached.truncate(same.min(prompt.len() - 1));
-        let config = &model.config;
         if self.layers.len() != model.layers.len() {
             let (device, dtype) = (model.embed_tokens.device(), model.embed_tokens.dtype());
-            let [heads, width] = [config.num_key_value_heads, config.head_dim];
-            self.layers = (0..model.layers.len())
-                .map(|_| LayerCache::new(device, capacity, heads, width, dtype))
+            let attentions = model.config.spec.blocks.iter().map(|block| &block.attention);
+            self.layers = attentions
+                .map(|a| LayerCache::new(device, capacity, a.kv_heads, a.head_dim, dtype))
                 .collect::<Result<_>>()?;
         }
         for layer in &mut self.layers {
@@ -156,7 +155,7 @@ impl Session {
 /// The most tokens that prompt and output may have together: the model's context, or the positions
 /// it was loaded for.
 fn context_length(model: &Model) -> usize {
-    model.config.max_position_embeddings.min(model.rope.cos.dim(0))
+    model.config.max_position_embeddings.min(model.max_positions())
 }
 
 fn check_prompt(prompt: &[u32], context: usize) -> Result<()> {

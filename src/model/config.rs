@@ -1,4 +1,4 @@
-//! `config.json`: the shape of a model, for the families this crate knows.
+//! `config.json`: the network it describes, in the words of its family, and what else stands there.
 //!
 //! Defaults of missing keys and the meaning of every key are those of Transformers' own
 //! configuration classes (`models/*/configuration_*.py`). What would change results and is not
@@ -8,49 +8,20 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::family::{FAMILIES, Family};
+use super::family::Family;
 use super::float;
 use super::json::{Object, parse_object, shorten};
 use super::quantization::BnbConfig;
-use super::rope::RopeConfig;
+use super::spec::Spec;
 use crate::{DType, Error, Result};
 
-/// The widest head that the attention kernels are written for.
-pub const MAX_HEAD_DIM: usize = 256;
-
-/// The shape of a model: config.json, resolved and checked.
-#[derive(Clone, Debug, PartialEq)]
+/// config.json, resolved and checked.
+#[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// Which Transformers class this is.
-    pub family: Family,
-    /// Rows of the embedding (`V`).
-    pub vocab_size: usize,
-    /// Model width (`C`).
-    pub hidden_size: usize,
-    /// Width of the MLP between its up and down projections.
-    pub intermediate_size: usize,
-    /// Layers (`L`).
-    pub num_hidden_layers: usize,
-    /// Query heads (`NH`).
-    pub num_attention_heads: usize,
-    /// Key and value heads (`NKV`); divides `num_attention_heads`.
-    pub num_key_value_heads: usize,
-    /// Head width (`HD`), even; need not be `hidden_size / num_attention_heads`.
-    pub head_dim: usize,
-    /// Epsilon of every RMS norm.
-    pub rms_norm_eps: f32,
-    /// Whether `lm_head` is the embedding itself.
-    pub tie_word_embeddings: bool,
-    /// Biases on q, k and v.
-    pub qkv_bias: bool,
-    /// A bias on o.
-    pub o_bias: bool,
-    /// Biases on gate, up and down.
-    pub mlp_bias: bool,
-    /// RMS norms over `head_dim` on q and k, before RoPE.
-    pub qk_norm: bool,
-    /// Per layer, how many positions a query sees, its own included; `None`: all before it.
-    pub sliding_window: Vec<Option<u32>>,
+    pub family: &'static Family,
+    /// The network.
+    pub spec: Spec,
     /// The longest sequence that the model was made for.
     pub max_position_embeddings: usize,
     /// Beginning of sequence.
@@ -59,8 +30,6 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Padding.
     pub pad_token_id: Option<u32>,
-    /// Rotary position embedding.
-    pub rope: RopeConfig,
     /// How the linear layers are quantized on disk.
     pub quantization: Option<BnbConfig>,
     /// The dtype that the weights were saved in.
@@ -91,106 +60,24 @@ impl ModelConfig {
     pub fn from_json(text: &str, place: &str) -> Result<Self> {
         let raw = parse_object(text, place)?;
         let object = Object::new(&raw, place);
-        let family = read_family(&object)?;
-        refuse_unsupported(&object, family)?;
-        let defaults = family.defaults();
-
-        let size = |key: &str, default: usize| match object.count(key)?.unwrap_or(default) {
-            0 => Err(object.error(key, "must be above 0")),
-            n => Ok(n),
+        let family = Family::of(&object)?;
+        let defaults = &family.defaults;
+        let token = |key: &str, default: Option<u32>| match object.has(key) {
+            true => read_token(&object, key),
+            false => Ok(default),
         };
-        let hidden_size = size("hidden_size", 4096)?;
-        let num_hidden_layers = size("num_hidden_layers", 32)?;
-        if num_hidden_layers > 4096 {
-            return Err(object.error("num_hidden_layers", "must be at most 4096"));
-        }
-        let num_attention_heads = size("num_attention_heads", 32)?;
-        // `null` means "as many as query heads" wherever it is written; Transformers' default of
-        // the missing key differs by family.
-        let kv_default = match raw.contains_key("num_key_value_heads") {
-            true => num_attention_heads,
-            false => defaults.num_key_value_heads.unwrap_or(num_attention_heads),
-        };
-        let num_key_value_heads = size("num_key_value_heads", kv_default)?;
-        let head_dim = match object.count("head_dim")?.or(defaults.head_dim) {
-            Some(width) => width,
-            None if hidden_size.is_multiple_of(num_attention_heads) => {
-                hidden_size / num_attention_heads
-            }
-            None => {
-                return Err(object.error(
-                    "hidden_size",
-                    format_args!(
-                        "{hidden_size} is not a multiple of num_attention_heads \
-                         {num_attention_heads}, and there is no head_dim"
-                    ),
-                ));
-            }
-        };
-        if head_dim == 0 || head_dim % 2 != 0 || head_dim > MAX_HEAD_DIM {
-            return Err(object.error(
-                "head_dim",
-                format_args!("is {head_dim}; it must be even, and at most {MAX_HEAD_DIM}"),
-            ));
-        }
-        if family == Family::Llama && !hidden_size.is_multiple_of(num_attention_heads) {
-            return Err(object.error(
-                "hidden_size",
-                format_args!(
-                    "{hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
-                ),
-            ));
-        }
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return Err(object.error(
-                "num_attention_heads",
-                format_args!(
-                    "{num_attention_heads} is not a multiple of num_key_value_heads \
-                     {num_key_value_heads}"
-                ),
-            ));
-        }
-        let rms_norm_eps = object.number("rms_norm_eps")?.unwrap_or(1e-6);
-        if !(0.0..1.0).contains(&rms_norm_eps) {
-            return Err(object.error("rms_norm_eps", "must be from 0 to 1"));
-        }
-        let flag = |key: &str| object.flag(key).map(|value| value.unwrap_or(false));
-        let attention_bias = flag("attention_bias")?;
-        let max_position_embeddings =
-            size("max_position_embeddings", defaults.max_position_embeddings)?;
-
         Ok(Self {
             family,
-            vocab_size: size("vocab_size", defaults.vocab_size)?,
-            hidden_size,
-            intermediate_size: size("intermediate_size", defaults.intermediate_size)?,
-            num_hidden_layers,
-            num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            rms_norm_eps: rms_norm_eps as f32,
-            tie_word_embeddings: flag("tie_word_embeddings")?,
-            // Qwen2's biases and Mistral's lack of them are not read from the file.
-            qkv_bias: match family {
-                Family::Llama | Family::Qwen3 => attention_bias,
-                Family::Qwen2 => true,
-                Family::Mistral => false,
-            },
-            o_bias: matches!(family, Family::Llama | Family::Qwen3) && attention_bias,
-            mlp_bias: family == Family::Llama && flag("mlp_bias")?,
-            qk_norm: family == Family::Qwen3,
-            sliding_window: read_sliding_window(&object, family, num_hidden_layers)?,
-            max_position_embeddings,
-            bos_token_id: match raw.contains_key("bos_token_id") {
-                true => read_token(&object, "bos_token_id")?,
-                false => defaults.bos_token_id,
-            },
-            eos_token_ids: match raw.contains_key("eos_token_id") {
+            spec: (family.describe)(&object)?,
+            max_position_embeddings: object
+                .count("max_position_embeddings")?
+                .unwrap_or(defaults.max_position_embeddings),
+            bos_token_id: token("bos_token_id", defaults.bos_token_id)?,
+            eos_token_ids: match object.has("eos_token_id") {
                 true => read_tokens(&object, "eos_token_id")?,
                 false => defaults.eos_token_id.into_iter().collect(),
             },
-            pad_token_id: read_token(&object, "pad_token_id")?,
-            rope: RopeConfig::read(&object, max_position_embeddings)?,
+            pad_token_id: token("pad_token_id", defaults.pad_token_id)?,
             quantization: object
                 .object("quantization_config")?
                 .map(|config| BnbConfig::read(&config))
@@ -198,16 +85,6 @@ impl ModelConfig {
             dtype: read_dtype(&object)?,
             raw,
         })
-    }
-
-    /// Width of all query heads together: rows of q, columns of o.
-    pub fn q_size(&self) -> usize {
-        self.num_attention_heads * self.head_dim
-    }
-
-    /// Width of all key (or value) heads together: rows of k and of v.
-    pub fn kv_size(&self) -> usize {
-        self.num_key_value_heads * self.head_dim
     }
 
     /// config.json as it was read, for weights saved as `dtype` and quantized as `quantization`
@@ -233,140 +110,6 @@ impl ModelConfig {
         }
         format!("{:#}\n", Value::Object(raw))
     }
-}
-
-/// The family by `model_type`, checked against `architectures`.
-fn read_family(object: &Object) -> Result<Family> {
-    let supported = || FAMILIES.map(Family::model_type).join(", ");
-    let Some(model_type) = object.text("model_type")? else {
-        return Err(
-            object.error("model_type", format_args!("is missing; supported are {}", supported()))
-        );
-    };
-    let Some(family) = FAMILIES.into_iter().find(|family| family.model_type() == model_type) else {
-        return Err(object.error(
-            "model_type",
-            format_args!("{model_type:?} is not supported; supported are {}", supported()),
-        ));
-    };
-    if let Some(architectures) = object.texts("architectures")?
-        && !architectures.is_empty()
-        && !architectures.contains(&family.architecture())
-    {
-        return Err(object.error(
-            "architectures",
-            format_args!(
-                "{architectures:?} is not supported; a {model_type} model must be {:?}",
-                family.architecture()
-            ),
-        ));
-    }
-    Ok(family)
-}
-
-/// Refuses settings that would change results and are not implemented.
-fn refuse_unsupported(object: &Object, family: Family) -> Result<()> {
-    if let Some(act) = object.text("hidden_act")?
-        && act != "silu"
-        && act != "swish"
-    {
-        return Err(object
-            .error("hidden_act", format_args!("{act:?} is not supported; supported is \"silu\"")));
-    }
-    if let Some(dropout) = object.number("attention_dropout")?
-        && dropout != 0.0
-    {
-        return Err(object.error(
-            "attention_dropout",
-            format_args!("is {dropout}, which is not supported; set it to 0.0 to train without it"),
-        ));
-    }
-    for key in ["per_layer_config", "no_rope_layers"] {
-        if object.get(key).is_some() {
-            return Err(object.error(key, "is not supported"));
-        }
-    }
-    // Transformers ignores these keys for the families that do not have them; a file that sets one
-    // means a model that Transformers would not build.
-    let ignored: &[&str] = match family {
-        Family::Llama => &[],
-        Family::Qwen3 => &["mlp_bias"],
-        Family::Mistral | Family::Qwen2 => &["attention_bias", "mlp_bias"],
-    };
-    for key in ignored {
-        // Qwen2's q, k and v biases are always there: `attention_bias: true` adds nothing.
-        let says_nothing = family == Family::Qwen2 && *key == "attention_bias";
-        if object.flag(key)? == Some(true) && !says_nothing {
-            return Err(object.error(
-                key,
-                format_args!("is true, but {} has no such bias", family.architecture()),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The window of every layer.
-fn read_sliding_window(object: &Object, family: Family, layers: usize) -> Result<Vec<Option<u32>>> {
-    let window = match (object.count("sliding_window")?, object.has("sliding_window")) {
-        (Some(0), _) => return Err(object.error("sliding_window", "must be above 0 (or null)")),
-        (Some(window), _) => Some(window as u32),
-        (None, true) => None,
-        (None, false) => Some(4096),
-    };
-    let (window, first) = match family {
-        Family::Llama => (None, 0),
-        Family::Mistral => (window, 0),
-        Family::Qwen2 | Family::Qwen3 => {
-            let used = object.flag("use_sliding_window")?.unwrap_or(false);
-            (window.filter(|_| used), object.count("max_window_layers")?.unwrap_or(28))
-        }
-    };
-    let windows: Vec<_> = (0..layers).map(|layer| window.filter(|_| layer >= first)).collect();
-    let Some(types) = object.texts("layer_types")? else { return Ok(windows) };
-    if types.len() != layers {
-        return Err(object.error(
-            "layer_types",
-            format_args!("has {} entries, but num_hidden_layers is {layers}", types.len()),
-        ));
-    }
-    types
-        .iter()
-        .zip(&windows)
-        .enumerate()
-        .map(|(layer, (kind, by_family))| {
-            let by_type = match *kind {
-                "full_attention" => None,
-                "sliding_attention" if window.is_some() => window,
-                "sliding_attention" => {
-                    return Err(object.error(
-                        "layer_types",
-                        format_args!("has a sliding layer {layer}, but no sliding_window is set"),
-                    ));
-                }
-                other => {
-                    return Err(object.error(
-                        "layer_types",
-                        format_args!(
-                            "{other:?} of layer {layer} is not supported; supported are \
-                             full_attention, sliding_attention"
-                        ),
-                    ));
-                }
-            };
-            // Llama and Mistral build every layer alike, whatever this list says.
-            if matches!(family, Family::Llama | Family::Mistral) && by_type != *by_family {
-                return Err(object.error(
-                    "layer_types",
-                    format_args!(
-                        "has {kind:?} for layer {layer}, which {} does not have",
-                        family.architecture()
-                    ),
-                ));
-            }
-            Ok(by_type)
-        })
-        .collect()
 }
 
 /// One token id; a negative one (old Llama files have `pad_token_id: -1`) is none.

@@ -45,13 +45,13 @@ pub struct Model {
     pub norm: Tensor,
     /// [V, C]; the embedding itself where the two are tied.
     pub lm_head: Tensor,
-    /// f32 [P, HD / 2] each.
-    pub rope: Rope,
+    /// The rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
     /// What is computed again in the backward pass.
     pub recompute: Recompute,
 }
 
-/// Cosines and sines of all positions, f32 [P, HD / 2].
+/// Cosines and sines of all positions, f32 [P, width / 2]; the first `width` columns of a head turn.
 #[derive(Clone)]
 pub struct Rope {
     /// Cosines.
@@ -90,8 +90,12 @@ pub struct Layer {
     pub up_proj: Linear,
     /// [C, F].
     pub down_proj: Linear,
+    /// Which of the model's rotary embeddings.
+    pub rope: usize,
     /// The sliding window, if this layer has one.
     pub window: Option<u32>,
+    /// Factor of the attention scores.
+    pub scale: f32,
     /// Width of a head.
     pub head_dim: usize,
     /// Added under the root of every norm.
@@ -118,7 +122,7 @@ impl Model {
         for layer in &self.layers {
             x = self.layer(tape, &x, layer, context)?;
         }
-        ops::rms_norm(tape, &x, &self.norm, self.config.rms_norm_eps)
+        ops::rms_norm(tape, &x, &self.norm, self.config.spec.norm.eps)
     }
 
     /// One block, with what is to be recomputed of it in checkpoints. A checkpoint's result is not kept
@@ -130,12 +134,13 @@ impl Model {
         layer: &Rc<Layer>,
         context: &Rc<Context>,
     ) -> Result<Tensor> {
+        let rope = &self.ropes[layer.rope];
         let again = || (layer.clone(), context.clone());
         let x = if self.recompute >= Recompute::Layer {
-            let ((layer, context), rope) = (again(), self.rope.clone());
+            let ((layer, context), rope) = (again(), rope.clone());
             tape.checkpoint(x, move |tape, x| layer.attend(tape, x, &rope, &context, None))?
         } else {
-            layer.attend(tape, x, &self.rope, context, None)?
+            layer.attend(tape, x, rope, context, None)?
         };
         let h = if self.recompute >= Recompute::Mlp {
             let (layer, context) = again();
@@ -157,13 +162,19 @@ impl Model {
         let tape = Tape::inference();
         let mut x = ops::embedding(&tape, &self.embed_tokens, ids)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
-            x = layer.attend(&tape, &x, &self.rope, context, Some(cache))?;
+            x = layer.attend(&tape, &x, &self.ropes[layer.rope], context, Some(cache))?;
             let h = layer.gated(&tape, &x, context)?;
             x = layer.down(&tape, &x, &h, context)?;
         }
         let last = ops::take_row(&x, ids.len() - 1)?;
-        let last = ops::rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
+        let last = ops::rms_norm(&tape, &last, &self.norm, self.config.spec.norm.eps)?;
         ops::matmul(&tape, &last, &self.lm_head)
+    }
+
+    /// The positions that the model was loaded for.
+    pub fn max_positions(&self) -> usize {
+        let positions = self.ropes.iter().map(|rope| rope.cos.dim(0));
+        positions.min().unwrap_or(self.config.max_position_embeddings)
     }
 
     /// Every linear layer of the blocks, in the order of the forward pass.
@@ -202,7 +213,7 @@ impl Layer {
             bounds: context.bounds.clone(),
             q_offset: context.q_offset,
             window: self.window,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            scale: self.scale,
         };
         let y = ops::attention(tape, &q, &k, &v, &layout, context.attention)?;
         let y = y.reshape(&[x.dim(0), y.len() / x.dim(0)])?;

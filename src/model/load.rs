@@ -3,7 +3,8 @@
 
 use super::bnb;
 use super::llama::{HeadNorms, Layer, Model, Recompute, Rope};
-use super::{ModelConfig, RopeTables, Weights};
+use super::spec::{Block, GateUpSpec, LinearSpec, QkvSpec, Role, TensorSpec};
+use super::{ModelConfig, RopeConfig, RopeTables, Weights};
 use crate::backend::Device;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
@@ -71,72 +72,75 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn model(&mut self) -> Result<Model> {
-        let config = self.config;
-        let [vocab, width] = [config.vocab_size, config.hidden_size];
-        let embed_tokens = self.tensor("model.embed_tokens.weight", &[vocab, width])?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Ok(Rc::new(self.layer(index)?)))
+        let spec = &self.config.spec;
+        let embed_tokens = self.tensor(&spec.embedding())?;
+        let blocks = spec.blocks.iter().enumerate();
+        let layers = blocks
+            .map(|(index, block)| Ok(Rc::new(self.layer(index, block)?)))
             .collect::<Result<_>>()?;
-        let norm = self.tensor("model.norm.weight", &[width])?;
-        let lm_head = match config.tie_word_embeddings {
-            true => embed_tokens.clone(),
-            false => self.tensor("lm_head.weight", &[vocab, width])?,
+        let norm = self.tensor(&spec.norm.tensor(None))?;
+        let lm_head = match spec.head() {
+            None => embed_tokens.clone(),
+            Some(head) => self.tensor(&head)?,
         };
-        let tables = RopeTables::new(&config.rope, config.head_dim, self.options.max_positions)?;
-        let shape = [self.options.max_positions, config.head_dim / 2];
-        let table = |values| Tensor::from_f32(self.device, &shape, DType::F32, values);
-        let rope = Rope { cos: table(&tables.cos)?, sin: table(&tables.sin)? };
-        let (config, recompute) = (config.clone(), Recompute::default());
-        Ok(Model { config, embed_tokens, layers, norm, lm_head, rope, recompute })
+        let ropes = spec.ropes.iter().map(|rope| self.rope(rope)).collect::<Result<_>>()?;
+        let (config, recompute) = (self.config.clone(), Recompute::default());
+        Ok(Model { config, embed_tokens, layers, norm, lm_head, ropes, recompute })
     }
 
-    fn layer(&mut self, index: usize) -> Result<Layer> {
-        let config = self.config;
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let (q, kv, head) = (config.q_size(), config.kv_size(), config.head_dim);
-        let path = |name: &str| format!("model.layers.{index}.{name}");
-        let head_norms = match config.qk_norm {
-            false => None,
-            true => Some(HeadNorms {
-                q_norm: self.tensor(&path("self_attn.q_norm.weight"), &[head])?,
-                k_norm: self.tensor(&path("self_attn.k_norm.weight"), &[head])?,
+    /// The tables of a rotary embedding.
+    fn rope(&self, rope: &RopeConfig) -> Result<Rope> {
+        let positions = self.options.max_positions;
+        let tables = RopeTables::new(rope, positions)?;
+        let shape = [positions, rope.width / 2];
+        let table = |values| Tensor::from_f32(self.device, &shape, DType::F32, values);
+        Ok(Rope { cos: table(&tables.cos)?, sin: table(&tables.sin)? })
+    }
+
+    fn layer(&mut self, index: usize, block: &Block) -> Result<Layer> {
+        let (attention, mlp) = (&block.attention, &block.mlp);
+        let head_norms = match &attention.head_norms {
+            None => None,
+            Some(norms) => Some(HeadNorms {
+                q_norm: self.tensor(&norms.q.tensor(Some(index)))?,
+                k_norm: self.tensor(&norms.k.tensor(Some(index)))?,
             }),
         };
+        let QkvSpec::Separate([q, k, v]) = &attention.qkv;
+        let GateUpSpec::Separate([gate, up]) = &mlp.gate_up;
         Ok(Layer {
-            input_layernorm: self.tensor(&path("input_layernorm.weight"), &[width])?,
-            q_proj: self.linear(path("self_attn.q_proj"), [q, width], config.qkv_bias)?,
-            k_proj: self.linear(path("self_attn.k_proj"), [kv, width], config.qkv_bias)?,
-            v_proj: self.linear(path("self_attn.v_proj"), [kv, width], config.qkv_bias)?,
+            input_layernorm: self.tensor(&block.input_norm.tensor(Some(index)))?,
+            q_proj: self.linear(index, q)?,
+            k_proj: self.linear(index, k)?,
+            v_proj: self.linear(index, v)?,
             head_norms,
-            o_proj: self.linear(path("self_attn.o_proj"), [width, q], config.o_bias)?,
-            post_attention_layernorm: self
-                .tensor(&path("post_attention_layernorm.weight"), &[width])?,
-            gate_proj: self.linear(path("mlp.gate_proj"), [inner, width], config.mlp_bias)?,
-            up_proj: self.linear(path("mlp.up_proj"), [inner, width], config.mlp_bias)?,
-            down_proj: self.linear(path("mlp.down_proj"), [width, inner], config.mlp_bias)?,
-            window: config.sliding_window.get(index).copied().flatten(),
-            head_dim: head,
-            eps: config.rms_norm_eps,
+            o_proj: self.linear(index, &attention.o)?,
+            post_attention_layernorm: self.tensor(&block.mlp_norm.tensor(Some(index)))?,
+            gate_proj: self.linear(index, gate)?,
+            up_proj: self.linear(index, up)?,
+            down_proj: self.linear(index, &mlp.down)?,
+            rope: attention.rope,
+            window: attention.window,
+            scale: attention.scale,
+            head_dim: attention.head_dim,
+            eps: block.input_norm.eps,
         })
     }
 
-    fn linear(&mut self, path: String, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let name = format!("{path}.weight");
-        let weight = match self.stored_nf4(&name)? {
+    fn linear(&mut self, block: usize, spec: &LinearSpec) -> Result<Linear> {
+        let stored = spec.weight_tensor(block);
+        let weight = match self.stored_nf4(&stored.name)? {
             Some(weight) => Weight::Nf4(weight),
             None => {
-                let dense = self.tensor(&name, &shape)?;
+                let dense = self.tensor(&stored)?;
                 match self.options.nf4 {
                     Some(double) => Weight::Nf4(Nf4Tensor::quantize(&dense, double)?),
                     None => Weight::Dense(dense),
                 }
             }
         };
-        let bias = match bias {
-            true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
-            false => None,
-        };
-        Ok(Linear { path, weight, bias, loras: BTreeMap::new() })
+        let bias = spec.bias_tensor(block).map(|bias| self.tensor(&bias)).transpose()?;
+        Ok(Linear { path: spec.module(block), weight, bias, loras: BTreeMap::new() })
     }
 
     /// The weight, where a bitsandbytes checkpoint holds it in 4 bits.
@@ -150,7 +154,8 @@ impl Loader<'_> {
     }
 
     /// A float tensor, as a parameter where all tensors are.
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    fn tensor(&mut self, spec: &TensorSpec) -> Result<Tensor> {
+        let (name, shape) = (spec.name.as_str(), &spec.shape[..]);
         let dtype = match self.options.train_all {
             true => DType::F32,
             false => self.options.dtype,
@@ -160,7 +165,7 @@ impl Loader<'_> {
                 return self.register(name, Tensor::empty(self.device, shape, dtype)?);
             }
             Source::Random(seed) => {
-                return self.register(name, random(self.device, *seed, name, shape, dtype)?);
+                return self.register(name, random(self.device, *seed, spec, dtype)?);
             }
             Source::Weights(weights) => {
                 let stored = weights.expect(name)?;
@@ -197,11 +202,14 @@ impl Loader<'_> {
 
 /// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1. Made on the
 /// device, one tensor at a time.
-fn random(device: &Device, seed: u64, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
-    let tensor = Tensor::empty(device, shape, dtype)?;
-    match shape.len() {
-        2.. => ops::random_normal(&tensor, INITIALIZER_RANGE, seed, site(name))?,
-        _ => ops::fill(&tensor, if name.ends_with(".bias") { 0.0 } else { 1.0 })?,
+fn random(device: &Device, seed: u64, spec: &TensorSpec, dtype: DType) -> Result<Tensor> {
+    let tensor = Tensor::empty(device, &spec.shape, dtype)?;
+    match spec.role {
+        Role::Norm => ops::fill(&tensor, 1.0)?,
+        Role::Bias(_) => ops::fill(&tensor, 0.0)?,
+        Role::Embedding | Role::Linear(_) | Role::Head => {
+            ops::random_normal(&tensor, INITIALIZER_RANGE, seed, site(&spec.name))?;
+        }
     }
     Ok(tensor)
 }

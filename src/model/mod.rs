@@ -6,8 +6,8 @@
 
 pub mod bnb;
 pub mod cache;
+mod check;
 pub mod config;
-mod expected;
 mod family;
 pub mod float;
 pub(crate) mod json;
@@ -17,15 +17,17 @@ pub mod quantization;
 pub mod resolve;
 pub mod rope;
 pub mod save;
+pub mod spec;
 mod tensor_file;
 pub mod weights;
 
+pub use check::check;
 pub use config::ModelConfig;
-pub use expected::{check, expected_tensors};
 pub use family::Family;
 pub use quantization::BnbConfig;
 pub use resolve::{ModelSource, resolve};
 pub use rope::{RopeConfig, RopeScaling, RopeTables};
+pub use spec::Spec;
 pub use weights::{TensorSlice, Weights};
 
 pub(crate) use float::{from_torch_name, widen};

@@ -11,9 +11,11 @@ use serde_json::Value;
 use super::json::{Object, shorten};
 use crate::{Error, Result};
 
-/// The base and the scaling of the rotary frequencies.
+/// What turns, and at which frequencies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
+    /// Columns of a head that turn, an even number.
+    pub width: usize,
     /// The base of the frequencies, `rope_theta`.
     pub theta: f64,
     /// How the frequencies are changed for longer contexts.
@@ -91,7 +93,11 @@ const TYPES: [(&str, &[&str]); 5] = [
 
 impl RopeConfig {
     /// Reads either form: `rope_parameters` (Transformers 5), or `rope_theta` + `rope_scaling`.
-    pub(crate) fn read(config: &Object, max_position_embeddings: usize) -> Result<Self> {
+    pub(crate) fn read(
+        config: &Object,
+        head_dim: usize,
+        max_position_embeddings: usize,
+    ) -> Result<Self> {
         let nested = match (config.object("rope_scaling")?, config.object("rope_parameters")?) {
             (Some(_), Some(_)) if config.get("rope_scaling") != config.get("rope_parameters") => {
                 return Err(config.error(
@@ -115,9 +121,11 @@ impl RopeConfig {
         if partial.is_some_and(|factor| factor != 1.0) {
             return Err(place.error("partial_rotary_factor", "other than 1 is not supported"));
         }
-        let Some(rope) = nested else { return Ok(Self { theta, scaling: RopeScaling::Default }) };
-        let scaling = RopeScaling::read(&rope, config, max_position_embeddings)?;
-        Ok(Self { theta, scaling })
+        let scaling = match nested {
+            Some(rope) => RopeScaling::read(&rope, config, max_position_embeddings)?,
+            None => RopeScaling::Default,
+        };
+        Ok(Self { width: head_dim, theta, scaling })
     }
 }
 
@@ -238,24 +246,24 @@ impl RopeScaling {
 /// Cosines and sines of every position and frequency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTables {
-    /// `cos(position * frequency)`, [positions, head_dim / 2].
+    /// `cos(position * frequency)`, [positions, width / 2].
     pub cos: Vec<f32>,
-    /// `sin(position * frequency)`, [positions, head_dim / 2].
+    /// `sin(position * frequency)`, [positions, width / 2].
     pub sin: Vec<f32>,
 }
 
 impl RopeTables {
     /// The tables for positions `0..max_positions`, both already multiplied by YaRN's attention
-    /// factor. Element `i` and element `i + head_dim / 2` of a head share frequency `i`.
+    /// factor. Element `i` and element `i + width / 2` of a head share frequency `i`.
     ///
     /// The frequencies of the `dynamic` type depend on the longest sequence of a batch: in
     /// Transformers they grow once a sequence exceeds the model's context. Here that length is
     /// `max_positions`: up to the context the tables are those of `default`, above it they are what
     /// Transformers uses for a batch whose longest sequence has `max_positions` tokens.
     ///
-    /// Errors: an odd or zero `head_dim`, or a base that gives frequencies that are not finite.
-    pub fn new(config: &RopeConfig, head_dim: usize, max_positions: usize) -> Result<Self> {
-        let frequencies = inverse_frequencies(config, head_dim, max_positions)?;
+    /// Errors: an odd or zero width, or a base that gives frequencies that are not finite.
+    pub fn new(config: &RopeConfig, max_positions: usize) -> Result<Self> {
+        let frequencies = inverse_frequencies(config, max_positions)?;
         Ok(Self::at(config, &frequencies, 0..max_positions))
     }
 
@@ -279,61 +287,56 @@ impl RopeTables {
 }
 
 /// `inv_freq` of Transformers for a batch whose longest sequence has `positions` tokens, in radians
-/// per position, [head_dim / 2].
+/// per position, [width / 2].
 ///
-/// Errors: an odd or zero `head_dim`, or parameters that give frequencies that are not finite.
-pub fn inverse_frequencies(
-    config: &RopeConfig,
-    head_dim: usize,
-    positions: usize,
-) -> Result<Vec<f32>> {
-    if head_dim == 0 || !head_dim.is_multiple_of(2) {
-        return Err(Error::input(format!("RoPE needs an even head_dim, found {head_dim}")));
+/// Errors: an odd or zero width, or parameters that give frequencies that are not finite.
+pub fn inverse_frequencies(config: &RopeConfig, positions: usize) -> Result<Vec<f32>> {
+    let width = config.width;
+    if width == 0 || !width.is_multiple_of(2) {
+        return Err(Error::input(format!("RoPE needs heads of an even width, found {width}")));
     }
     let theta = config.theta as f32;
     let frequencies: Vec<f32> = match config.scaling {
-        RopeScaling::Default => unscaled(theta, head_dim),
+        RopeScaling::Default => unscaled(theta, width),
         RopeScaling::Linear { factor } => {
-            unscaled(theta, head_dim).iter().map(|f| f / factor as f32).collect()
+            unscaled(theta, width).iter().map(|f| f / factor as f32).collect()
         }
         RopeScaling::Dynamic { factor, max_position_embeddings: context } => {
-            unscaled(dynamic_base(config.theta, factor, head_dim, positions, context), head_dim)
+            unscaled(dynamic_base(config.theta, factor, width, positions, context), width)
         }
-        RopeScaling::Yarn { .. } => yarn(config, head_dim),
+        RopeScaling::Yarn { .. } => yarn(config),
         RopeScaling::Llama3 { .. } => {
-            unscaled(theta, head_dim).into_iter().map(|f| llama3(&config.scaling, f)).collect()
+            unscaled(theta, width).into_iter().map(|f| llama3(&config.scaling, f)).collect()
         }
     };
     match frequencies.iter().find(|frequency| !frequency.is_finite()) {
-        Some(bad) => Err(Error::input(format!(
-            "RoPE of {config:?} with head_dim {head_dim} has the frequency {bad}"
-        ))),
+        Some(bad) => Err(Error::input(format!("RoPE of {config:?} has the frequency {bad}"))),
         None => Ok(frequencies),
     }
 }
 
-/// `base ** (0, 2, 4, ... / head_dim)`.
-fn powers(base: f32, head_dim: usize) -> impl Iterator<Item = f32> {
+/// `base ** (0, 2, 4, ... / width)`.
+fn powers(base: f32, width: usize) -> impl Iterator<Item = f32> {
     let power = move |i: usize| {
-        let exponent = i as f32 / head_dim as f32;
+        let exponent = i as f32 / width as f32;
         f64::from(base).powf(f64::from(exponent)) as f32
     };
-    (0..head_dim).step_by(2).map(power)
+    (0..width).step_by(2).map(power)
 }
 
 /// `1 / powers`.
-fn unscaled(base: f32, head_dim: usize) -> Vec<f32> {
-    powers(base, head_dim).map(f32::recip).collect()
+fn unscaled(base: f32, width: usize) -> Vec<f32> {
+    powers(base, width).map(f32::recip).collect()
 }
 
 /// The base for `positions`: longer sequences turn more slowly (NTK-aware scaling). The length is a
 /// tensor in Transformers, so every step is rounded to f32, with a double for an exponent.
-fn dynamic_base(theta: f64, factor: f64, head_dim: usize, positions: usize, context: usize) -> f32 {
+fn dynamic_base(theta: f64, factor: f64, width: usize, positions: usize, context: usize) -> f32 {
     if positions <= context {
         return theta as f32;
     }
     let stretch = factor as f32 * positions as f32 / context as f32 - (factor - 1.0) as f32;
-    let exponent = head_dim as f64 / (head_dim as f64 - 2.0);
+    let exponent = width as f64 / (width as f64 - 2.0);
     f64::from(stretch).powf(exponent) as f32 * theta as f32
 }
 
@@ -362,7 +365,7 @@ fn llama3(scaling: &RopeScaling, frequency: f32) -> f32 {
 }
 
 /// YaRN: a ramp over the dimensions from frequencies as they are to frequencies over `factor`.
-fn yarn(config: &RopeConfig, head_dim: usize) -> Vec<f32> {
+fn yarn(config: &RopeConfig) -> Vec<f32> {
     let RopeScaling::Yarn {
         factor,
         original_max_position_embeddings: context,
@@ -374,16 +377,17 @@ fn yarn(config: &RopeConfig, head_dim: usize) -> Vec<f32> {
     else {
         return Vec::new();
     };
+    let width = config.width as f64;
     // The dimension whose wave turns so many times within the original context.
     let dimension = |rotations: f64| {
         let turns = context as f64 / (rotations * 2.0 * std::f64::consts::PI);
-        (head_dim as f64 * turns.ln()) / (2.0 * config.theta.ln())
+        (width * turns.ln()) / (2.0 * config.theta.ln())
     };
     let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
     if truncate {
         (low, high) = (low.floor(), high.ceil());
     }
-    (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
+    (low, high) = (low.max(0.0), high.min(width - 1.0));
     if low == high {
         high += 0.001;
     }
@@ -392,5 +396,5 @@ fn yarn(config: &RopeConfig, head_dim: usize) -> Vec<f32> {
         let kept = 1.0 - ramp;
         (factor as f32 * power).recip() * (1.0 - kept) + power.recip() * kept
     };
-    powers(config.theta as f32, head_dim).enumerate().map(blend).collect()
+    powers(config.theta as f32, config.width).enumerate().map(blend).collect()
 }

@@ -50,7 +50,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         require_stop_token: false,
     };
     let data = Dataset::load(&files, text, &*objective, &load_options)?;
-    data.check_vocabulary(found.config.vocab_size, text.tokenizer.as_ref())?;
+    data.check_vocabulary(found.config.spec.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
     say(&format!("{} examples, {} tokens with loss", stats.examples, stats.loss_tokens));
     if stats.truncated + stats.dropped_too_long + stats.dropped_without_loss > 0 {

@@ -88,7 +88,7 @@ pub fn run(options: ExportOptions) -> Result<()> {
         check_merged(&merge)?;
         let meant = with_adapter(&device, &config, &weights, adapter_dir, base, dtype)?;
         let written = reloaded(&device, dir, dtype)?;
-        difference = Some(compare(&meant, &written, config.vocab_size)?);
+        difference = Some(compare(&meant, &written, config.spec.vocab_size)?);
         Ok(())
     })?;
     report(&options, difference, &merge)

@@ -4,9 +4,10 @@ use super::prepare::Prepared;
 use super::trainer::Trainer;
 use crate::adapter::{PeftConfig, TargetModules, trainable};
 use crate::backend::Device;
-use crate::config::{AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
+use crate::config::{self, AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::model::Spec;
 use crate::model::llama::Recompute;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::resolve::ModelSource;
@@ -53,14 +54,19 @@ fn settings(train: &TrainArgs) -> Settings {
 }
 
 /// The adapter that `[lora]` describes.
-fn peft_config(lora: &LoraConfig, source: &ModelSource) -> PeftConfig {
-    let names = lora.target_modules.names().iter().map(|name| name.to_string());
+fn peft_config(lora: &LoraConfig, source: &ModelSource, spec: &Spec) -> PeftConfig {
+    let targets = match &lora.target_modules {
+        config::TargetModules::AllLinear => TargetModules::AllLinear,
+        config::TargetModules::Named(names) => {
+            TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
+        }
+    };
     PeftConfig {
         r: lora.r,
         lora_alpha: lora.lora_alpha,
         lora_dropout: lora.lora_dropout,
         use_rslora: lora.use_rslora,
-        target_modules: TargetModules::Names(names.collect()),
+        target_modules: targets.named(spec),
         base_model_name_or_path: Some(source.base_id.clone()),
         revision: source.revision.clone(),
     }
@@ -93,7 +99,7 @@ pub fn build(
     model.recompute = recompute;
     let mut adapter = None;
     if let Some(lora) = &config.lora {
-        let mut found = peft_config(lora, &prepared.source);
+        let mut found = peft_config(lora, &prepared.source, &prepared.model_config.spec);
         match &lora.adapter {
             Some(path) => {
                 let (saved, saved_parameters) =

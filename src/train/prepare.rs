@@ -126,7 +126,7 @@ impl Prepared {
             }
         };
         for data in [Some(&train), eval.as_ref()].into_iter().flatten().filter(|_| has_data) {
-            data.check_vocabulary(model_config.vocab_size, text.tokenizer.as_ref())?;
+            data.check_vocabulary(model_config.spec.vocab_size, text.tokenizer.as_ref())?;
         }
         if train.stats.truncated > 0 {
             warnings.push(format!(

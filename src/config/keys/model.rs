@@ -133,16 +133,17 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
             items.iter().map(Node::text).collect::<Read<_>>()?
         }
     };
-    let mut named = [false; TargetModules::KNOWN.len()];
+    let all = TargetModules::known();
+    let mut named = all.map(|_| false);
     for name in names {
-        match TargetModules::KNOWN.iter().position(|known| *known == name) {
+        match all.iter().position(|known| *known == name) {
             Some(index) => named[index] = true,
             None => {
-                let hint = match nearest(name, TargetModules::KNOWN) {
+                let hint = match nearest(name, all) {
                     Some(known) => format!(" (did you mean {known:?}?)"),
                     None => String::new(),
                 };
-                let known = TargetModules::KNOWN.join(", ");
+                let known = all.join(", ");
                 return Err(format!(
                     "expected \"all-linear\" or some of {known}, found {name:?}{hint}"
                 ));
@@ -152,7 +153,7 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
     if !named.contains(&true) {
         return Err("expected \"all-linear\" or the names of layers, found none".to_owned());
     }
-    let known = TargetModules::KNOWN.into_iter().zip(named);
+    let known = all.into_iter().zip(named);
     Ok(TargetModules::Named(known.filter(|(_, used)| *used).map(|(name, _)| name).collect()))
 }
 

@@ -15,7 +15,8 @@ use container::{Entry, Kind, TensorInfo, Value};
 use super::merge::Merge;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
-use crate::model::{ModelConfig, expected_tensors};
+use crate::model::ModelConfig;
+use crate::model::spec::TensorSpec;
 use crate::tokenizer::TextProcessor;
 
 /// `general.file_type` of llama.cpp: which type most of the tensors have.
@@ -41,39 +42,35 @@ pub fn write_gguf(
     merge: &Merge,
 ) -> Result<()> {
     let mut entries = vec![
-        Entry::new("general.architecture", Value::Text(shape::architecture(config.family).into())),
+        Entry::new("general.architecture", Value::Text(config.spec.gguf.architecture.into())),
         Entry::new("general.type", Value::Text("model".into())),
         Entry::new("general.name", Value::Text(name.into())),
         Entry::new("general.file_type", Value::U32(file_type(merge.dtype()))),
         Entry::new("general.alignment", Value::U32(container::ALIGNMENT as u32)),
     ];
     entries.extend(shape::metadata(config)?);
-    entries.extend(vocabulary::metadata(text, config.vocab_size)?);
+    entries.extend(vocabulary::metadata(text, config.spec.vocab_size)?);
 
     let frequencies = shape::frequency_factors(config)?;
-    let mut tensors = Vec::new();
-    let mut sources = Vec::new();
-    for (source, shape) in expected_tensors(config) {
-        let kind = match shape.len() {
-            1 => Kind::F32,
-            _ => Kind::of(merge.dtype()),
-        };
-        tensors.push(TensorInfo { name: shape::tensor_name(&source)?, kind, shape });
-        sources.push(Some(source));
-    }
+    let sources = config.spec.tensors();
+    let info = |tensor: &TensorSpec| TensorInfo {
+        name: tensor.gguf.clone(),
+        kind: if tensor.shape.len() == 1 { Kind::F32 } else { Kind::of(merge.dtype()) },
+        shape: tensor.shape.clone(),
+    };
+    let mut tensors: Vec<_> = sources.iter().map(info).collect();
     if let Some(factors) = &frequencies {
         let shape = vec![factors.len()];
         tensors.push(TensorInfo { name: "rope_freqs.weight".into(), kind: Kind::F32, shape });
-        sources.push(None);
     }
     container::write(path, &entries, &tensors, |index| {
-        let Some(source) = &sources[index] else {
+        let Some(source) = sources.get(index) else {
             return Ok(f32_to_bytes(frequencies.as_deref().unwrap_or_default(), DType::F32));
         };
-        let vector = tensors[index].shape.len() == 1;
+        let vector = source.shape.len() == 1;
         let values = if vector { merge.exact(source)? } else { merge.values(source)? };
-        let values = match shape::interleaved_heads(config, source) {
-            Some(heads) => interleave_halves(&values, heads, tensors[index].shape[0]),
+        let values = match shape::interleaved_heads(&config.spec, source) {
+            Some(heads) => interleave_halves(&values, heads, source.shape[0]),
             None => values,
         };
         Ok(f32_to_bytes(&values, if vector { DType::F32 } else { merge.dtype() }))

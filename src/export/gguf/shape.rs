@@ -1,20 +1,12 @@
 //! What llama.cpp has to know about the network: its architecture, sizes, rotary embedding, and what
-//! its tensors are called.
+//! which rows of its tensors stand elsewhere.
 
 use super::container::{Entry, Value};
 use super::unsupported;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::ModelConfig;
 use crate::model::rope::{RopeConfig, RopeScaling, inverse_frequencies};
-use crate::model::{Family, ModelConfig};
-
-/// The architecture of llama.cpp that computes what the family does. Mistral is a Llama there.
-pub fn architecture(family: Family) -> &'static str {
-    match family {
-        Family::Llama | Family::Mistral => "llama",
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-    }
-}
+use crate::model::spec::{Block, Projection, Role, Spec, TensorSpec};
 
 /// The sizes and settings of the network.
 ///
@@ -24,32 +16,36 @@ pub fn architecture(family: Family) -> &'static str {
 /// # Errors
 /// `Error::Input` for biases or a RoPE type that llama.cpp's architecture does not have.
 pub fn metadata(config: &ModelConfig) -> Result<Vec<Entry>> {
-    let family = config.family;
-    if family == Family::Qwen3 && (config.qkv_bias || config.o_bias) {
-        return Err(unsupported("llama.cpp's qwen3 has no biases, but `attention_bias` is true"));
+    let spec = &config.spec;
+    let arch = spec.gguf.architecture;
+    let (first, rope) = uniform(spec)?;
+    if !spec.gguf.attention_bias && first.linears().iter().any(|linear| linear.bias) {
+        return Err(unsupported(format_args!(
+            "llama.cpp's {arch} has no biases, but `attention_bias` is true"
+        )));
     }
-    let windows = config.sliding_window.iter().flatten().map(|&window| window as usize);
-    let context = windows.fold(config.max_position_embeddings, usize::min);
-    let arch = architecture(family);
+    let windows = spec.blocks.iter().filter_map(|block| block.attention.window);
+    let context = windows.fold(config.max_position_embeddings, |n, w| n.min(w as usize));
+    let attention = &first.attention;
     let size = |key: &str, n: usize| Entry::new(format!("{arch}.{key}"), Value::U32(n as u32));
     let real = |key: &str, x: f32| Entry::new(format!("{arch}.{key}"), Value::F32(x));
     let mut entries = vec![
-        size("vocab_size", config.vocab_size),
+        size("vocab_size", spec.vocab_size),
         size("context_length", context),
-        size("embedding_length", config.hidden_size),
-        size("block_count", config.num_hidden_layers),
-        size("feed_forward_length", config.intermediate_size),
-        size("attention.head_count", config.num_attention_heads),
-        size("attention.head_count_kv", config.num_key_value_heads),
-        size("attention.key_length", config.head_dim),
-        size("attention.value_length", config.head_dim),
-        real("attention.layer_norm_rms_epsilon", config.rms_norm_eps),
-        size("rope.dimension_count", config.head_dim),
-        real("rope.freq_base", config.rope.theta as f32),
+        size("embedding_length", spec.hidden_size),
+        size("block_count", spec.blocks.len()),
+        size("feed_forward_length", first.mlp.width),
+        size("attention.head_count", attention.heads),
+        size("attention.head_count_kv", attention.kv_heads),
+        size("attention.key_length", attention.head_dim),
+        size("attention.value_length", attention.head_dim),
+        real("attention.layer_norm_rms_epsilon", spec.norm.eps),
+        size("rope.dimension_count", rope.width),
+        real("rope.freq_base", rope.theta as f32),
     ];
     let kind =
         |name: &str| Entry::new(format!("{arch}.rope.scaling.type"), Value::Text(name.into()));
-    match config.rope.scaling {
+    match rope.scaling {
         // Dynamic scaling starts beyond the context; Llama 3's is a tensor.
         RopeScaling::Default | RopeScaling::Dynamic { .. } | RopeScaling::Llama3 { .. } => {}
         RopeScaling::Linear { factor } => {
@@ -86,65 +82,42 @@ pub fn metadata(config: &ModelConfig) -> Result<Vec<Entry>> {
 /// # Errors
 /// `Error::Input` for a family whose architecture does not read them.
 pub fn frequency_factors(config: &ModelConfig) -> Result<Option<Vec<f32>>> {
-    let RopeScaling::Llama3 { .. } = config.rope.scaling else { return Ok(None) };
-    if architecture(config.family) != "llama" {
-        let name = config.family.model_type();
+    let spec = &config.spec;
+    let (_, rope) = uniform(spec)?;
+    let RopeScaling::Llama3 { .. } = rope.scaling else { return Ok(None) };
+    if !spec.gguf.rope_freqs {
+        let name = spec.gguf.architecture;
         return Err(unsupported(format_args!("llama.cpp's {name} has no rope_type \"llama3\"")));
     }
-    let plain = RopeConfig { theta: config.rope.theta, scaling: RopeScaling::Default };
-    let plain = inverse_frequencies(&plain, config.head_dim, 1)?;
-    let scaled = inverse_frequencies(&config.rope, config.head_dim, 1)?;
+    let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
+    let plain = inverse_frequencies(&plain, 1)?;
+    let scaled = inverse_frequencies(rope, 1)?;
     Ok(Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect()))
+}
+
+/// The first block and its RoPE: what llama.cpp has one number for, all blocks must share.
+fn uniform(spec: &Spec) -> Result<(&Block, &RopeConfig)> {
+    match (spec.blocks.first(), spec.ropes.first()) {
+        (Some(block), Some(rope)) => Ok((block, rope)),
+        _ => Err(unsupported("a model without layers")),
+    }
 }
 
 /// The heads of a tensor whose rows llama.cpp keeps with rotary pairs beside each other: q and k of
 /// its Llama, weights and biases.
-pub fn interleaved_heads(config: &ModelConfig, name: &str) -> Option<usize> {
-    let (module, _) = name.rsplit_once('.')?;
-    match module.rsplit('.').next()? {
-        _ if architecture(config.family) != "llama" => None,
-        "q_proj" => Some(config.num_attention_heads),
-        "k_proj" => Some(config.num_key_value_heads),
+pub fn interleaved_heads(spec: &Spec, tensor: &TensorSpec) -> Option<usize> {
+    let attention = &spec.blocks.get(tensor.block?)?.attention;
+    match tensor.role {
+        _ if !spec.gguf.interleaved => None,
+        Role::Linear(Projection::Q) | Role::Bias(Projection::Q) => Some(attention.heads),
+        Role::Linear(Projection::K) | Role::Bias(Projection::K) => Some(attention.kv_heads),
         _ => None,
     }
-}
-
-/// ggml's name of a tensor.
-///
-/// # Errors
-/// `Error::Internal` for one that no architecture has.
-pub fn tensor_name(name: &str) -> Result<String> {
-    let unknown = || Error::internal("gguf", format!("no name for {name}"));
-    match name {
-        "model.embed_tokens.weight" => return Ok("token_embd.weight".into()),
-        "model.norm.weight" => return Ok("output_norm.weight".into()),
-        "lm_head.weight" => return Ok("output.weight".into()),
-        _ => {}
-    }
-    let rest = name.strip_prefix("model.layers.").ok_or_else(unknown)?;
-    let (layer, rest) = rest.split_once('.').ok_or_else(unknown)?;
-    let (module, kind) = rest.rsplit_once('.').ok_or_else(unknown)?;
-    let module = match module {
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        _ => return Err(unknown()),
-    };
-    Ok(format!("blk.{layer}.{module}.{kind}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::expected_tensors;
 
     fn config(family: &str, more: &str) -> ModelConfig {
         let text = format!(
@@ -157,17 +130,6 @@ mod tests {
 
     fn value(entries: &[Entry], key: &str) -> Option<Value> {
         entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.clone())
-    }
-
-    #[test]
-    fn every_tensor_of_every_family_has_a_name() {
-        for family in ["llama", "mistral", "qwen2", "qwen3"] {
-            let config = config(family, "");
-            let names: Vec<_> =
-                expected_tensors(&config).iter().map(|(name, _)| tensor_name(name)).collect();
-            assert!(names.iter().all(Result::is_ok), "{family}: {names:?}");
-        }
-        assert!(tensor_name("model.layers.0.x.weight").is_err());
     }
 
     #[test]

@@ -1,51 +1,14 @@
-//! Which tensors a model has, and whether its weight files have them.
+//! Whether weight files have the tensors that the model has.
 
 use super::bnb;
 use super::config::ModelConfig;
 use super::float;
+use super::spec::{EMBEDDING, HEAD, TensorSpec};
 use super::weights::Weights;
 use crate::{Error, Result};
 
 /// How many problems one message lists.
 const SHOWN: usize = 5;
-
-/// Every parameter of the model, by Hugging Face's names, in the order of the layers. Linear weights
-/// are [out, in].
-pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (width, inner) = (config.hidden_size, config.intermediate_size);
-    let (q, kv, head) = (config.q_size(), config.kv_size(), config.head_dim);
-    let mut tensors =
-        vec![("model.embed_tokens.weight".to_string(), vec![config.vocab_size, width])];
-    for layer in 0..config.num_hidden_layers {
-        let mut add = |name: &str, shape: &[usize]| {
-            tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        };
-        let mut linear = |name: &str, rows: usize, columns: usize, bias: bool| {
-            add(&format!("{name}.weight"), &[rows, columns]);
-            if bias {
-                add(&format!("{name}.bias"), &[rows]);
-            }
-        };
-        linear("self_attn.q_proj", q, width, config.qkv_bias);
-        linear("self_attn.k_proj", kv, width, config.qkv_bias);
-        linear("self_attn.v_proj", kv, width, config.qkv_bias);
-        linear("self_attn.o_proj", width, q, config.o_bias);
-        linear("mlp.gate_proj", inner, width, config.mlp_bias);
-        linear("mlp.up_proj", inner, width, config.mlp_bias);
-        linear("mlp.down_proj", width, inner, config.mlp_bias);
-        if config.qk_norm {
-            add("self_attn.q_norm.weight", &[head]);
-            add("self_attn.k_norm.weight", &[head]);
-        }
-        add("input_layernorm.weight", &[width]);
-        add("post_attention_layernorm.weight", &[width]);
-    }
-    tensors.push(("model.norm.weight".into(), vec![width]));
-    if !config.tie_word_embeddings {
-        tensors.push(("lm_head.weight".into(), vec![config.vocab_size, width]));
-    }
-    tensors
-}
 
 /// Checks that the weights are those of the model: every expected tensor is there, in its shape,
 /// stored as F32, BF16 or F16, or as NF4 where config.json says so. Returns a warning for each
@@ -54,10 +17,11 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 ///
 /// Errors: one message with the first few problems, each with what was expected and what was found.
 pub fn check(weights: &Weights, config: &ModelConfig) -> Result<Vec<String>> {
-    let expected = expected_tensors(config);
+    let expected = config.spec.tensors();
+    let tied = config.spec.tie_word_embeddings;
     let problems: Vec<String> = expected
         .iter()
-        .filter_map(|(name, shape)| check_tensor(weights, config, name, shape).err())
+        .filter_map(|tensor| check_tensor(weights, config, tensor).err())
         .map(|error| error.to_string())
         .collect();
     if !problems.is_empty() {
@@ -73,23 +37,22 @@ pub fn check(weights: &Weights, config: &ModelConfig) -> Result<Vec<String>> {
             shown.join("\n  ")
         )));
     }
-    if config.tie_word_embeddings
-        && let (Some(head), Some(embedding)) =
-            (weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight"))
+    if tied
+        && let (Some(head), Some(embedding)) = (weights.get(HEAD), weights.get(EMBEDDING))
         && (head.dtype, head.bytes) != (embedding.dtype, embedding.bytes)
     {
         return Err(Error::input(format!(
-            "{}: lm_head.weight differs from model.embed_tokens.weight, but config.json ties them; \
-             set `tie_word_embeddings` to false there",
+            "{}: {HEAD} differs from {EMBEDDING}, but config.json ties them; set \
+             `tie_word_embeddings` to false there",
             weights.place()
         )));
     }
     let expected: std::collections::HashSet<&str> =
-        expected.iter().map(|(name, _)| name.as_str()).collect();
+        expected.iter().map(|tensor| tensor.name.as_str()).collect();
     let known = |name: &str| {
         expected.contains(name)
             || name.ends_with("rotary_emb.inv_freq")
-            || (name == "lm_head.weight" && config.tie_word_embeddings)
+            || (name == HEAD && tied)
             || bnb::owner(name).is_some_and(|owner| expected.contains(owner))
     };
     Ok(weights
@@ -100,12 +63,9 @@ pub fn check(weights: &Weights, config: &ModelConfig) -> Result<Vec<String>> {
 }
 
 /// One expected tensor.
-fn check_tensor(
-    weights: &Weights,
-    config: &ModelConfig,
-    name: &str,
-    shape: &[usize],
-) -> Result<()> {
+fn check_tensor(weights: &Weights, config: &ModelConfig, expected: &TensorSpec) -> Result<()> {
+    let TensorSpec { name, shape, .. } = expected;
+    let is_linear = expected.linear().is_some();
     let Some(tensor) = weights.get(name) else {
         return Err(Error::input(format!("{name} is missing (expected shape {shape:?})")));
     };
@@ -115,13 +75,13 @@ fn check_tensor(
                 "{name} is quantized, but config.json has no quantization_config"
             )));
         }
-        Some(_) if !name.ends_with("_proj.weight") => {
+        Some(_) if !is_linear => {
             return Err(Error::input(format!("{name} is quantized; only linear layers may be")));
         }
         Some(found) => found.to_vec(),
         None => {
             if let Some(quantization) = &config.quantization
-                && name.ends_with("_proj.weight")
+                && is_linear
                 && !skipped(&quantization.skip_modules, name)
             {
                 return Err(Error::input(format!(
@@ -138,7 +98,7 @@ fn check_tensor(
             tensor.shape.to_vec()
         }
     };
-    match found == shape {
+    match found == *shape {
         true => Ok(()),
         false => Err(Error::input(format!("{name} has shape {found:?}, expected {shape:?}"))),
     }
@@ -159,7 +119,8 @@ mod tests {
 
     /// Zeros for every tensor, after `edit`.
     fn weights(config: &ModelConfig, edit: impl FnOnce(&mut Vec<(String, Vec<usize>)>)) -> Weights {
-        let mut tensors = expected_tensors(config);
+        let tensors = config.spec.tensors().into_iter();
+        let mut tensors = tensors.map(|tensor| (tensor.name, tensor.shape)).collect();
         edit(&mut tensors);
         let zeros = vec![0; 4096];
         let views = tensors.iter().map(|(name, shape)| {
@@ -169,20 +130,6 @@ mod tests {
         });
         let bytes = safetensors::serialize(views, None).unwrap();
         Weights::from_bytes(vec![("x".into(), bytes)]).unwrap()
-    }
-
-    #[test]
-    fn a_model_has_the_tensors_of_its_family() {
-        let config = ModelConfig::from_json(CONFIG, "c").unwrap();
-        let names: Vec<_> = expected_tensors(&config).into_iter().map(|(name, _)| name).collect();
-        assert!(names.contains(&"model.layers.0.self_attn.q_norm.weight".to_string()));
-        assert!(!names.iter().any(|name| name.ends_with("bias") || name.starts_with("lm_head")));
-        let text = CONFIG.replace("qwen3", "qwen2").replace("true", "false");
-        let config = ModelConfig::from_json(&text, "c").unwrap();
-        let tensors = expected_tensors(&config);
-        let bias = tensors.iter().find(|(name, _)| name.ends_with("k_proj.bias")).unwrap();
-        assert_eq!(bias.1, [2]);
-        assert_eq!(tensors.last().unwrap(), &("lm_head.weight".to_string(), vec![10, 4]));
     }
 
     #[test]
