@@ -165,7 +165,7 @@ fn main() -> Result<()> {
     let mut rng = Rng::new(1, "bench tokens", 0);
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 1..=options.steps + 1 {
-        let batch = random_batch(&mut rng, config.vocab_size, rows, length);
+        let batch = random_batch(&mut rng, config.spec.vocab_size, rows, length);
         let (start, cpu_start) = (Instant::now(), processor_seconds());
         trainer.step(step, 2e-4, &[batch])?;
         pollster::block_on(device.synchronize())?;
@@ -210,7 +210,7 @@ fn planned_bytes(
     let dry = Device::new(Dry::new(device.capabilities().clone()));
     let mut trainer = trainer(options, config, &dry, &Source::Shapes, length)?;
     let batch =
-        random_batch(&mut Rng::new(1, "planned tokens", 0), config.vocab_size, rows, length);
+        random_batch(&mut Rng::new(1, "planned tokens", 0), config.spec.vocab_size, rows, length);
     for step in [1, 2] {
         trainer.step(step, 0.0, std::slice::from_ref(&batch))?;
     }

@@ -173,7 +173,7 @@ fn prompts_are_checked_against_the_model() {
     let end = text.tokenizer.token_to_id("<|im_end|>").unwrap();
     assert!(stop_ids(&text, &model.config).contains(&end));
     let mut small = model.config.clone();
-    small.vocab_size = 5;
+    small.spec.vocab_size = 5;
     for error in [
         raw_prompt(&text, &small, "Hello").unwrap_err(),
         chat_prompt(&text, &small, &conversation(None, "Hello")).unwrap_err(),

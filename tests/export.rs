@@ -18,7 +18,8 @@ use tunesmith::dtype::bytes_to_f32;
 use tunesmith::export::gguf::write_gguf;
 use tunesmith::export::{Base, Merge, logits};
 use tunesmith::model::load::{LoadOptions, Source, load};
-use tunesmith::model::{ModelConfig, Weights, expected_tensors};
+use tunesmith::model::spec::TensorSpec;
+use tunesmith::model::{ModelConfig, Weights};
 use tunesmith::programs;
 use tunesmith::tokenizer::TextProcessor;
 use tunesmith::{DType, Error, Result};
@@ -211,10 +212,9 @@ fn model(family: &str, more: &str) -> (ModelConfig, Weights) {
         "tie_word_embeddings": true}}"#
     );
     let config = ModelConfig::from_json(&text, "config.json").unwrap();
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = expected_tensors(&config)
-        .into_iter()
-        .enumerate()
-        .map(|(n, (name, shape))| {
+    let tensors = config.spec.tensors().into_iter().enumerate();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .map(|(n, TensorSpec { name, shape, .. })| {
             let wave = |i: usize| ((n + i) as f32 * 0.7).sin().to_le_bytes();
             let bytes = (0..shape.iter().product()).flat_map(wave).collect();
             (name, shape, bytes)
@@ -282,7 +282,7 @@ fn gguf_has_the_shape_the_tokenizer_and_every_weight() -> Result<()> {
     assert_eq!(file.list("tokenizer.ggml.merges").len(), 144);
 
     // Tied to the embedding: no output matrix; Llama 3's frequencies are one more tensor.
-    assert_eq!(file.tensors.len(), expected_tensors(&model.0).len() + 1);
+    assert_eq!(file.tensors.len(), model.0.spec.tensors().len() + 1);
     assert_eq!(file.tensors["rope_freqs.weight"].1, [2]);
     let (kind, sizes, bytes) = &file.tensors["token_embd.weight"];
     assert_eq!((*kind, &sizes[..]), (30, &[16, 410][..]));

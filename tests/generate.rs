@@ -147,7 +147,7 @@ fn decoding_with_the_cache_is_recomputing() {
         let model = open(&cpu(), &fixture(&format!("models/{family}")), None);
         let tokens: Vec<u32> = (0..21).map(|i| (i * 37 + 5) % 97).collect();
         let whole = logits(&model, &tokens);
-        let vocabulary = model.config.vocab_size;
+        let vocabulary = model.config.spec.vocab_size;
         let mut session = Session::new();
         // In steps of 3, 1, 1, ...; then back, to a prompt that begins like the last one.
         for end in (3..=tokens.len()).chain([9, 10]) {

@@ -8,9 +8,8 @@ use serde_json::Value;
 use tunesmith::DType;
 use tunesmith::adapter::peft;
 use tunesmith::model::rope::inverse_frequencies;
-use tunesmith::model::{
-    ModelConfig, RopeScaling, RopeTables, Weights, bnb, check, expected_tensors,
-};
+use tunesmith::model::spec::TensorSpec;
+use tunesmith::model::{ModelConfig, RopeScaling, RopeTables, Weights, bnb, check};
 use tunesmith::quant::{Absmax, Nf4Weight, dynamic8, nf4};
 
 fn fixture(path: &str) -> PathBuf {
@@ -49,10 +48,11 @@ fn rope_tables_are_those_of_transformers() {
         let mut config = case["config"].clone();
         config["model_type"] = "llama".into();
         let config = ModelConfig::from_json(&config.to_string(), name).unwrap();
-        types.insert(std::mem::discriminant(&config.rope.scaling));
+        let rope = &config.spec.ropes[0];
+        types.insert(std::mem::discriminant(&rope.scaling));
 
         let length = case["sequence_length"].as_u64().unwrap() as usize;
-        let frequencies = inverse_frequencies(&config.rope, config.head_dim, length).unwrap();
+        let frequencies = inverse_frequencies(rope, length).unwrap();
         let theirs = floats(&expected, &format!("{name}.inv_freq"));
         // PyTorch's power is within one unit in the last place, of which every later step of a
         // scaling makes at most one more.
@@ -62,10 +62,10 @@ fn rope_tables_are_those_of_transformers() {
 
         let positions = case["positions"].as_array().unwrap();
         let positions = positions.iter().map(|p| p.as_u64().unwrap() as usize);
-        let tables = RopeTables::at(&config.rope, &theirs, positions);
+        let tables = RopeTables::at(rope, &theirs, positions);
         // PyTorch's sines and cosines are within one unit in the last place; YaRN's scaling rounds
         // once more.
-        let units = if matches!(config.rope.scaling, RopeScaling::Yarn { .. }) { 2 } else { 1 };
+        let units = if matches!(rope.scaling, RopeScaling::Yarn { .. }) { 2 } else { 1 };
         for (part, ours) in [("cos", &tables.cos), ("sin", &tables.sin)] {
             let theirs = floats(&expected, &format!("{name}.{part}"));
             assert_close(ours, &theirs, units, &format!("{name}.{part}"));
@@ -153,7 +153,7 @@ fn quantized_checkpoints_are_read_and_written_as_they_are() {
         let quantization = config.quantization.as_ref().unwrap();
         let plain = Weights::open(&fixture(plain)).unwrap();
         let mut read = 0;
-        for (name, shape) in expected_tensors(&config) {
+        for TensorSpec { name, shape, .. } in config.spec.tensors() {
             let Some((weight, dtype)) = bnb::read(&weights, &name).unwrap() else { continue };
             read += 1;
             assert_eq!(Some(dtype), config.dtype, "{name}");
@@ -170,7 +170,7 @@ fn quantized_checkpoints_are_read_and_written_as_they_are() {
                 assert_eq!(ours.absmax, weight.absmax, "{name}");
             }
         }
-        assert_eq!(read, 7 * config.num_hidden_layers, "{quantized}");
+        assert_eq!(read, 7 * config.spec.blocks.len(), "{quantized}");
     }
 }
 
@@ -183,7 +183,7 @@ fn adapters_that_peft_wrote_are_read() {
         let (config, adapter) = peft::load(&dir.join("adapter"), &model).unwrap();
         assert_eq!((config.r, config.lora_alpha), (4, 8.0), "{name}");
         assert_eq!(config.use_rslora, name == "qwen3");
-        assert_eq!(adapter.len(), 7 * model.num_hidden_layers, "{name}");
+        assert_eq!(adapter.len(), 7 * model.spec.blocks.len(), "{name}");
         assert!(adapter.iter().all(|weights| weights.lora_b.iter().all(|x| *x == 0.0)));
         count += 1;
     }

@@ -57,7 +57,7 @@ impl Case {
     }
 
     fn is_dynamic(&self) -> bool {
-        matches!(self.model.config.rope.scaling, RopeScaling::Dynamic { .. })
+        matches!(self.model.config.spec.ropes[0].scaling, RopeScaling::Dynamic { .. })
     }
 
     /// Forward and backward over `batches`, gradients added up.
@@ -125,11 +125,13 @@ fn longest(rows: &[Row]) -> usize {
 
 /// Gives the model the RoPE tables of sequences of this length.
 fn set_positions(model: &mut Model, positions: usize) -> Result<()> {
-    let tables = RopeTables::new(&model.config.rope, model.config.head_dim, positions)?;
-    let shape = [positions, model.config.head_dim / 2];
     let device = model.embed_tokens.device().clone();
-    model.rope.cos = Tensor::from_f32(&device, &shape, DType::F32, &tables.cos)?;
-    model.rope.sin = Tensor::from_f32(&device, &shape, DType::F32, &tables.sin)?;
+    for (rope, config) in model.ropes.iter_mut().zip(&model.config.spec.ropes) {
+        let tables = RopeTables::new(config, positions)?;
+        let shape = [positions, config.width / 2];
+        rope.cos = Tensor::from_f32(&device, &shape, DType::F32, &tables.cos)?;
+        rope.sin = Tensor::from_f32(&device, &shape, DType::F32, &tables.sin)?;
+    }
     Ok(())
 }
 
@@ -209,11 +211,11 @@ fn packed_sequences_do_not_see_each_other() -> Result<()> {
         let [first, last] = packed.rows[1].map(|token| token as usize);
         let mut other = packed.clone();
         for id in &mut other.input_ids[first..last] {
-            *id = (*id + 1) % case.model.config.vocab_size as u32;
+            *id = (*id + 1) % case.model.config.spec.vocab_size as u32;
         }
         let expected = logits(&case.model, &packed, attention)?;
         let found = logits(&case.model, &other, attention)?;
-        let width = case.model.config.vocab_size;
+        let width = case.model.config.spec.vocab_size;
         let of = |token: usize| token * width..(token + 1) * width;
         for token in 0..packed.num_tokens() {
             let same = found[of(token)] == expected[of(token)];

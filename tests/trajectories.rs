@@ -177,7 +177,11 @@ fn check(device: &Device, family: &str, mode: &str) -> Result<()> {
     let off = (found - log.final_loss).abs();
     assert!(off <= LOSS, "final loss {found}, expected {}", log.final_loss);
     let stored = Tensors::open(&dir.join(format!("{mode}.safetensors")));
-    log.check_changes(trainer.model.config.head_dim, [&start, &end], &stored);
+    log.check_changes(
+        trainer.model.config.spec.blocks[0].attention.head_dim,
+        [&start, &end],
+        &stored,
+    );
     Ok(())
 }
 

@@ -164,27 +164,41 @@ mod tests {
         read(text).unwrap_err().to_string()
     }
 
+    fn windows(config: &ModelConfig) -> Vec<Option<u32>> {
+        config.spec.blocks.iter().map(|block| block.attention.window).collect()
+    }
+
+    /// Whether a tensor of the first block is there.
+    fn has(config: &ModelConfig, name: &str) -> bool {
+        let name = format!("model.layers.0.{name}");
+        config.spec.tensors().iter().any(|tensor| tensor.name == name)
+    }
+
     #[test]
     fn missing_keys_take_the_defaults_of_each_family() {
         let llama = read(r#"{"model_type": "llama"}"#).unwrap();
-        assert_eq!((llama.vocab_size, llama.intermediate_size), (32_000, 11_008));
-        assert_eq!((llama.num_key_value_heads, llama.head_dim), (32, 128));
+        let block = &llama.spec.blocks[0];
+        assert_eq!((llama.spec.vocab_size, block.mlp.width), (32_000, 11_008));
+        assert_eq!((block.attention.kv_heads, block.attention.head_dim), (32, 128));
         assert_eq!((llama.bos_token_id, llama.eos_token_ids.as_slice()), (Some(1), &[2][..]));
         assert_eq!(llama.max_position_embeddings, 2048);
-        assert!(!llama.tie_word_embeddings && !llama.qkv_bias && !llama.mlp_bias);
+        assert!(!llama.spec.tie_word_embeddings);
+        assert!(!has(&llama, "self_attn.q_proj.bias") && !has(&llama, "mlp.up_proj.bias"));
 
         let mistral = read(r#"{"model_type": "mistral"}"#).unwrap();
-        assert_eq!(mistral.num_key_value_heads, 8);
-        assert_eq!(mistral.sliding_window, [Some(4096); 32]);
+        assert_eq!(mistral.spec.blocks[0].attention.kv_heads, 8);
+        assert_eq!(windows(&mistral), [Some(4096); 32]);
 
         let qwen2 = read(r#"{"model_type": "qwen2", "hidden_size": 2048}"#).unwrap();
-        assert_eq!((qwen2.head_dim, qwen2.bos_token_id), (64, None));
-        assert!(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.qk_norm);
-        assert_eq!(qwen2.sliding_window, [None; 32]);
+        assert_eq!((qwen2.spec.blocks[0].attention.head_dim, qwen2.bos_token_id), (64, None));
+        assert!(has(&qwen2, "self_attn.v_proj.bias") && !has(&qwen2, "self_attn.o_proj.bias"));
+        assert!(!has(&qwen2, "self_attn.q_norm.weight"));
+        assert_eq!(windows(&qwen2), [None; 32]);
 
         let qwen3 = read(r#"{"model_type": "qwen3", "hidden_size": 2048}"#).unwrap();
-        assert_eq!((qwen3.head_dim, qwen3.q_size()), (128, 4096));
-        assert!(qwen3.qk_norm && !qwen3.qkv_bias);
+        let attention = &qwen3.spec.blocks[0].attention;
+        assert_eq!((attention.head_dim, attention.o.inputs), (128, 4096));
+        assert!(has(&qwen3, "self_attn.q_norm.weight") && !has(&qwen3, "self_attn.q_proj.bias"));
     }
 
     #[test]
@@ -192,8 +206,8 @@ mod tests {
         let text = r#"{"model_type": "mistral", "num_key_value_heads": null,
             "sliding_window": null, "eos_token_id": null, "pad_token_id": -1}"#;
         let mistral = read(text).unwrap();
-        assert_eq!(mistral.num_key_value_heads, 32);
-        assert_eq!(mistral.sliding_window, [None; 32]);
+        assert_eq!(mistral.spec.blocks[0].attention.kv_heads, 32);
+        assert_eq!(windows(&mistral), [None; 32]);
         assert!(mistral.eos_token_ids.is_empty() && mistral.pad_token_id.is_none());
     }
 
@@ -201,7 +215,7 @@ mod tests {
     fn qwen_windows_start_at_max_window_layers_or_follow_layer_types() {
         let text = r#"{"model_type": "qwen2", "num_hidden_layers": 3, "sliding_window": 7,
             "use_sliding_window": true, "max_window_layers": 1}"#;
-        assert_eq!(read(text).unwrap().sliding_window, [None, Some(7), Some(7)]);
+        assert_eq!(windows(&read(text).unwrap()), [None, Some(7), Some(7)]);
         let types = r#""layer_types": ["sliding_attention", "full_attention"]"#;
         let with_types = |used: bool| {
             format!(
@@ -209,7 +223,7 @@ mod tests {
                 "use_sliding_window": {used}, {types}}}"#
             )
         };
-        assert_eq!(read(&with_types(true)).unwrap().sliding_window, [Some(7), None]);
+        assert_eq!(windows(&read(&with_types(true)).unwrap()), [Some(7), None]);
         assert!(refusal(&with_types(false)).contains("no sliding_window is set"));
         let llama = format!(r#"{{"model_type": "llama", "num_hidden_layers": 2, {types}}}"#);
         assert!(refusal(&llama).contains("sliding"));
@@ -228,14 +242,15 @@ mod tests {
             "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#,
         );
         let (old, new) = (old.unwrap(), new.unwrap());
-        assert_eq!(old.rope, new.rope);
-        assert_eq!(old.rope.theta, 500_000.0);
+        assert_eq!(old.spec.ropes, new.spec.ropes);
+        assert_eq!(old.spec.ropes[0].theta, 500_000.0);
         assert!(matches!(
-            old.rope.scaling,
+            old.spec.ropes[0].scaling,
             RopeScaling::Llama3 { original_max_position_embeddings: 8192, .. }
         ));
         let legacy = r#"{"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2}}"#;
-        assert_eq!(read(legacy).unwrap().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+        let scaling = RopeScaling::Linear { factor: 2.0 };
+        assert_eq!(read(legacy).unwrap().spec.ropes[0].scaling, scaling);
     }
 
     #[test]

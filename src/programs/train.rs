@@ -157,7 +157,7 @@ fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
     format!(
         "model: {} ({}), {mode}, {dtype}, {} trained parameters\ndata: {data}\nmemory:\n{}",
         shown(Path::new(&config.model)),
-        prepared.model_config.family.model_type(),
+        prepared.model_config.family.model_type,
         thousands(plan.trained),
         memory::table(plan)
     )

@@ -173,7 +173,7 @@ pub(super) fn decoder(
         vocab_size: sizes.vocab,
         hidden_size: hidden,
         embedding_scale: None,
-        ropes: vec![RopeConfig::read(config, sizes.positions)?],
+        ropes: vec![RopeConfig::read(config, sizes.head_dim, sizes.positions)?],
         blocks: windows.into_iter().map(block).collect(),
         norm: sizes.norm("model.norm", "output_norm", hidden),
         tie_word_embeddings: sizes.tied,
@@ -246,20 +246,23 @@ pub(super) fn windows_by_layer(
     layers: usize,
 ) -> Result<Option<Vec<Option<u32>>>> {
     let Some(types) = config.texts("layer_types")? else { return Ok(None) };
-    let error = |what: String| Err(config.error("layer_types", what));
+    let error = |what: String| config.error("layer_types", what);
     if types.len() != layers {
-        return error(format!("has {} entries, but num_hidden_layers is {layers}", types.len()));
+        return Err(error(format!(
+            "has {} entries, but num_hidden_layers is {layers}",
+            types.len()
+        )));
     }
     let windows = types.iter().enumerate().map(|(layer, kind)| match *kind {
         "full_attention" => Ok(None),
         "sliding_attention" if window.is_some() => Ok(window),
         "sliding_attention" => {
-            error(format!("has a sliding layer {layer}, but no sliding_window is set"))
+            Err(error(format!("has a sliding layer {layer}, but no sliding_window is set")))
         }
-        other => error(format!(
+        other => Err(error(format!(
             "{other:?} of layer {layer} is not supported; supported are full_attention, \
              sliding_attention"
-        )),
+        ))),
     });
     windows.collect::<Result<_>>().map(Some)
 }
