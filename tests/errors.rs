@@ -69,7 +69,7 @@ fn add(
     tunesmith::ops::verify(case, &device).map(|_| ())
 }
 
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 #[test]
 fn a_cuda_kernel_that_fails_is_named_with_its_line() {
     use tunesmith::backend::cuda::{EmulatedOptions, open_emulated_reading};

@@ -149,7 +149,7 @@ fn check_all(
     Ok(())
 }
 
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 #[test]
 fn every_fault_of_a_cuda_kernel_is_found() -> Result<()> {
     use tunesmith::backend::cuda::{EmulatedOptions, Nvrtc, open_emulated_reading};

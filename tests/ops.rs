@@ -37,7 +37,7 @@ fn wgpu_agrees_with_the_reference() {
 }
 
 /// The CUDA kernels, on the emulator: their results, and every access on the way.
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 #[test]
 fn cuda_emulated_agrees_with_the_reference() {
     if let Some(device) = common::cuda_emulated(80) {
@@ -46,7 +46,7 @@ fn cuda_emulated_agrees_with_the_reference() {
 }
 
 /// The kernels that only Hopper has, in the cases that launch one there.
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 #[test]
 fn cuda_emulated_hopper_agrees_with_the_reference() -> tunesmith::Result<()> {
     use tunesmith::backend::cuda::stand_in;
@@ -75,7 +75,7 @@ fn cuda_agrees_with_the_reference() {
 }
 
 /// The program that users run before they trust a device.
-#[cfg(all(feature = "cli", feature = "cudarc"))]
+#[cfg(all(feature = "cli", feature = "cuda-emulated"))]
 #[test]
 fn verify_trusts_the_emulated_gpu() -> tunesmith::Result<()> {
     use clap::Parser;

@@ -242,7 +242,7 @@ fn wgpu_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
     check_device(&common::wgpu())
 }
 
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 #[test]
 fn cuda_emulated_follows_pytorch_peft_and_bitsandbytes() -> Result<()> {
     common::cuda_emulated(80).map_or(Ok(()), |device| check_device(&device))

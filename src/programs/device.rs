@@ -36,8 +36,9 @@ pub fn available() -> Vec<String> {
     let devices =
         devices.chain(crate::backend::wgpu::adapters().into_iter().map(|found| found.description));
     #[cfg(feature = "cudarc")]
+    let devices = devices.chain(crate::backend::cuda::devices());
+    #[cfg(feature = "cuda-emulated")]
     let devices = devices
-        .chain(crate::backend::cuda::devices())
         .chain(crate::backend::cuda::Nvrtc::find(u32::MAX).ok().map(|_| "cuda-emulated".into()));
     devices.collect()
 }
@@ -74,7 +75,7 @@ fn open_cuda(index: usize) -> Result<Device> {
     crate::backend::cuda::open(index, crate::backend::cuda::Options::default())
 }
 
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 fn open_cuda_emulated() -> Result<Device> {
     crate::backend::cuda::open_emulated(crate::backend::cuda::EmulatedOptions::default())
 }
@@ -84,7 +85,7 @@ fn open_cuda(_index: usize) -> Result<Device> {
     Err(Error::run("this build is without CUDA; build with the feature cudarc"))
 }
 
-#[cfg(not(feature = "cudarc"))]
+#[cfg(not(feature = "cuda-emulated"))]
 fn open_cuda_emulated() -> Result<Device> {
-    open_cuda(0)
+    Err(Error::run("this build is without the emulator; build with --features cuda-emulated"))
 }

@@ -85,7 +85,7 @@ pub fn wgpu() -> Device {
 
 /// The CUDA kernels on the emulator, as a GPU of this compute capability (times ten) runs them; `None` where
 /// there is no compiler, and need not be.
-#[cfg(feature = "cudarc")]
+#[cfg(feature = "cuda-emulated")]
 pub fn cuda_emulated(capability: u32) -> Option<Device> {
     use tunesmith::backend::cuda::{EmulatedOptions, open_emulated};
     match open_emulated(EmulatedOptions { seed: 1, capability }) {

@@ -7,6 +7,7 @@
 mod assembly;
 mod cache;
 mod compiler;
+#[cfg(feature = "cuda-emulated")]
 mod emulated;
 mod gpu;
 mod library;
@@ -15,6 +16,7 @@ mod tensor_map;
 
 pub use assembly::{Assembled, Resources, assemble, stand_in};
 pub use compiler::Compiler;
+#[cfg(feature = "cuda-emulated")]
 pub use emulated::Options as EmulatedOptions;
 pub use gpu::devices;
 pub use nvrtc::{Image, Nvrtc, Output, warnings};
@@ -22,7 +24,9 @@ pub use nvrtc::{Image, Nvrtc, Output, warnings};
 use super::{Backend, Buffer, Capabilities, Device, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::{HOPPER, Requires, Texts};
+#[cfg(feature = "cuda-emulated")]
+use crate::kernels::Texts;
+use crate::kernels::{HOPPER, Requires};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -58,6 +62,7 @@ pub fn open(index: usize, options: Options) -> Result<Device> {
 ///
 /// # Errors
 /// `Error::Run` where NVRTC is missing.
+#[cfg(feature = "cuda-emulated")]
 pub fn open_emulated(options: EmulatedOptions) -> Result<Device> {
     open_emulated_reading(Texts::default(), options)
 }
@@ -66,6 +71,7 @@ pub fn open_emulated(options: EmulatedOptions) -> Result<Device> {
 ///
 /// # Errors
 /// As [`open_emulated`].
+#[cfg(feature = "cuda-emulated")]
 pub fn open_emulated_reading(texts: Texts, options: EmulatedOptions) -> Result<Device> {
     // No driver limits which version may compile.
     let compiler = Compiler::find(u32::MAX)?.reading(texts);
@@ -288,5 +294,5 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda-emulated"))]
 mod tests;

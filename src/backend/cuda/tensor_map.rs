@@ -67,6 +67,7 @@ pub(super) fn of_driver(
 }
 
 /// For the emulator's.
+#[cfg(feature = "cuda-emulated")]
 pub(super) fn emulated(
     call: &KernelCall,
     map: &TensorMap,
