@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::config::{Override, Syntax, TrainConfig};
+use tunesmith::train::memory::choose;
 use tunesmith::train::metrics::StepMetrics;
 use tunesmith::train::prepare::Prepared;
 use tunesmith::train::run::{Observer, Summary, run};
@@ -76,7 +77,8 @@ fn train(config: TrainConfig, stop_after: u64) -> Result<Summary> {
     let date = date(2026, 1, 1).at(0, 0, 0, 0);
     let prepared = Prepared::new(config, date)?;
     let device = Device::new(Cpu::poisoned());
-    run(&prepared, &device, &date.to_string(), &mut StopAfter(stop_after, false))
+    let plan = choose(&prepared, &device)?;
+    run(&prepared, &device, &plan, &date.to_string(), &mut StopAfter(stop_after, false))
 }
 
 /// The log without the one value that depends on the clock.

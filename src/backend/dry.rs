@@ -36,8 +36,9 @@ pub struct Launch {
 /// The versions that a device has launched, each once, in the order of their first launch.
 pub type Launches = Rc<RefCell<Vec<Launch>>>;
 
+/// The memory of a counting device.
 #[derive(Default)]
-struct Counts {
+pub struct Counts {
     free: RefCell<HashMap<u64, u64>>,
     free_bytes: Cell<u64>,
     in_use: Cell<u64>,
@@ -47,6 +48,16 @@ struct Counts {
 struct Memory {
     bytes: u64,
     counts: Weak<Counts>,
+}
+
+impl Counts {
+    /// Forgets the peak so far and the buffers that were handed back, as on a device just opened on
+    /// which what is in use now was allocated.
+    pub fn start_again(&self) {
+        self.free.borrow_mut().clear();
+        self.free_bytes.set(0);
+        self.peak.set(self.in_use.get());
+    }
 }
 
 impl Drop for Memory {
@@ -63,6 +74,11 @@ impl Dry {
     /// A stand-in for a device with these capabilities.
     pub fn new(capabilities: Capabilities) -> Self {
         Self { capabilities, counts: Rc::default(), launches: Rc::default() }
+    }
+
+    /// Its memory; to be asked for before the device is wrapped.
+    pub fn counts(&self) -> Rc<Counts> {
+        self.counts.clone()
     }
 
     /// What is launched from now on; to be asked for before the device is wrapped.

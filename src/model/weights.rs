@@ -60,6 +60,11 @@ impl<'a> TensorSlice<'a> {
 }
 
 impl Weights {
+    /// Whether `dir` has files of weights.
+    pub fn are_in(dir: &Path) -> bool {
+        dir.join(SINGLE).exists() || dir.join(INDEX).exists()
+    }
+
     /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
     ///
     /// Errors: neither is there; a file is missing, truncated or malformed; an index that points

@@ -13,8 +13,8 @@ use crate::tensor::{Saved, Tensor};
 /// `lora_b` [N, r] in f32, the intermediate [T, r] in f32, one rounding to the dtype of `base_out` [.., N].
 ///
 /// The product is added in place when the caller hands over the only handle on `base_out`'s memory, so
-/// pass the tensor itself and keep no clone. What the backward keeps: `x` and the intermediate; the mask
-/// of the dropout is made again.
+/// pass the tensor itself and keep no clone. What the backward keeps: `x`, or the way to it, and the
+/// intermediate; the mask of the dropout is made again.
 ///
 /// Every product here has the rank as one of its sizes, so it is bound by the memory that it moves. In
 /// units of a [T, C] activation (C = K = N), forward moves 3 (x read; y read and written again, since the
@@ -62,37 +62,65 @@ pub fn lora(
         return Ok(y);
     }
     let [x_grad, a_grad, b_grad] = [x, lora_a, lora_b].map(GradTarget::of);
-    let x_in = a_grad.is_some().then(|| Saved::of(x));
-    let (x_shape, a_in, b_in) = (x.shape().to_vec(), lora_a.detach(), lora_b.detach());
+    let through_a = x_grad.is_some() || a_grad.is_some();
+    let backward = Backward {
+        x: a_grad.is_some().then(|| Saved::of(x)),
+        x_shape: x.shape().to_vec(),
+        lora_a: x_grad.is_some().then(|| lora_a.detach()),
+        lora_b: through_a.then(|| lora_b.detach()),
+        xa: b_grad.is_some().then_some(xa),
+        dropout: dropout.filter(|_| through_a),
+        scale,
+        x_grad,
+        a_grad,
+        b_grad,
+    };
     Ok(tape.record("lora", &[&base_out, x, lora_a, lora_b], y, move |dy| {
-        if let Some(target) = &b_grad {
-            target.write(|adds, db| matmul_into(Layout::TN, dy, &xa, scale, adds, db))?;
-        }
-        if x_grad.is_some() || a_grad.is_some() {
-            // The gradient of the intermediate, [T, r].
-            let dxa = Tensor::empty(dy.device(), xa.shape(), DType::F32)?;
-            matmul_into(Layout::NN, dy, &b_in, scale, false, &dxa)?;
-            if let (Some(target), Some(x)) = (&a_grad, &x_in) {
-                let x = dropped(&x.get()?, dropout.as_ref())?;
-                target.write(|adds, da| matmul_into(Layout::TN, &dxa, &x, 1.0, adds, da))?;
-            }
-            match (&x_grad, &dropout) {
-                (Some(target), None) => {
-                    target.write(|adds, dx| matmul_into(Layout::NN, &dxa, &a_in, 1.0, adds, dx))?;
-                }
-                (Some(target), Some(dropout)) => {
-                    let dx_dropped = Tensor::empty(dy.device(), &x_shape, DType::F32)?;
-                    matmul_into(Layout::NN, &dxa, &a_in, 1.0, false, &dx_dropped)?;
-                    target.write(|adds, dx| dropout_into(&dx_dropped, dropout, adds, dx))?;
-                }
-                (None, _) => {}
-            }
-        }
+        backward.run(dy)?;
         match &base_grad {
             Some(target) => target.add(dy.clone()),
             None => Ok(()),
         }
     }))
+}
+
+/// What the backward keeps, each for those gradients alone that are made of it.
+struct Backward {
+    x: Option<Saved>,
+    x_shape: Vec<usize>,
+    lora_a: Option<Tensor>,
+    lora_b: Option<Tensor>,
+    /// The intermediate, [T, r].
+    xa: Option<Tensor>,
+    dropout: Option<Dropout>,
+    scale: f32,
+    x_grad: Option<GradTarget>,
+    a_grad: Option<GradTarget>,
+    b_grad: Option<GradTarget>,
+}
+
+impl Backward {
+    /// Brings the gradients of x, A and B.
+    fn run(&self, dy: &Tensor) -> Result<()> {
+        if let (Some(target), Some(xa)) = (&self.b_grad, &self.xa) {
+            target.write(|adds, db| matmul_into(Layout::TN, dy, xa, self.scale, adds, db))?;
+        }
+        let Some(lora_b) = &self.lora_b else { return Ok(()) };
+        // The gradient of the intermediate.
+        let dxa = Tensor::empty(dy.device(), &[dy.rows(), lora_b.columns()], DType::F32)?;
+        matmul_into(Layout::NN, dy, lora_b, self.scale, false, &dxa)?;
+        if let (Some(target), Some(x)) = (&self.a_grad, &self.x) {
+            let x = dropped(&x.get()?, self.dropout.as_ref())?;
+            target.write(|adds, da| matmul_into(Layout::TN, &dxa, &x, 1.0, adds, da))?;
+        }
+        let (Some(target), Some(lora_a)) = (&self.x_grad, &self.lora_a) else { return Ok(()) };
+        let Some(dropout) = &self.dropout else {
+            return target.write(|adds, dx| matmul_into(Layout::NN, &dxa, lora_a, 1.0, adds, dx));
+        };
+        let dx_dropped = Tensor::empty(dy.device(), &self.x_shape, DType::F32)?;
+        matmul_into(Layout::NN, &dxa, lora_a, 1.0, false, &dx_dropped)?;
+        target.write(|adds, dx| dropout_into(&dx_dropped, dropout, adds, dx))
+    }
 }
 
 /// `x`, or `x` with dropout in f32.

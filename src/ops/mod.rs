@@ -18,6 +18,8 @@ mod gather_rows;
 mod grad_norm;
 mod grad_target;
 mod host;
+#[cfg(test)]
+mod kept;
 mod lora;
 mod matmul;
 mod neftune;

@@ -28,11 +28,11 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Te
     let params = Params { rows: x.rows() as u32, columns: columns as u32, eps };
     let (y, rstd) = forward(x, weight, params)?;
     let (x_grad, weight_grad) = (GradTarget::of(x), GradTarget::of(weight));
-    let (saved, weight_in) = (Saved::of(x), weight.detach());
-    let (saved_again, weight_again) = (saved.clone(), weight_in.clone());
+    let (saved, weight_in) = (Saved::of(x), x_grad.is_some().then(|| weight.detach()));
+    let (saved_again, weight_again) = (saved.clone(), weight.detach());
     let y = tape.record("rms_norm", &[x, weight], y, move |dy| {
-        let (x, weight) = (&saved.get()?, &weight_in);
-        if let Some(target) = &x_grad {
+        let x = &saved.get()?;
+        if let (Some(target), Some(weight)) = (&x_grad, &weight_in) {
             let dx = Tensor::empty(x.device(), x.shape(), x.dtype())?;
             let views = [dy.view(), x.view(), weight.view(), rstd.view(), dx.view()];
             call(&RMS_NORM_BWD_DX, &RMS_NORM_BWD_DX_WIDE, chunks_per_thread(x), &views)
@@ -41,7 +41,7 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Te
             target.add(dx)?;
         }
         if let Some(target) = &weight_grad {
-            let dw = Tensor::empty(x.device(), weight.shape(), DType::F32)?;
+            let dw = Tensor::empty(x.device(), &[columns], DType::F32)?;
             KernelCall::new(&RMS_NORM_BWD_DW, &[dy.view(), x.view(), rstd.view(), dw.view()])
                 .params(params)
                 .launch(x.device(), grid_1d(columns, BLOCK))?;

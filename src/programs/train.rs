@@ -63,14 +63,14 @@ pub fn run(options: TrainOptions) -> Result<()> {
     if options.plan {
         return print_plan(&mut prepared, &device, options.memory, options.output.json);
     }
-    let plan = memory::plan(&prepared, &device, memory::choose(&prepared, &device)?)?;
+    let plan = memory::choose(&prepared, &device)?;
     say(&describe(&prepared, &plan));
 
     let mut progress = Progress::new(options.output.quiet);
     if let Some(quickstart) = quickstart.as_ref().filter(|_| !options.output.quiet) {
         quickstart.watch(&mut progress, &prepared.text);
     }
-    let summary = run_training(&prepared, &device, &date.to_string(), &mut progress)?;
+    let summary = run_training(&prepared, &device, &plan, &date.to_string(), &mut progress)?;
     drop(progress);
     report(&summary, quickstart.as_ref(), &options)
 }
@@ -104,7 +104,7 @@ fn print_plan(
     json: bool,
 ) -> Result<()> {
     prepared.config.max_memory = memory_limit.or(prepared.config.max_memory);
-    let plan = memory::plan(prepared, device, memory::choose(prepared, device)?)?;
+    let plan = memory::choose(prepared, device)?;
     let steps = match prepared.has_data {
         true => {
             let batching = prepared.batching.clone();

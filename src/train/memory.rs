@@ -5,11 +5,12 @@ use super::build::build;
 use super::prepare::Prepared;
 use super::trainer::Trainer;
 use crate::backend::Device;
-use crate::backend::dry::Dry;
+use crate::backend::dry::{Counts, Dry};
 use crate::config::GradientCheckpointing;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::model::llama::Recompute;
+use std::rc::Rc;
 
 /// The rungs of the ladder, lowest first.
 const LADDER: [Recompute; 4] =
@@ -39,24 +40,41 @@ impl MemoryPlan {
     }
 }
 
-/// The plan of a run with this recomputation.
-pub fn plan(prepared: &Prepared, device: &Device, recompute: Recompute) -> Result<MemoryPlan> {
-    let dry = Device::new(Dry::new(device.capabilities().clone()));
-    let (mut trainer, _) = build(prepared, &dry, recompute, true)?;
-    let trained: u64 = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
-    let states = (0..trainer.parameters.len()).flat_map(|i| trainer.optimizer.state(i));
-    let optimizer = states.map(|state| state.byte_len()).sum();
-    let weights = dry.memory().in_use.saturating_sub(optimizer);
-    let batch = largest_batch(prepared);
-    let tokens = batch.num_tokens();
-    count_step(&mut trainer, batch)?;
-    let step = dry.memory().peak.saturating_sub(weights + optimizer);
-    Ok(MemoryPlan { recompute, weights, optimizer, step, trained, tokens })
+/// A run on a device that only counts, ready for its first step.
+struct Rehearsal {
+    trainer: Trainer,
+    device: Device,
+    counts: Rc<Counts>,
+    batch: Batch,
+    optimizer: u64,
+    weights: u64,
 }
 
-/// A step of two micro-batches: the second finds the first one's gradients.
-fn count_step(trainer: &mut Trainer, batch: Batch) -> Result<()> {
-    trainer.step(1, 0.0, &[batch.clone(), batch]).map(|_| ())
+impl Rehearsal {
+    fn new(prepared: &Prepared, dry: Dry) -> Result<Self> {
+        let counts = dry.counts();
+        let device = Device::new(dry);
+        let (trainer, _) = build(prepared, &device, Recompute::Nothing, true)?;
+        let states = (0..trainer.parameters.len()).flat_map(|i| trainer.optimizer.state(i));
+        let optimizer = states.map(|state| state.byte_len()).sum();
+        let weights = device.memory().in_use.saturating_sub(optimizer);
+        let batch = largest_batch(prepared);
+        Ok(Self { trainer, device, counts, batch, optimizer, weights })
+    }
+
+    /// The plan with this recomputation: that of a step of two micro-batches, of which the second finds
+    /// the first one's gradients.
+    fn plan(&mut self, recompute: Recompute) -> Result<MemoryPlan> {
+        let Self { trainer, device, batch, optimizer, weights, .. } = self;
+        let (optimizer, weights) = (*optimizer, *weights);
+        self.counts.start_again();
+        trainer.model.recompute = recompute;
+        trainer.step(1, 0.0, &[batch.clone(), batch.clone()])?;
+        let step = device.memory().peak.saturating_sub(weights + optimizer);
+        let trained = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
+        let tokens = batch.num_tokens();
+        Ok(MemoryPlan { recompute, weights, optimizer, step, trained, tokens })
+    }
 }
 
 /// The micro-batch with the most tokens of the first epoch.
@@ -71,39 +89,39 @@ pub fn limit(prepared: &Prepared, device: &Device) -> Option<u64> {
     prepared.config.max_memory.or(device.capabilities().memory_bytes)
 }
 
-/// The recomputation that the config asks for; `auto` is the lowest rung that fits.
+/// The plan with the recomputation that the config asks for; `auto` is the lowest rung that fits.
 ///
 /// # Errors
 /// `Error::Input` with the table and what to change, when nothing fits.
-pub fn choose(prepared: &Prepared, device: &Device) -> Result<Recompute> {
-    let rungs = match prepared.config.train.gradient_checkpointing {
-        GradientCheckpointing::On => &LADDER[3..],
-        GradientCheckpointing::Off => &LADDER[..1],
-        GradientCheckpointing::Auto => &LADDER[..],
+pub fn choose(prepared: &Prepared, device: &Device) -> Result<MemoryPlan> {
+    let (lowest, higher) = match prepared.config.train.gradient_checkpointing {
+        GradientCheckpointing::On => (Recompute::Layer, &[][..]),
+        GradientCheckpointing::Off => (LADDER[0], &[][..]),
+        GradientCheckpointing::Auto => (LADDER[0], &LADDER[1..]),
     };
-    let Some(limit) = limit(prepared, device) else { return Ok(rungs[0]) };
-    let mut smallest = None;
-    for &rung in rungs {
-        let plan = plan(prepared, device, rung)?;
+    let limit = limit(prepared, device).unwrap_or(u64::MAX);
+    let mut rehearsal = Rehearsal::new(prepared, Dry::new(device.capabilities().clone()))?;
+    let mut plan = rehearsal.plan(lowest)?;
+    for &rung in higher {
         if plan.peak() <= limit {
-            return Ok(rung);
+            break;
         }
-        smallest = Some(plan);
+        plan = rehearsal.plan(rung)?;
     }
-    match smallest {
-        Some(plan) => Err(Error::input(format!(
-            "the run needs {} and {} may be used:\n{}\nLower per_device_train_batch_size or \
-             max_length{}",
-            size(plan.peak()),
-            size(limit),
-            table(&plan),
-            match prepared.config.quantization.load_in_4bit {
-                true => "",
-                false => ", or set load_in_4bit = true with [lora]",
-            }
-        ))),
-        None => Ok(rungs[0]),
+    if plan.peak() <= limit {
+        return Ok(plan);
     }
+    Err(Error::input(format!(
+        "the run needs {} and {} may be used:\n{}\nLower per_device_train_batch_size or \
+         max_length{}",
+        size(plan.peak()),
+        size(limit),
+        table(&plan),
+        match prepared.config.quantization.load_in_4bit {
+            true => "",
+            false => ", or set load_in_4bit = true with [lora]",
+        }
+    )))
 }
 
 /// The plan as lines of text.
@@ -131,5 +149,113 @@ pub fn size(bytes: u64) -> String {
     match mib >= 1024.0 {
         true => format!("{:.2} GiB", mib / 1024.0),
         false => format!("{mib:.1} MiB"),
+    }
+}
+
+#[cfg(all(test, feature = "tokenizers"))]
+mod tests {
+    use super::*;
+    use crate::backend::Capabilities;
+    use crate::backend::dry::Launch;
+    use crate::config::{Syntax, TrainConfig};
+    use std::{fs, path::Path};
+
+    const LLAMA_3_8B: &str = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+        "hidden_act": "silu", "tie_word_embeddings": false}"#;
+    const LAYERS: u64 = 32;
+    /// Micro-batches of the step that is counted.
+    const MICRO_BATCHES: u64 = 2;
+
+    /// Llama 3 8B, from its config.json and a tokenizer: QLoRA of rank 16 on all linear layers in
+    /// bf16, 4 rows of 4096 tokens.
+    fn qlora_8b(dir: &Path, more: &str) -> Result<Prepared> {
+        fs::write(dir.join("config.json"), LLAMA_3_8B).unwrap();
+        let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/starter");
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(starter.join(name), dir.join(name)).unwrap();
+        }
+        let text = format!(
+            "model = \".\"\noutput_dir = \"out\"\ndtype = \"bfloat16\"\n[data]\ntrain = \"elsewhere\"\n\
+             max_length = 4096\n[train]\nper_device_train_batch_size = 4\n{more}\n[lora]\nr = 16\n\
+             [quantization]\nload_in_4bit = true\n"
+        );
+        let config = TrainConfig::parse(&text, Syntax::Toml, "config.toml", dir, &[])?;
+        Prepared::for_plan(config, jiff::civil::date(2024, 1, 1).at(0, 0, 0, 0))
+    }
+
+    fn hopper(memory_bytes: u64) -> Dry {
+        Dry::new(Capabilities {
+            description: "an H100".into(),
+            fast_bf16: true,
+            many_blocks: true,
+            compute_capability: Some(90),
+            multiprocessors: 132,
+            max_binding_bytes: u32::MAX as usize,
+            memory_bytes: Some(memory_bytes),
+        })
+    }
+
+    /// How often kernels of the files whose names begin so were launched.
+    fn times(launches: &[Launch], stem: &str) -> u64 {
+        let of_files = launches.iter().filter(|launch| launch.spec.text.stem.starts_with(stem));
+        of_files.map(|launch| launch.times).sum()
+    }
+
+    #[test]
+    fn an_8b_qlora_step_fits_80_gb_and_recomputes_no_product() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let prepared = qlora_8b(dir.path(), "")?;
+        // Peak in GB; what a micro-batch launches beyond one that keeps everything: products, attention,
+        // norms, SwiGLU. A linear layer is three products, two of them LoRA's. The very first norm reads
+        // frozen embeddings: nothing keeps its input, so its result is kept.
+        let expected = [
+            (Recompute::Nothing, 82.0, [0, 0, 0, 0]),
+            (Recompute::Elementwise, 59.0, [0, 0, 2 * LAYERS - 1, LAYERS]),
+            (Recompute::Mlp, 30.0, [2 * 3 * LAYERS, 0, 3 * LAYERS - 1, LAYERS]),
+            (Recompute::Layer, 15.0, [6 * 3 * LAYERS, LAYERS, 4 * LAYERS - 1, LAYERS]),
+        ];
+        let dry = hopper(80 << 30);
+        let launches = dry.launches();
+        let mut rehearsal = Rehearsal::new(&prepared, dry)?;
+        let mut least = Vec::new();
+        for (rung, peak, more) in expected {
+            launches.take();
+            let plan = rehearsal.plan(rung)?;
+            let launches = launches.take();
+            let found = ["matmul", "attention_fwd", "rms_norm", "swiglu"]
+                .map(|stem| times(&launches, stem));
+            println!("{rung:?}: {:.2} GB, {found:?}", plan.peak() as f64 / 1e9);
+            assert!(plan.peak() as f64 <= peak * 1e9, "{rung:?}: {} bytes", plan.peak());
+            if least.is_empty() {
+                least = found.to_vec();
+            }
+            for ((found, least), more) in found.iter().zip(&least).zip(more) {
+                assert_eq!(found - least, more * MICRO_BATCHES, "{rung:?}: {found:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn auto_recomputes_as_little_as_fits() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let prepared = qlora_8b(dir.path(), "")?;
+        let chosen = |prepared: &Prepared, gib: u64| {
+            choose(prepared, &Device::new(hopper(gib << 30))).map(|plan| plan.recompute)
+        };
+        assert_eq!(chosen(&prepared, 141)?, Recompute::Nothing);
+        assert_eq!(chosen(&prepared, 74)?, Recompute::Elementwise);
+        assert_eq!(chosen(&prepared, 40)?, Recompute::Mlp);
+        assert_eq!(chosen(&prepared, 24)?, Recompute::Layer);
+        let refused = chosen(&prepared, 12).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|message| message.contains("layers recomputed")));
+        let always = qlora_8b(dir.path(), "gradient_checkpointing = true")?;
+        assert_eq!(chosen(&always, 141)?, Recompute::Layer);
+        let never = qlora_8b(dir.path(), "gradient_checkpointing = false")?;
+        assert!(chosen(&never, 74).is_err());
+        Ok(())
     }
 }

@@ -23,7 +23,7 @@ pub struct Prepared {
     pub source: ModelSource,
     /// Its config.json.
     pub model_config: ModelConfig,
-    /// Its weights; none with `init = "random"`.
+    /// Its weights; none with `init = "random"`, nor for a plan where they are elsewhere.
     pub weights: Option<Weights>,
     /// Tokenizer and chat template.
     pub text: TextProcessor,
@@ -48,21 +48,22 @@ impl Prepared {
     /// # Errors
     /// `Error::Input` for the first thing that is wrong.
     pub fn new(config: TrainConfig, date: DateTime) -> Result<Self> {
-        Self::prepare(config, date, true)
+        Self::prepare(config, date, false)
     }
 
-    /// The same for a plan, which nothing is written for, and for which the data may be elsewhere: in
-    /// its place are examples as long as they may be.
+    /// The same for a plan, which nothing is written for, and for which weights and data may be
+    /// elsewhere: in the data's place are examples as long as they may be.
     ///
     /// # Errors
     /// As [`Prepared::new`].
     pub fn for_plan(config: TrainConfig, date: DateTime) -> Result<Self> {
-        let sources = &config.data.train;
-        let has_data = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
-        Self::prepare(config, date, has_data)
+        Self::prepare(config, date, true)
     }
 
-    fn prepare(config: TrainConfig, date: DateTime, has_data: bool) -> Result<Self> {
+    fn prepare(config: TrainConfig, date: DateTime, for_plan: bool) -> Result<Self> {
+        let sources = &config.data.train;
+        let is_there = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
+        let has_data = is_there || !for_plan;
         let source = resolve(&config.model)?;
         let model_config = ModelConfig::open(&source.path)?;
         let context = model_config.max_position_embeddings;
@@ -75,6 +76,7 @@ impl Prepared {
         }
         let (weights, mut warnings) = match config.init {
             Init::Random => (None, Vec::new()),
+            Init::Pretrained if for_plan && !Weights::are_in(&source.path) => (None, Vec::new()),
             Init::Pretrained => {
                 let weights = Weights::open(&source.path)?;
                 let warnings = check(&weights, &model_config)?;

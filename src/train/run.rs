@@ -2,7 +2,7 @@
 
 use super::build::build;
 use super::checkpoint::{self, RunState};
-use super::memory;
+use super::memory::MemoryPlan;
 use super::metrics::{EvalMetrics, MetricsWriter, StepMetrics};
 use super::prepare::Prepared;
 use super::schedule::Schedule;
@@ -56,7 +56,8 @@ pub struct Summary {
     pub output_dir: PathBuf,
 }
 
-/// Runs `prepared` on `device`. `date` is what its templates printed.
+/// Runs `prepared` on `device`, as `plan` ([`super::memory::choose`]) has it. `date` is what its templates
+/// printed.
 ///
 /// # Errors
 /// What is wrong with the input or the run; [`Error::Interrupted`] after a signal, with a checkpoint
@@ -64,6 +65,7 @@ pub struct Summary {
 pub fn run(
     prepared: &Prepared,
     device: &Device,
+    plan: &MemoryPlan,
     date: &str,
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
@@ -72,8 +74,7 @@ pub fn run(
     if let Some(dir) = &checkpoint {
         refuse_other_run(dir, prepared, steps.total())?;
     }
-    let recompute = memory::choose(prepared, device)?;
-    let (trainer, adapter) = build(prepared, device, recompute, false)?;
+    let (trainer, adapter) = build(prepared, device, plan.recompute, false)?;
     let mut run = Run::start(prepared, trainer, adapter, steps, date, checkpoint, observer)?;
     run.train(observer)?;
     run.finish(observer)

@@ -78,10 +78,10 @@ fn swiglu(rows: usize, columns: usize, dtype: DType) -> Case {
 
 /// Both inputs are one tensor, whose two gradients must add up.
 fn shared_input(rows: usize, columns: usize) -> Case {
-    let x = Input::new("x", &[rows, columns], DType::F32).grad();
+    let both = Input::new("gate", &[rows, columns], DType::F32).grad();
     Case {
         variant: format!("{rows}x{columns} of one tensor"),
-        inputs: vec![x],
+        inputs: vec![both],
         run: Box::new(|tape, inputs| Ok(vec![ops::swiglu(tape, &inputs[0], &inputs[0])?])),
         ..swiglu(rows, columns, DType::F32)
     }
