@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::backend::reference::Reference;
 use tunesmith::ops::step_state::StepState;
-use tunesmith::ops::{self, AttentionLayout, Implementation};
+use tunesmith::ops::{self, AttentionLayout, Implementation, LogprobOptions};
 use tunesmith::tape::Tape;
 use tunesmith::tensor::Tensor;
 use tunesmith::{DType, Device, Result};
@@ -37,6 +37,12 @@ impl Fixture {
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let values = tensor.data().chunks_exact(8);
         values.map(|b| i64::from_le_bytes(b.try_into().unwrap()) as i32).collect()
+    }
+
+    /// Labels as the ops take them.
+    fn targets(&self, device: &Device, name: &str) -> Result<Tensor> {
+        let targets = ops::target_ids(&self.labels(name));
+        Tensor::from_u32(device, &[targets.len()], &targets)
     }
 
     fn tensor(&self, device: &Device, name: &str) -> Result<Tensor> {
@@ -170,9 +176,7 @@ fn cross_entropy() {
             .collect();
         let shape = [vocabulary, vocabulary];
         let identity = Tensor::from_f32(device, &shape, DType::F32, &identity)?;
-        let labels = fixture.labels("cross_entropy.labels");
-        let targets = ops::target_ids(&labels);
-        let targets = Tensor::from_u32(device, &[targets.len()], &targets)?;
+        let targets = fixture.targets(device, "cross_entropy.labels")?;
         let state = StepState::new(device)?;
         let tape = Tape::recording();
         let out = ops::linear_cross_entropy(&tape, &logits, &identity, &targets, &state)?;
@@ -180,5 +184,23 @@ fn cross_entropy() {
         let dout = Tensor::from_f32(device, &[1], DType::F32, &[1.0])?;
         tape.backward(&out.scaled_loss, dout)?;
         fixture.compare(tolerance, "cross_entropy.dlogits", &logits.grad().unwrap())
+    });
+}
+
+#[test]
+fn token_logprobs() {
+    on_both(|fixture, device, tolerance| {
+        let hidden = fixture.input(device, "token_logprobs.hidden")?;
+        let head = fixture.input(device, "token_logprobs.head")?;
+        let targets = fixture.targets(device, "token_logprobs.labels")?;
+        let options = LogprobOptions { temperature: 0.8, details: true };
+        let tape = Tape::recording();
+        let found = ops::token_logprobs(&tape, &hidden, &head, &targets, options)?;
+        fixture.compare(tolerance, "token_logprobs.logprobs", &found.logprobs)?;
+        let details = found.details.unwrap();
+        fixture.compare(tolerance, "token_logprobs.entropy", &details.entropy)?;
+        fixture.compare(tolerance, "token_logprobs.is_most_likely", &details.is_most_likely)?;
+        let inputs = [("hidden", &hidden), ("head", &head)];
+        fixture.compare_gradients(tolerance, &tape, ("token_logprobs", &found.logprobs), &inputs)
     });
 }

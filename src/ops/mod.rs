@@ -24,14 +24,17 @@ mod lora;
 mod matmul;
 mod neftune;
 mod nf4;
+mod output_layer;
 mod pieces;
 mod random_normal;
 mod rms_norm;
 mod rope;
 mod rows;
 mod simd;
+mod softmax;
 pub mod step_state;
 mod swiglu;
+mod token_logprobs;
 mod vector;
 mod verify;
 mod wide;
@@ -43,7 +46,7 @@ pub use bias::add_bias;
 pub use cases::{Case, Input, LargeCase, Rule, Values, bench_cases, cases, large_cases};
 pub use cast::cast;
 pub(crate) use cast::cast_into;
-pub use cross_entropy::{CrossEntropy, linear_cross_entropy, target_ids};
+pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use fill::{fill, zeros};
@@ -53,12 +56,14 @@ pub use lora::lora;
 pub use matmul::matmul;
 pub use neftune::{Neftune, neftune};
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
+pub use output_layer::{IGNORE, target_ids};
 pub use random_normal::random_normal;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use rows::{take_row, write_rows};
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
+pub use token_logprobs::{LogprobOptions, TokenDetails, TokenLogprobs, token_logprobs};
 pub use verify::{
     Comparison, gradcheck_case, inputs, inputs_for_timing, launches, launches_of, verify,
 };
@@ -86,7 +91,9 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         rms_norm::KERNELS,
         rope::KERNELS,
         rows::KERNELS,
+        softmax::KERNELS,
         swiglu::KERNELS,
+        token_logprobs::KERNELS,
     ]
     .concat()
 }

@@ -118,6 +118,24 @@ pub fn dot_wide<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
     sums[0] + tail
 }
 
+/// The sum of (value - shift) e^(value - shift).
+#[inline(always)]
+pub fn sum_weighted_exp<T: Element>(values: &[T], shift: f32) -> f32 {
+    let term = |value: &T| {
+        let above = value.to_f32() - shift;
+        above * exp(above)
+    };
+    let mut lanes = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    lanes.iter().sum::<f32>() + tail.iter().map(term).sum::<f32>()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -120,18 +120,41 @@ impl Tape {
     /// # Errors
     /// [`Error::MissingGradient`] when `output` depends on nothing that wants a gradient.
     pub fn backward(&self, output: &Tensor, dout: Tensor) -> Result<()> {
-        let Some(slot) = output.slot() else {
-            return Err(Error::MissingGradient {
-                tensor: "any parameter".into(),
-                why: "the loss depends on no tensor that wants a gradient".into(),
-            });
-        };
-        self.backward_from(slot, dout)
+        self.backward_from([(output, dout)])
     }
 
-    /// [`Tape::backward`] from the slot of an output.
-    fn backward_from(&self, slot: &GradSlot, dout: Tensor) -> Result<()> {
-        slot.set(dout);
+    /// [`Tape::backward`] from several outputs at once, each with its gradient, which may come from the
+    /// host ([`Tensor::from_f32`]): for a loss that is not computed on the tape. The gradients that
+    /// arrive are those of sum over outputs of sum(output * dout).
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`] when one of them depends on nothing that wants a gradient;
+    /// [`Error::Internal`] when one is there twice, or its gradient has another size or dtype.
+    pub fn backward_from<'a>(
+        &self,
+        outputs: impl IntoIterator<Item = (&'a Tensor, Tensor)>,
+    ) -> Result<()> {
+        for (output, dout) in outputs {
+            let Some(slot) = output.slot() else {
+                return Err(Error::MissingGradient {
+                    tensor: "any parameter".into(),
+                    why: "the loss depends on no tensor that wants a gradient".into(),
+                });
+            };
+            if dout.len() != output.len() || dout.dtype() != slot.dtype() {
+                return Err(Error::internal("backward", format!("{dout:?} for {output:?}")));
+            }
+            if slot.get().is_some() {
+                let what = format!("{} has a gradient before the walk begins", slot.name());
+                return Err(Error::internal("backward", what));
+            }
+            slot.set(dout);
+        }
+        self.walk()
+    }
+
+    /// Walks backwards from the outputs whose slots hold gradients.
+    fn walk(&self) -> Result<()> {
         while let Some(node) = self.pop() {
             // An output that the loss does not depend on has no gradient to hand on.
             if let Some(dout) = node.output.take() {
@@ -151,5 +174,37 @@ impl Tape {
     // A method of its own, so that the borrow ends before the node's closure runs.
     fn pop(&self) -> Option<Node> {
         self.nodes.borrow_mut().pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Device, cpu::Cpu};
+    use crate::{DType, ops};
+
+    /// Of outputs that lie on each other's way too; and what cannot be right is an error.
+    #[test]
+    fn a_walk_from_several_outputs_adds_their_gradients() -> Result<()> {
+        let device = Device::new(Cpu::new());
+        let tensor = |values: &[f32]| Tensor::from_f32(&device, &[2], DType::F32, values);
+        let x = tensor(&[1.0, 2.0])?.with_grad("x", DType::F32);
+        let tape = Tape::recording();
+        let twice = ops::add(&tape, &x, &x)?;
+        let thrice = ops::add(&tape, &twice, &x)?;
+        let douts = [tensor(&[1.0, 10.0])?, tensor(&[100.0, 1000.0])?];
+        let fails = |outputs: Vec<(&Tensor, Tensor)>| tape.backward_from(outputs).is_err();
+        assert!(fails(vec![(&tensor(&[0.0, 0.0])?, tensor(&[1.0, 1.0])?)]));
+        assert!(fails(vec![(&thrice, tensor(&[1.0, 1.0])?.narrow(0, 1)?)]));
+
+        tape.backward_from([(&twice, douts[0].clone()), (&thrice, douts[1].clone())])?;
+        let dx = x.grad().map(|gradient| gradient.read_f32()).transpose()?;
+        assert_eq!(dx, Some(vec![302.0, 3020.0]));
+        // What the caller gave is as it was.
+        assert_eq!(douts[0].read_f32()?, [1.0, 10.0]);
+
+        let twice = ops::add(&tape, &x, &x)?;
+        assert!(fails(vec![(&twice, douts[0].clone()), (&twice, douts[1].clone())]));
+        Ok(())
     }
 }

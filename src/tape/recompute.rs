@@ -60,7 +60,8 @@ impl Tape {
             let (tape, y) = in_backward.take()?;
             let Some(slot) = y.slot().cloned() else { return Ok(()) };
             drop(y);
-            tape.backward_from(&slot, dy.clone())
+            slot.set(dy.clone());
+            tape.walk()
         });
         Ok(match recorded.needs_grad() {
             true => recorded.with_origin(region),

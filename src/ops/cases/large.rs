@@ -4,8 +4,8 @@
 use super::{Case, Input, Run, attention, basic, linear, loss, optimizer};
 use crate::dtype::DType;
 use crate::ops;
+use crate::ops::IGNORE;
 use crate::ops::cast_into;
-use crate::ops::cross_entropy::IGNORE;
 use crate::ops::matmul::{Layout, matmul_into};
 use crate::ops::step_state::{StepState, StepValues};
 use crate::tensor::Tensor;
