@@ -9,8 +9,8 @@ pub mod end_of_turn;
 mod files;
 #[cfg(feature = "tokenizers")]
 mod hf;
+mod jinja;
 mod processor;
-mod python_json;
 mod stream;
 mod template;
 #[cfg(all(test, feature = "tokenizers"))]
@@ -21,6 +21,7 @@ pub use files::TokenizerFiles;
 pub(crate) use files::kind as json_kind;
 #[cfg(feature = "tokenizers")]
 pub use hf::HfTokenizer;
+pub use jinja::Rendered;
 pub use processor::TextProcessor;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderInput};

@@ -1,24 +1,21 @@
-//! Chat templates: Jinja programs that write a conversation as one text, in the form and with the
-//! functions that Transformers gives them (`utils/chat_template_utils.py`).
+//! Chat templates: Jinja programs that write a conversation as one text, as Transformers'
+//! `apply_chat_template` does (`tokenization_utils_base.py`, `utils/chat_template_utils.py`).
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::path::Path;
 
 use jiff::civil::DateTime;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
-use super::{Tokenizer, TokenizerFiles, builtin, files, python_json};
+use super::jinja::{self, Rendered, Template};
+use super::{Tokenizer, TokenizerFiles, builtin, files};
 use crate::{Error, Result};
 
-/// Instructions one rendering may use; a conversation of a thousand turns needs some 100,000.
-const FUEL: u64 = 20_000_000;
-
-/// A compiled chat template with the special tokens and the date it may print.
+/// A chat template with the special tokens and the date it may print.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    template: Template,
+    /// The model's template for conversations with tools, if it has one of its own.
+    with_tools: Option<Template>,
     name: String,
     source: String,
     special_tokens: Vec<(String, Value)>,
@@ -29,22 +26,17 @@ pub struct ChatTemplate {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RenderInput<'a> {
     /// Messages in order: objects with `role` and `content`, further keys as the template likes.
-    pub messages: &'a [serde_json::Value],
+    pub messages: &'a [Value],
     /// Whether to end with the opening of an assistant's turn.
     pub add_generation_prompt: bool,
     /// The tools the conversation may call, as JSON schemas.
-    pub tools: Option<&'a serde_json::Value>,
+    pub tools: Option<&'a Value>,
     /// Further variables for the template (Transformers' `chat_template_kwargs`).
-    pub variables: Option<&'a Map<String, serde_json::Value>>,
+    pub variables: Option<&'a Map<String, Value>>,
 }
 
-/// The message of a template's own `raise_exception`.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
 impl ChatTemplate {
-    /// Compiles `source`. `name` is what errors call it, `special_tokens` what it can write by name
+    /// Reads `source`. `name` is what errors call it, `special_tokens` what it can write by name
     /// (`bos_token` ...), `date` what `strftime_now` tells: a run saves it, so that resuming
     /// renders the same text.
     pub fn new(
@@ -53,35 +45,14 @@ impl ChatTemplate {
         special_tokens: &BTreeMap<String, String>,
         date: DateTime,
     ) -> Result<Self> {
-        let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(
-            syntax.map_err(|error| Error::internal("chat template", error.to_string()))?,
-        );
-        env.set_fuel(Some(FUEL));
-        env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_unknown_method_callback(python_methods);
-        env.add_filter("tojson", python_json::tojson);
-        env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
-                .with_source(Raised(message)))
-        });
-        env.add_function("strftime_now", move |format: String| {
-            jiff::fmt::strtime::format(&format, date).map_err(|error| {
-                minijinja::Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("strftime_now({format:?}): {error}"),
-                )
-            })
-        });
-        env.add_template_owned("chat", without_generation_tags(source))
-            .map_err(|error| Error::input(format!("chat template {name}: {}", explain(&error))))?;
+        let template = parse(name, source)?;
+        let tokens = special_tokens.iter();
         Ok(Self {
-            env,
+            template,
+            with_tools: None,
             name: name.to_string(),
             source: source.to_string(),
-            special_tokens: special_tokens
-                .iter()
+            special_tokens: tokens
                 .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
                 .collect(),
             date,
@@ -98,11 +69,13 @@ impl ChatTemplate {
         date: DateTime,
     ) -> Result<Option<Self>> {
         let Some(choice) = choice else {
-            let source = files.chat_templates.get("default");
+            let Some(source) = files.chat_templates.get("default") else { return Ok(None) };
             let name = format!("of {}", files.dir.display());
-            return source
-                .map(|source| Self::new(&name, source, &files.special_tokens, date))
-                .transpose();
+            let mut template = Self::new(&name, source, &files.special_tokens, date)?;
+            if let Some(source) = files.chat_templates.get("tool_use") {
+                template.with_tools = Some(parse(&template.name, source)?);
+            }
+            return Ok(Some(template));
         };
         if let Some(template) = builtin::find(choice) {
             template.check(files, tokenizer)?;
@@ -139,29 +112,60 @@ impl ChatTemplate {
         self.source.contains("strftime_now").then_some(self.date)
     }
 
+    /// Whether the template says which of its text an assistant says (`{% generation %}`), and
+    /// [`render_marked`](Self::render_marked) can give those stretches.
+    pub fn marks_generation(&self) -> bool {
+        self.template.marks_generation()
+    }
+
     /// The text of a conversation. An error names the template and says what it objected to.
     pub fn render(&self, input: &RenderInput) -> Result<String> {
-        let mut context: Vec<(String, Value)> = self.special_tokens.clone();
-        let optional = |value: Option<&serde_json::Value>| {
-            value.map_or_else(|| Value::from(()), python_json::to_template)
-        };
-        context.push((
-            "messages".into(),
-            input.messages.iter().map(python_json::to_template).collect(),
-        ));
-        context.push(("add_generation_prompt".into(), Value::from(input.add_generation_prompt)));
-        context.push(("tools".into(), optional(input.tools)));
-        context.push(("documents".into(), Value::from(())));
-        for (name, value) in input.variables.into_iter().flatten() {
-            context.push((name.clone(), python_json::to_template(value)));
-        }
-        self.env
-            .get_template("chat")
-            .and_then(|template| template.render(Value::from_pairs(context)))
-            .map_err(|error| {
-                Error::input(format!("chat template {}: {}", self.name, explain(&error)))
-            })
+        Ok(self.render_marked(input)?.text)
     }
+
+    /// The text of a conversation with the stretches of it that the template marks as an
+    /// assistant's.
+    pub fn render_marked(&self, input: &RenderInput) -> Result<Rendered> {
+        let messages = Value::Array(input.messages.iter().map(prepared).collect());
+        let prompt = Value::Bool(input.add_generation_prompt);
+        let mut variables: Vec<(&str, &Value)> = Vec::new();
+        variables.extend(self.special_tokens.iter().map(|(name, token)| (name.as_str(), token)));
+        variables.extend([
+            ("messages", &messages),
+            ("add_generation_prompt", &prompt),
+            ("tools", input.tools.unwrap_or(&Value::Null)),
+            ("documents", &Value::Null),
+        ]);
+        let further = input.variables.into_iter().flatten();
+        variables.extend(further.map(|(name, value)| (name.as_str(), value)));
+        let template = match (&self.with_tools, input.tools) {
+            (Some(template), Some(tools)) if !tools.is_null() => template,
+            _ => &self.template,
+        };
+        template.render(&variables, self.date).map_err(|error| explain(&self.name, &error))
+    }
+}
+
+/// A message as `apply_chat_template` hands it to a template: without the keys whose value is null,
+/// and with its reasoning under each of the names that templates read.
+fn prepared(message: &Value) -> Value {
+    let Value::Object(message) = message else { return message.clone() };
+    let mut kept: Map<String, Value> = message
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    let Some(reasoning) = names.iter().find_map(|name| kept.get(*name)).cloned() else {
+        return Value::Object(kept);
+    };
+    // `thinking` always comes first; templates that print a message show its keys in this order.
+    let thinking = kept.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+    let mut message = Map::new();
+    message.insert("thinking".into(), thinking);
+    message.extend(kept);
+    message.insert("reasoning_content".into(), reasoning);
+    Value::Object(message)
 }
 
 /// The templates a user can choose from, in words, those that fit this tokenizer first.
@@ -183,67 +187,23 @@ pub(crate) fn choices(files: &TokenizerFiles, tokenizer: &dyn Tokenizer) -> Stri
     text
 }
 
-/// A template engine's error as one sentence: what the template raised, or what went wrong where.
-fn explain(error: &minijinja::Error) -> String {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(raised) = cause.downcast_ref::<Raised>() {
-            return format!("it refuses the conversation: {raised}");
-        }
-        source = cause.source();
-    }
-    if error.kind() == ErrorKind::OutOfFuel {
-        return format!("it did not finish within {FUEL} instructions");
-    }
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    match error.detail() {
-        Some(detail) => format!("{}: {detail}{line}", error.kind()),
-        None => format!("{}{line}", error.kind()),
-    }
+fn parse(name: &str, source: &str) -> Result<Template> {
+    Template::parse(source).map_err(|mut error| {
+        error.message.insert_str(0, "syntax error: ");
+        explain(name, &error)
+    })
 }
 
-/// Python's string methods that templates use; most come from `minijinja-contrib`.
-fn python_methods(
-    state: &mut State,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, minijinja::Error> {
-    if let (Some(text), Some(affix)) = (value.as_str(), args.first().and_then(Value::as_str)) {
-        match method {
-            "removeprefix" => return Ok(Value::from(text.strip_prefix(affix).unwrap_or(text))),
-            "removesuffix" => return Ok(Value::from(text.strip_suffix(affix).unwrap_or(text))),
-            _ => {}
-        }
+/// A template's error as one sentence: what the template raised, or what went wrong where.
+fn explain(name: &str, error: &jinja::Error) -> Error {
+    if error.raised {
+        return Error::input(format!(
+            "chat template {name}: it refuses the conversation: {}",
+            error.message
+        ));
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
-}
-
-/// Replaces `{% generation %}` and `{% endgeneration %}`, Transformers' marks of what an assistant
-/// says, by a condition that always holds. Masks here come from rendering prefixes, which works
-/// for every template; the replacement keeps white space as the marks would have.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let Some(close) = rest[open..].find("%}").map(|at| open + at) else { break };
-        let tag = &rest[open + 2..close];
-        let body = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let replacement = match body {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => body,
-        };
-        out.push_str(&rest[..open + 2]);
-        if replacement == body {
-            out.push_str(tag);
-        } else {
-            out.push_str(&tag.replace(body, &format!(" {replacement} ")));
-        }
-        out.push_str("%}");
-        rest = &rest[close + 2..];
-    }
-    out + rest
+    let line = error.line.map(|line| format!(" (line {line})")).unwrap_or_default();
+    Error::input(format!("chat template {name}: {}{line}", error.message))
 }
 
 #[cfg(test)]
@@ -327,6 +287,6 @@ mod tests {
         let message = render(endless, json!([]), false).unwrap_err().to_string();
         assert!(message.contains("did not finish"), "{message}");
         let message = render("{{ messages[0].a.b }}", json!([{}]), false).unwrap_err().to_string();
-        assert!(message.contains("undefined"), "{message}");
+        assert!(message.contains("no attribute \"a\""), "{message}");
     }
 }
