@@ -63,6 +63,9 @@ const TABLE: &[Row] = &[
     row("rope", "x", &[], NOTHING),
     row("swiglu", "gate", &["gate", "up"], NOTHING),
     row("swiglu", "up", &["gate", "up"], NOTHING),
+    // The logits are computed again.
+    row("token_logprobs", "hidden", &["hidden", "head"], of_softmax),
+    row("token_logprobs", "head", &["hidden", "head"], of_softmax),
 ];
 
 /// What draws masks reads the number of the step: f32 [16].
@@ -96,6 +99,12 @@ fn of_dropout(case: &Case) -> Vec<usize> {
 /// 1 / rms of each row.
 fn of_norm(case: &Case) -> Vec<usize> {
     vec![4 * case.inputs[0].shape[0]]
+}
+
+/// The statistics of each row: two more where there are details.
+fn of_softmax(case: &Case) -> Vec<usize> {
+    let details = ["with details", "with ties"].iter().any(|part| case.variant.contains(part));
+    vec![4 * case.inputs[0].shape[0] * if details { 5 } else { 3 }]
 }
 
 /// Runs a case in which only the input `of` wants a gradient; returns the inputs that the tape then
