@@ -1,8 +1,8 @@
 // RMSNorm over rows, forward and backward.
 //
 //   rstd[t] = 1 / sqrt(mean_c x[t,c]^2 + eps)
-//   fwd      y[t,c]  = x[t,c] * rstd[t] * weight[c]
-//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * weight[c]
+//   fwd      y[t,c]  = x[t,c] * rstd[t] * w[c],  w[c] = weight[c] + offset (0, or Gemma's 1)
+//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * w[c]
 //   bwd_dw   dw[c]   = sum_t dy[t,c] * x[t,c] * rstd[t]
 //
 // Tensors   x, y, dy, dx [rows, columns], weight [columns]: f32 | bf16 | f16; rstd [rows], dw [columns]: f32
@@ -18,6 +18,7 @@ struct Params {
     u32 rows;
     u32 columns;
     float eps;
+    float offset;
 };
 
 // The sum of `value` over the block, by halving: the order is fixed.
@@ -51,7 +52,7 @@ rms_norm_fwd(const void* x, const void* weight, void* y, float* rstd, Params par
     for (u32 c = threadIdx.x * step; c < params.columns; c += 256 * step) {
         for (u32 lane = 0; lane < step; lane++) {
             u32 i = start + c + lane;
-            store<DT_Y>(y, i, load<DT_X>(x, i) * r * load<DT_WEIGHT>(weight, c + lane));
+            store<DT_Y>(y, i, load<DT_X>(x, i) * r * (load<DT_WEIGHT>(weight, c + lane) + params.offset));
         }
     }
 }
@@ -63,10 +64,10 @@ rms_norm_bwd_dx(const void* dy, const void* x, const void* weight, const float* 
     if (row >= params.rows) return;
     u32 start = row * params.columns;
     float r = rstd[row];
-    // [1] mean of g * n, where g = dy * weight and n = x * rstd
+    // [1] mean of g * n, where g = dy * w and n = x * rstd
     float sum = 0.0f;
     for (u32 c = threadIdx.x; c < params.columns; c += 256) {
-        float g = load<DT_DY>(dy, start + c) * load<DT_WEIGHT>(weight, c);
+        float g = load<DT_DY>(dy, start + c) * (load<DT_WEIGHT>(weight, c) + params.offset);
         sum += g * load<DT_X>(x, start + c) * r;
     }
     float mean = block_sum(sum) / float(params.columns);
@@ -75,7 +76,7 @@ rms_norm_bwd_dx(const void* dy, const void* x, const void* weight, const float* 
     for (u32 c = threadIdx.x * step; c < params.columns; c += 256 * step) {
         for (u32 lane = 0; lane < step; lane++) {
             u32 i = start + c + lane;
-            float g = load<DT_DY>(dy, i) * load<DT_WEIGHT>(weight, c + lane);
+            float g = load<DT_DY>(dy, i) * (load<DT_WEIGHT>(weight, c + lane) + params.offset);
             store<DT_DX>(dx, i, r * (g - load<DT_X>(x, i) * r * mean));
         }
     }

@@ -1,8 +1,8 @@
 // RMSNorm over wide rows, forward and backward: a row is read once, 16 bytes at a time, and stays in registers.
 //
 //   rstd[t] = 1 / sqrt(mean_c x[t,c]^2 + eps)
-//   fwd      y[t,c]  = x[t,c] * rstd[t] * weight[c]
-//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * weight[c]
+//   fwd      y[t,c]  = x[t,c] * rstd[t] * w[c],  w[c] = weight[c] + offset (0, or Gemma's 1)
+//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * w[c]
 //
 // Tensors   x, y, dy, dx [rows, columns], weight [columns]: f32 | bf16 | f16; rstd [rows]: f32
 // Mapping   a block owns a row, a thread CHUNKS chunks of 8 elements, 256 chunks apart:
@@ -22,6 +22,7 @@ struct Params {
     u32 rows;
     u32 columns;
     float eps;
+    float offset;
 };
 
 // The sum of `value` over the block: by warps, then over their 8 sums in order.
@@ -60,7 +61,7 @@ rms_norm_fwd_wide(const void* x, const void* weight, void* y, float* rstd, Param
         if (chunk_of(j) >= chunks) break;
         float w[8];
         load_chunk<DT_WEIGHT>(w, weight, chunk_of(j));
-        for (u32 i = 0; i < 8; i++) values[j][i] *= r * w[i];
+        for (u32 i = 0; i < 8; i++) values[j][i] *= r * (w[i] + params.offset);
         store_chunk<DT_Y>(y, row * chunks + chunk_of(j), values[j]);
     }
 }
@@ -72,7 +73,7 @@ rms_norm_bwd_dx_wide(const void* dy, const void* x, const void* weight, const fl
     if (row >= params.rows) return;
     u32 chunks = params.columns / 8;
     float r = rstd[row];
-    // [1] n = x * rstd and g = dy * weight, and the mean of their products
+    // [1] n = x * rstd and g = dy * w, and the mean of their products
     float n[CHUNKS][8] = {}, g[CHUNKS][8] = {};
 #pragma unroll
     for (u32 j = 0; j < CHUNKS; j++) {
@@ -88,7 +89,7 @@ rms_norm_bwd_dx_wide(const void* dy, const void* x, const void* weight, const fl
         load_chunk<DT_WEIGHT>(w, weight, chunk_of(j));
         for (u32 i = 0; i < 8; i++) {
             n[j][i] *= r;
-            g[j][i] *= w[i];
+            g[j][i] *= w[i] + params.offset;
             sum += n[j][i] * g[j][i];
         }
     }

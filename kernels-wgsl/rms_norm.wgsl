@@ -1,8 +1,8 @@
 // RMSNorm over rows, forward and backward.
 //
 //   rstd[t] = 1 / sqrt(mean_c x[t,c]^2 + eps)
-//   fwd      y[t,c]  = x[t,c] * rstd[t] * weight[c]
-//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * weight[c]
+//   fwd      y[t,c]  = x[t,c] * rstd[t] * w[c],  w[c] = weight[c] + offset (0, or Gemma's 1)
+//   bwd_dx   dx[t,c] = rstd[t] * (g - x[t,c] * rstd[t] * mean_c(g * x * rstd)),  g = dy[t,c] * w[c]
 //   bwd_dw   dw[c]   = sum_t dy[t,c] * x[t,c] * rstd[t]
 //
 // Tensors   x, y, dy, dx [rows, columns], weight [columns]: f32 | bf16 | f16; rstd [rows], dw [columns]: f32
@@ -18,6 +18,7 @@ struct Params {
     rows: u32,
     columns: u32,
     eps: f32,
+    offset: f32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [rows, columns]
@@ -79,7 +80,7 @@ fn rms_norm_fwd(
         for (var lane = 0u; lane < step; lane++) {
             let i = start + c + lane;
             let w = unpack(weight[word_of(c + lane, DT_WEIGHT)], c + lane, DT_WEIGHT);
-            out[lane] = unpack(x[word_of(i, DT_X)], i, DT_X) * r * w;
+            out[lane] = unpack(x[word_of(i, DT_X)], i, DT_X) * r * (w + params.offset);
         }
         y[word_of(start + c, DT_Y)] = pack(out[0], out[1], DT_Y);
     }
@@ -97,11 +98,11 @@ fn rms_norm_bwd_dx(
     }
     let start = row * params.columns;
     let r = bwd_rstd[row];
-    // [1] mean of g * n, where g = dy * weight and n = x * rstd
+    // [1] mean of g * n, where g = dy * w and n = x * rstd
     var sum = 0.0;
     for (var c = thread; c < params.columns; c += 256u) {
         let g = unpack(dy[word_of(start + c, DT_DY)], start + c, DT_DY)
-            * unpack(bwd_weight[word_of(c, DT_WEIGHT)], c, DT_WEIGHT);
+            * (unpack(bwd_weight[word_of(c, DT_WEIGHT)], c, DT_WEIGHT) + params.offset);
         sum += g * unpack(bwd_x[word_of(start + c, DT_X)], start + c, DT_X) * r;
     }
     let mean = block_sum(sum, thread) / f32(params.columns);
@@ -112,7 +113,7 @@ fn rms_norm_bwd_dx(
         for (var lane = 0u; lane < step; lane++) {
             let i = start + c + lane;
             let w = unpack(bwd_weight[word_of(c + lane, DT_WEIGHT)], c + lane, DT_WEIGHT);
-            let g = unpack(dy[word_of(i, DT_DY)], i, DT_DY) * w;
+            let g = unpack(dy[word_of(i, DT_DY)], i, DT_DY) * (w + params.offset);
             out[lane] = r * (g - unpack(bwd_x[word_of(i, DT_X)], i, DT_X) * r * mean);
         }
         dx[word_of(start + c, DT_DX)] = pack(out[0], out[1], DT_DX);

@@ -124,7 +124,7 @@ fn rms_norm() {
         let x = fixture.input(device, "rms_norm.x")?;
         let w = fixture.input(device, "rms_norm.w")?;
         let tape = Tape::recording();
-        let out = ops::rms_norm(&tape, &x, &w, 1e-5)?;
+        let out = ops::rms_norm(&tape, &x, &w, 1e-5, 0.0)?;
         // The parameter block holds eps as f32, which is not 1e-5 to float64's last digits.
         let tolerance = tolerance.max(1e-9);
         fixture.compare(tolerance, "rms_norm.out", &out)?;

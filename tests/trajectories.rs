@@ -188,11 +188,10 @@ fn check(device: &Device, family: &str, mode: &str) -> Result<()> {
 /// The bytes of everything that is not trained; of nothing in full fine-tuning.
 fn frozen(trainer: &Trainer) -> Result<Vec<Vec<u8>>> {
     let model = &trainer.model;
-    let mut tensors = vec![&model.embed_tokens, &model.norm, &model.lm_head];
+    let mut tensors = vec![&model.embed_tokens, &model.norm.weight, &model.lm_head];
     let mut bytes = Vec::new();
     for layer in &model.layers {
-        tensors.extend([&layer.input_layernorm, &layer.post_attention_layernorm]);
-        tensors.extend(layer.head_norms.iter().flat_map(|norms| [&norms.q_norm, &norms.k_norm]));
+        tensors.extend(layer.norms().map(|norm| &norm.weight));
     }
     for linear in model.linears() {
         tensors.extend(linear.bias.iter());

@@ -90,7 +90,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// A tensor that no adapter changes, as it is stored: a norm or a bias.
+    /// A tensor that no adapter changes, a norm or a bias: as it is stored.
     ///
     /// # Errors
     /// `Error::Input` for a tensor that is missing, or not finite floats.

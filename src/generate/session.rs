@@ -6,7 +6,7 @@ use super::Sampler;
 use crate::error::{Error, Result};
 use crate::model::cache::LayerCache;
 use crate::model::llama::Model;
-use crate::nn::{AdapterChoice, Context};
+use crate::nn::{AdapterChoice, Context, Place};
 use crate::ops::Implementation;
 use crate::tensor::Tensor;
 
@@ -49,6 +49,8 @@ pub struct Generated {
 pub struct Session {
     layers: Vec<LayerCache>,
     cached: Vec<u32>,
+    /// Whether the cached keys have turned at the frequencies of long sequences.
+    long: bool,
 }
 
 impl Session {
@@ -136,11 +138,19 @@ impl Session {
     /// Computes the tokens that are not cached yet; the logits [V] after the last.
     fn advance(&mut self, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
         let device = model.embed_tokens.device();
+        let long = model.is_long(tokens.len());
+        if long != self.long {
+            self.cached.clear();
+            self.layers.iter_mut().for_each(|layer| layer.truncate(0));
+            self.long = long;
+        }
         let (start, end) = (self.cached.len(), tokens.len());
+        let place = |position| Place { position, length: end as u32 };
         let positions: Vec<u32> = (start as u32..end as u32).collect();
         let context = Context {
             positions: Tensor::from_u32(device, &[positions.len()], &positions)?,
             bounds: Tensor::from_u32(device, &[end, 2], [0, end as u32].repeat(end).as_slice())?,
+            places: positions.iter().copied().map(place).collect(),
             q_offset: start,
             attention: Implementation::Flash,
             adapter: AdapterChoice::default(),

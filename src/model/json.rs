@@ -86,6 +86,18 @@ impl<'a> Object<'a> {
         self.get(key).map(read).transpose()
     }
 
+    /// A list of finite numbers.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let read = |value: &Value| {
+            let number = |item: &Value| item.as_f64().filter(|x| x.is_finite());
+            let items = value.as_array().map(|items| items.iter().map(number));
+            items
+                .and_then(|items| items.collect::<Option<Vec<_>>>())
+                .ok_or_else(|| self.expected(key, "a list of numbers", value))
+        };
+        self.get(key).map(read).transpose()
+    }
+
     /// A list of whole numbers, each of at most 2^31 - 1.
     pub fn counts(&self, key: &str) -> Result<Option<Vec<usize>>> {
         let read = |value: &Value| {

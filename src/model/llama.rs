@@ -1,17 +1,19 @@
-//! The transformer of the Llama family: Llama, Mistral, Qwen2 and Qwen3 differ only in biases,
-//! windows and the norms of q and k, which [`ModelConfig`] tells.
+//! The transformer, of every family: what differs between them, [`Spec`](super::Spec) tells.
 //!
 //! ```text
-//! x = embed(ids)
+//! x = embed(ids)                                                                        (scaled: Gemma)
 //! for each layer:   x += o(attention(rope(norm(q(h))), rope(norm(k(h))), v(h))),  h = rms_norm(x)
-//!                   x += down(swiglu(gate(h), up(h))),                            h = rms_norm(x)
+//!                   x += down(act(gate(h)) * up(h)),                              h = rms_norm(x)
 //! logits = rms_norm(x) · headᵀ
 //! ```
+//!
+//! The norms of q and k are there in some families, and so are norms of what is added to x.
 
 use super::ModelConfig;
 use super::cache::LayerCache;
+use super::spec::{Activation, Block};
 use crate::error::Result;
-use crate::nn::{Context, Linear};
+use crate::nn::{Context, Linear, Place, RmsNorm};
 use crate::ops::{self, AttentionLayout, Neftune};
 use crate::random::site;
 use crate::tape::Tape;
@@ -42,7 +44,7 @@ pub struct Model {
     /// The blocks.
     pub layers: Vec<Rc<Layer>>,
     /// [C]: the final norm.
-    pub norm: Tensor,
+    pub norm: RmsNorm,
     /// [V, C]; the embedding itself where the two are tied.
     pub lm_head: Tensor,
     /// The rotary embeddings that layers choose from.
@@ -58,54 +60,102 @@ pub struct Rope {
     pub cos: Tensor,
     /// Sines.
     pub sin: Tensor,
+    /// `P`.
+    pub positions: usize,
+    /// Where longer sequences than this turn at other frequencies (LongRoPE): the rows of those are
+    /// `P..2 P`.
+    pub long_above: Option<usize>,
 }
 
-/// The norms of each head of q and k (Qwen3), [HD] each.
+/// A rotary embedding with the rows of its tables that a batch's tokens turn by.
+#[derive(Clone)]
+struct Turn {
+    rope: Rope,
+    /// u32 [T].
+    rows: Tensor,
+}
+
+impl Rope {
+    fn of(&self, context: &Context) -> Result<Turn> {
+        let rows = match self.long_above {
+            None => context.positions.clone(),
+            Some(original) => {
+                let row = |place: &Place| match place.length as usize > original {
+                    true => place.position + self.positions as u32,
+                    false => place.position,
+                };
+                let rows: Vec<u32> = context.places.iter().map(row).collect();
+                Tensor::from_u32(context.positions.device(), &[rows.len()], &rows)?
+            }
+        };
+        Ok(Turn { rope: self.clone(), rows })
+    }
+}
+
+/// The norms of each head of q and k, [HD] each.
 pub struct HeadNorms {
     /// For queries.
-    pub q_norm: Tensor,
+    pub q_norm: RmsNorm,
     /// For keys.
-    pub k_norm: Tensor,
+    pub k_norm: RmsNorm,
+}
+
+/// The layers that give queries, keys and values.
+pub enum Qkv {
+    /// A layer each.
+    Separate {
+        /// [NH * HD, C].
+        q_proj: Linear,
+        /// [NKV * HD, C].
+        k_proj: Linear,
+        /// [NKV * HD, C].
+        v_proj: Linear,
+    },
+    /// [(NH + 2 NKV) * HD, C]: the rows of q, then of k, then of v.
+    Fused(Linear),
+}
+
+/// The layers before the gate.
+pub enum GateUp {
+    /// A layer each.
+    Separate {
+        /// [F, C].
+        gate_proj: Linear,
+        /// [F, C].
+        up_proj: Linear,
+    },
+    /// [2 F, C]: the rows of gate, then of up.
+    Fused(Linear),
 }
 
 /// One block.
 pub struct Layer {
-    /// [C].
-    pub input_layernorm: Tensor,
-    /// [NH * HD, C].
-    pub q_proj: Linear,
-    /// [NKV * HD, C].
-    pub k_proj: Linear,
-    /// [NKV * HD, C].
-    pub v_proj: Linear,
-    /// Qwen3's norms of q and k.
+    /// [C]: before attention.
+    pub input_norm: RmsNorm,
+    /// To queries, keys and values.
+    pub qkv: Qkv,
+    /// On the heads of q and k.
     pub head_norms: Option<HeadNorms>,
     /// [C, NH * HD].
     pub o_proj: Linear,
-    /// [C].
-    pub post_attention_layernorm: Tensor,
-    /// [F, C].
-    pub gate_proj: Linear,
-    /// [F, C].
-    pub up_proj: Linear,
+    /// [C]: on what attention adds.
+    pub post_attention_norm: Option<RmsNorm>,
+    /// [C]: before the MLP.
+    pub mlp_norm: RmsNorm,
+    /// To the gate and what it lets through.
+    pub gate_up: GateUp,
     /// [C, F].
     pub down_proj: Linear,
-    /// Which of the model's rotary embeddings.
-    pub rope: usize,
-    /// The sliding window, if this layer has one.
-    pub window: Option<u32>,
-    /// Factor of the attention scores.
-    pub scale: f32,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Added under the root of every norm.
-    pub eps: f32,
+    /// [C]: on what the MLP adds.
+    pub post_mlp_norm: Option<RmsNorm>,
+    /// Its sizes and numbers.
+    pub spec: Block,
 }
 
 impl Model {
     /// The final hidden states [T, C] of the tokens `ids`, after the last norm.
     pub fn hidden(&self, tape: &Tape, ids: &[u32], context: &Rc<Context>) -> Result<Tensor> {
-        let mut x = ops::embedding(tape, &self.embed_tokens, ids)?;
+        let mut x = self.embed(tape, ids)?;
         if let Some(noise) = context.noise.as_ref().filter(|noise| noise.neftune_alpha > 0.0) {
             let noise = Neftune {
                 alpha: noise.neftune_alpha,
@@ -119,10 +169,24 @@ impl Model {
             x = ops::neftune(tape, &x, &noise)?;
         }
         tape.recompute_elementwise(self.recompute >= Recompute::Elementwise);
+        let turns = self.turns(context)?;
         for layer in &self.layers {
-            x = self.layer(tape, &x, layer, context)?;
+            x = self.layer(tape, &x, layer, &turns[layer.spec.attention.rope], context)?;
         }
-        ops::rms_norm(tape, &x, &self.norm, self.config.spec.norm.eps)
+        self.norm.forward(tape, &x)
+    }
+
+    /// The rows `ids` of the embedding, [T, C], scaled where the family does.
+    fn embed(&self, tape: &Tape, ids: &[u32]) -> Result<Tensor> {
+        let x = ops::embedding(tape, &self.embed_tokens, ids)?;
+        match self.config.spec.embedding_scale {
+            Some(scale) => ops::scale(tape, &x, x.dtype().round(scale)),
+            None => Ok(x),
+        }
+    }
+
+    fn turns(&self, context: &Context) -> Result<Vec<Turn>> {
+        self.ropes.iter().map(|rope| rope.of(context)).collect()
     }
 
     /// One block, with what is to be recomputed of it in checkpoints. A checkpoint's result is not kept
@@ -132,15 +196,15 @@ impl Model {
         tape: &Tape,
         x: &Tensor,
         layer: &Rc<Layer>,
+        turn: &Turn,
         context: &Rc<Context>,
     ) -> Result<Tensor> {
-        let rope = &self.ropes[layer.rope];
         let again = || (layer.clone(), context.clone());
         let x = if self.recompute >= Recompute::Layer {
-            let ((layer, context), rope) = (again(), rope.clone());
-            tape.checkpoint(x, move |tape, x| layer.attend(tape, x, &rope, &context, None))?
+            let ((layer, context), turn) = (again(), turn.clone());
+            tape.checkpoint(x, move |tape, x| layer.attend(tape, x, &turn, &context, None))?
         } else {
-            layer.attend(tape, x, rope, context, None)?
+            layer.attend(tape, x, turn, context, None)?
         };
         let h = if self.recompute >= Recompute::Mlp {
             let (layer, context) = again();
@@ -160,21 +224,28 @@ impl Model {
         cache: &mut [LayerCache],
     ) -> Result<Tensor> {
         let tape = Tape::inference();
-        let mut x = ops::embedding(&tape, &self.embed_tokens, ids)?;
+        let mut x = self.embed(&tape, ids)?;
+        let turns = self.turns(context)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
-            x = layer.attend(&tape, &x, &self.ropes[layer.rope], context, Some(cache))?;
+            let turn = &turns[layer.spec.attention.rope];
+            x = layer.attend(&tape, &x, turn, context, Some(cache))?;
             let h = layer.gated(&tape, &x, context)?;
             x = layer.down(&tape, &x, &h, context)?;
         }
         let last = ops::take_row(&x, ids.len() - 1)?;
-        let last = ops::rms_norm(&tape, &last, &self.norm, self.config.spec.norm.eps)?;
+        let last = self.norm.forward(&tape, &last)?;
         ops::matmul(&tape, &last, &self.lm_head)
     }
 
     /// The positions that the model was loaded for.
     pub fn max_positions(&self) -> usize {
-        let positions = self.ropes.iter().map(|rope| rope.cos.dim(0));
+        let positions = self.ropes.iter().map(|rope| rope.positions);
         positions.min().unwrap_or(self.config.max_position_embeddings)
+    }
+
+    /// Whether a sequence of so many tokens turns at other frequencies than short ones.
+    pub fn is_long(&self, tokens: usize) -> bool {
+        self.ropes.iter().any(|rope| rope.long_above.is_some_and(|original| tokens > original))
     }
 
     /// Every linear layer of the blocks, in the order of the forward pass.
@@ -189,59 +260,123 @@ impl Layer {
         &self,
         tape: &Tape,
         x: &Tensor,
-        rope: &Rope,
+        turn: &Turn,
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        let h = ops::rms_norm(tape, x, &self.input_layernorm, self.eps)?;
-        let heads = |projected: Tensor| {
-            projected.reshape(&[x.dim(0), projected.columns() / self.head_dim, self.head_dim])
-        };
-        let mut q = heads(self.q_proj.forward(tape, &h, context)?)?;
-        let mut k = heads(self.k_proj.forward(tape, &h, context)?)?;
-        let mut v = heads(self.v_proj.forward(tape, &h, context)?)?;
+        let spec = &self.spec.attention;
+        let h = self.input_norm.forward(tape, x)?;
+        let [mut q, mut k, mut v] = self.heads(tape, &h, context)?;
         if let Some(norms) = &self.head_norms {
-            q = ops::rms_norm(tape, &q, &norms.q_norm, self.eps)?;
-            k = ops::rms_norm(tape, &k, &norms.k_norm, self.eps)?;
+            q = norms.q_norm.forward(tape, &q)?;
+            k = norms.k_norm.forward(tape, &k)?;
         }
-        q = ops::rope(tape, &q, &context.positions, &rope.cos, &rope.sin)?;
-        k = ops::rope(tape, &k, &context.positions, &rope.cos, &rope.sin)?;
+        let Turn { rope, rows } = turn;
+        q = ops::rope(tape, &q, rows, &rope.cos, &rope.sin)?;
+        k = ops::rope(tape, &k, rows, &rope.cos, &rope.sin)?;
         if let Some(cache) = cache {
             (k, v) = cache.append(&k, &v)?;
         }
         let layout = AttentionLayout {
             bounds: context.bounds.clone(),
             q_offset: context.q_offset,
-            window: self.window,
-            scale: self.scale,
+            window: spec.window,
+            scale: spec.scale,
         };
         let y = ops::attention(tape, &q, &k, &v, &layout, context.attention)?;
         let y = y.reshape(&[x.dim(0), y.len() / x.dim(0)])?;
-        ops::add(tape, x, &self.o_proj.forward(tape, &y, context)?)
+        let y = self.o_proj.forward(tape, &y, context)?;
+        ops::add(tape, x, &normed(tape, &self.post_attention_norm, y)?)
     }
 
-    /// The gated middle of the MLP, [T, F]: swiglu(gate(h), up(h)) with h = norm(x).
+    /// The heads of q, k and v of `h` [T, C], as [T, NH, HD] and [T, NKV, HD].
+    fn heads(&self, tape: &Tape, h: &Tensor, context: &Context) -> Result<[Tensor; 3]> {
+        let spec = &self.spec.attention;
+        let width = spec.head_dim;
+        let shaped = |x: Tensor| x.reshape(&[h.dim(0), x.columns() / width, width]);
+        match &self.qkv {
+            Qkv::Separate { q_proj, k_proj, v_proj } => Ok([
+                shaped(q_proj.forward(tape, h, context)?)?,
+                shaped(k_proj.forward(tape, h, context)?)?,
+                shaped(v_proj.forward(tape, h, context)?)?,
+            ]),
+            Qkv::Fused(qkv_proj) => {
+                let all = qkv_proj.forward(tape, h, context)?;
+                let (q, kv) = (spec.heads * width, spec.kv_heads * width);
+                let part = |range| shaped(ops::slice_columns(tape, &all, range)?);
+                Ok([part(0..q)?, part(q..q + kv)?, part(q + kv..q + 2 * kv)?])
+            }
+        }
+    }
+
+    /// The gated middle of the MLP, [T, F]: act(gate(h)) * up(h) with h = norm(x).
     fn gated(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let h = ops::rms_norm(tape, x, &self.post_attention_layernorm, self.eps)?;
-        let gate = self.gate_proj.forward(tape, &h, context)?;
-        let up = self.up_proj.forward(tape, &h, context)?;
-        ops::swiglu(tape, &gate, &up)
+        let h = self.mlp_norm.forward(tape, x)?;
+        let [gate, up] = match &self.gate_up {
+            GateUp::Separate { gate_proj, up_proj } => {
+                [gate_proj.forward(tape, &h, context)?, up_proj.forward(tape, &h, context)?]
+            }
+            GateUp::Fused(gate_up_proj) => {
+                let (both, width) = (gate_up_proj.forward(tape, &h, context)?, self.spec.mlp.width);
+                let part = |range| ops::slice_columns(tape, &both, range);
+                [part(0..width)?, part(width..2 * width)?]
+            }
+        };
+        match self.spec.mlp.activation {
+            Activation::Silu => ops::swiglu(tape, &gate, &up),
+            Activation::GeluTanh => ops::geglu(tape, &gate, &up),
+        }
     }
 
-    /// x + down(h), which the backward of neither asks for: outside of what is recomputed.
+    /// x + down(h), which the backward of neither asks for: outside of what is recomputed. (A norm of
+    /// what is added keeps that.)
     fn down(&self, tape: &Tape, x: &Tensor, h: &Tensor, context: &Context) -> Result<Tensor> {
-        ops::add(tape, x, &self.down_proj.forward(tape, h, context)?)
+        let y = self.down_proj.forward(tape, h, context)?;
+        ops::add(tape, x, &normed(tape, &self.post_mlp_norm, y)?)
     }
 
-    /// The seven linear layers.
-    pub fn linears(&self) -> [&Linear; 7] {
-        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
-        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    /// The linear layers, in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut linears = match &self.qkv {
+            Qkv::Separate { q_proj, k_proj, v_proj } => vec![q_proj, k_proj, v_proj],
+            Qkv::Fused(qkv_proj) => vec![qkv_proj],
+        };
+        linears.push(&self.o_proj);
+        match &self.gate_up {
+            GateUp::Separate { gate_proj, up_proj } => linears.extend([gate_proj, up_proj]),
+            GateUp::Fused(gate_up_proj) => linears.push(gate_up_proj),
+        }
+        linears.push(&self.down_proj);
+        linears
     }
 
     /// The same, to attach adapters to.
-    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        let Self { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, .. } = self;
-        [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears = match &mut self.qkv {
+            Qkv::Separate { q_proj, k_proj, v_proj } => vec![q_proj, k_proj, v_proj],
+            Qkv::Fused(qkv_proj) => vec![qkv_proj],
+        };
+        linears.push(&mut self.o_proj);
+        match &mut self.gate_up {
+            GateUp::Separate { gate_proj, up_proj } => linears.extend([gate_proj, up_proj]),
+            GateUp::Fused(gate_up_proj) => linears.push(gate_up_proj),
+        }
+        linears.push(&mut self.down_proj);
+        linears
+    }
+
+    /// The norms.
+    pub fn norms(&self) -> impl Iterator<Item = &RmsNorm> {
+        let of_heads = self.head_norms.iter().flat_map(|norms| [&norms.q_norm, &norms.k_norm]);
+        let added = self.post_attention_norm.iter().chain(&self.post_mlp_norm);
+        [&self.input_norm, &self.mlp_norm].into_iter().chain(of_heads).chain(added)
+    }
+}
+
+/// `x`, normed where there is a norm.
+fn normed(tape: &Tape, norm: &Option<RmsNorm>, x: Tensor) -> Result<Tensor> {
+    match norm {
+        Some(norm) => norm.forward(tape, &x),
+        None => Ok(x),
     }
 }

@@ -2,13 +2,14 @@
 //! quantized on the way.
 
 use super::bnb;
-use super::llama::{HeadNorms, Layer, Model, Recompute, Rope};
-use super::spec::{Block, GateUpSpec, LinearSpec, QkvSpec, Role, TensorSpec};
+use super::llama::{GateUp, HeadNorms, Layer, Model, Qkv, Recompute, Rope};
+use super::rope::inverse_frequencies;
+use super::spec::{Block, GateUpSpec, LinearSpec, NormSpec, QkvSpec, Role, TensorSpec};
 use super::{ModelConfig, RopeConfig, RopeTables, Weights};
 use crate::backend::Device;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, Parameter, Weight};
+use crate::nn::{Linear, Parameter, RmsNorm, Weight};
 use crate::ops::{self, Nf4Tensor};
 use crate::random::site;
 use crate::tensor::Tensor;
@@ -78,7 +79,7 @@ impl Loader<'_> {
         let layers = blocks
             .map(|(index, block)| Ok(Rc::new(self.layer(index, block)?)))
             .collect::<Result<_>>()?;
-        let norm = self.tensor(&spec.norm.tensor(None))?;
+        let norm = self.norm(None, &spec.norm)?;
         let lm_head = match spec.head() {
             None => embed_tokens.clone(),
             Some(head) => self.tensor(&head)?,
@@ -88,43 +89,72 @@ impl Loader<'_> {
         Ok(Model { config, embed_tokens, layers, norm, lm_head, ropes, recompute })
     }
 
-    /// The tables of a rotary embedding.
+    /// The tables of a rotary embedding; those of long sequences, where they have others and may come,
+    /// stand below.
     fn rope(&self, rope: &RopeConfig) -> Result<Rope> {
         let positions = self.options.max_positions;
-        let tables = RopeTables::new(rope, positions)?;
-        let shape = [positions, rope.width / 2];
+        let original = rope.original_context().filter(|&original| original < positions);
+        let mut tables = RopeTables::new(rope, original.unwrap_or(positions))?;
+        if original.is_some() {
+            let short = inverse_frequencies(rope, 1)?;
+            tables = RopeTables::at(rope, &short, 0..positions);
+            let long = RopeTables::new(rope, positions)?;
+            tables.cos.extend(long.cos);
+            tables.sin.extend(long.sin);
+        }
+        let shape = [tables.cos.len() / (rope.width / 2), rope.width / 2];
         let table = |values| Tensor::from_f32(self.device, &shape, DType::F32, values);
-        Ok(Rope { cos: table(&tables.cos)?, sin: table(&tables.sin)? })
+        let (cos, sin) = (table(&tables.cos)?, table(&tables.sin)?);
+        Ok(Rope { cos, sin, positions, long_above: original })
     }
 
     fn layer(&mut self, index: usize, block: &Block) -> Result<Layer> {
-        let (attention, mlp) = (&block.attention, &block.mlp);
+        let (attention, mlp, at) = (&block.attention, &block.mlp, Some(index));
         let head_norms = match &attention.head_norms {
             None => None,
             Some(norms) => Some(HeadNorms {
-                q_norm: self.tensor(&norms.q.tensor(Some(index)))?,
-                k_norm: self.tensor(&norms.k.tensor(Some(index)))?,
+                q_norm: self.norm(at, &norms.q)?,
+                k_norm: self.norm(at, &norms.k)?,
             }),
         };
-        let QkvSpec::Separate([q, k, v]) = &attention.qkv;
-        let GateUpSpec::Separate([gate, up]) = &mlp.gate_up;
         Ok(Layer {
-            input_layernorm: self.tensor(&block.input_norm.tensor(Some(index)))?,
-            q_proj: self.linear(index, q)?,
-            k_proj: self.linear(index, k)?,
-            v_proj: self.linear(index, v)?,
+            input_norm: self.norm(at, &block.input_norm)?,
+            qkv: match &attention.qkv {
+                QkvSpec::Separate([q, k, v]) => Qkv::Separate {
+                    q_proj: self.linear(index, q)?,
+                    k_proj: self.linear(index, k)?,
+                    v_proj: self.linear(index, v)?,
+                },
+                QkvSpec::Fused(qkv) => Qkv::Fused(self.linear(index, qkv)?),
+            },
             head_norms,
             o_proj: self.linear(index, &attention.o)?,
-            post_attention_layernorm: self.tensor(&block.mlp_norm.tensor(Some(index)))?,
-            gate_proj: self.linear(index, gate)?,
-            up_proj: self.linear(index, up)?,
+            post_attention_norm: self.optional_norm(at, &block.post_attention_norm)?,
+            mlp_norm: self.norm(at, &block.mlp_norm)?,
+            gate_up: match &mlp.gate_up {
+                GateUpSpec::Separate([gate, up]) => GateUp::Separate {
+                    gate_proj: self.linear(index, gate)?,
+                    up_proj: self.linear(index, up)?,
+                },
+                GateUpSpec::Fused(gate_up) => GateUp::Fused(self.linear(index, gate_up)?),
+            },
             down_proj: self.linear(index, &mlp.down)?,
-            rope: attention.rope,
-            window: attention.window,
-            scale: attention.scale,
-            head_dim: attention.head_dim,
-            eps: block.input_norm.eps,
+            post_mlp_norm: self.optional_norm(at, &block.post_mlp_norm)?,
+            spec: block.clone(),
         })
+    }
+
+    fn norm(&mut self, block: Option<usize>, spec: &NormSpec) -> Result<RmsNorm> {
+        let weight = self.tensor(&spec.tensor(block))?;
+        Ok(RmsNorm { weight, eps: spec.eps, offset: spec.offset })
+    }
+
+    fn optional_norm(
+        &mut self,
+        block: Option<usize>,
+        spec: &Option<NormSpec>,
+    ) -> Result<Option<RmsNorm>> {
+        spec.as_ref().map(|spec| self.norm(block, spec)).transpose()
     }
 
     fn linear(&mut self, block: usize, spec: &LinearSpec) -> Result<Linear> {
@@ -200,12 +230,12 @@ impl Loader<'_> {
     }
 }
 
-/// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1. Made on the
+/// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1 in effect. Made on the
 /// device, one tensor at a time.
 fn random(device: &Device, seed: u64, spec: &TensorSpec, dtype: DType) -> Result<Tensor> {
     let tensor = Tensor::empty(device, &spec.shape, dtype)?;
     match spec.role {
-        Role::Norm => ops::fill(&tensor, 1.0)?,
+        Role::Norm { offset } => ops::fill(&tensor, 1.0 - offset)?,
         Role::Bias(_) => ops::fill(&tensor, 0.0)?,
         Role::Embedding | Role::Linear(_) | Role::Head => {
             ops::random_normal(&tensor, INITIALIZER_RANGE, seed, site(&spec.name))?;

@@ -54,6 +54,18 @@ pub enum RopeScaling {
         /// Whether the two bounds are rounded outwards to whole dimensions.
         truncate: bool,
     },
+    /// `longrope` (Ding et al., 2024): one list of divisors for sequences within the original context,
+    /// another for longer ones.
+    LongRope {
+        /// What frequencies are divided by within the original context, [width / 2].
+        short_factor: Vec<f64>,
+        /// What they are divided by beyond it, [width / 2].
+        long_factor: Vec<f64>,
+        /// The context before it was made longer.
+        original_max_position_embeddings: usize,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+    },
     /// `llama3` (Llama 3.1 and later).
     Llama3 {
         /// What low frequencies are divided by.
@@ -68,7 +80,7 @@ pub enum RopeScaling {
 }
 
 /// The keys each RoPE type reads.
-const TYPES: [(&str, &[&str]); 5] = [
+const TYPES: [(&str, &[&str]); 6] = [
     ("default", &[]),
     ("linear", &["factor"]),
     ("dynamic", &["factor"]),
@@ -86,18 +98,47 @@ const TYPES: [(&str, &[&str]); 5] = [
         ],
     ),
     (
+        "longrope",
+        &[
+            "factor",
+            "original_max_position_embeddings",
+            "attention_factor",
+            "short_factor",
+            "long_factor",
+        ],
+    ),
+    (
         "llama3",
         &["factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"],
     ),
 ];
 
+/// How a family reads the keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeRules {
+    /// Width of a head.
+    pub head_dim: usize,
+    /// The model's context.
+    pub max_position_embeddings: usize,
+    /// The base where it is missing.
+    pub theta: f64,
+    /// Whether `partial_rotary_factor` may let a part of each head turn.
+    pub partial: bool,
+    /// Other names of `longrope`.
+    pub longrope_names: &'static [&'static str],
+}
+
+impl RopeRules {
+    /// Those of most families.
+    pub fn new(head_dim: usize, max_position_embeddings: usize) -> Self {
+        let (theta, partial, longrope_names): (_, _, &[_]) = (10_000.0, false, &[]);
+        Self { head_dim, max_position_embeddings, theta, partial, longrope_names }
+    }
+}
+
 impl RopeConfig {
     /// Reads either form: `rope_parameters` (Transformers 5), or `rope_theta` + `rope_scaling`.
-    pub(crate) fn read(
-        config: &Object,
-        head_dim: usize,
-        max_position_embeddings: usize,
-    ) -> Result<Self> {
+    pub(crate) fn read(config: &Object, rules: RopeRules) -> Result<Self> {
         let nested = match (config.object("rope_scaling")?, config.object("rope_parameters")?) {
             (Some(_), Some(_)) if config.get("rope_scaling") != config.get("rope_parameters") => {
                 return Err(config.error(
@@ -107,34 +148,69 @@ impl RopeConfig {
             }
             (scaling, parameters) => scaling.or(parameters),
         };
-        let place = nested.as_ref().unwrap_or(config);
-        let nested_theta = nested.as_ref().map_or(Ok(None), |rope| rope.number("rope_theta"))?;
-        let theta = nested_theta.or(config.number("rope_theta")?).unwrap_or(10_000.0);
+        let theta = config.number("rope_theta")?.unwrap_or(rules.theta);
+        Self::of(nested.as_ref(), config, RopeRules { theta, ..rules })
+    }
+
+    /// Reads the parameters in `nested`, an object of `config`.
+    pub(crate) fn of(nested: Option<&Object>, config: &Object, rules: RopeRules) -> Result<Self> {
+        let place = nested.unwrap_or(config);
+        let nested_theta = nested.map_or(Ok(None), |rope| rope.number("rope_theta"))?;
+        let theta = nested_theta.unwrap_or(rules.theta);
         if theta <= 1.0 {
             return Err(place.error("rope_theta", "must be above 1"));
         }
-        let partial =
-            match nested.as_ref().map_or(Ok(None), |r| r.number("partial_rotary_factor"))? {
-                Some(factor) => Some(factor),
-                None => config.number("partial_rotary_factor")?,
-            };
-        if partial.is_some_and(|factor| factor != 1.0) {
-            return Err(place.error("partial_rotary_factor", "other than 1 is not supported"));
-        }
+        let width = Self::read_width(nested, config, &rules)?;
         let scaling = match nested {
-            Some(rope) => RopeScaling::read(&rope, config, max_position_embeddings)?,
+            Some(rope) => RopeScaling::read(rope, config, &rules, width)?,
             None => RopeScaling::Default,
         };
-        Ok(Self { width: head_dim, theta, scaling })
+        Ok(Self { width, theta, scaling })
+    }
+
+    /// The columns of a head that turn.
+    fn read_width(nested: Option<&Object>, config: &Object, rules: &RopeRules) -> Result<usize> {
+        const KEY: &str = "partial_rotary_factor";
+        let place = nested.unwrap_or(config);
+        let factor = match nested.map_or(Ok(None), |rope| rope.number(KEY))? {
+            Some(factor) => factor,
+            None => config.number(KEY)?.unwrap_or(1.0),
+        };
+        let width = (rules.head_dim as f64 * factor) as usize;
+        match factor == 1.0 {
+            true => Ok(rules.head_dim),
+            false if !rules.partial => Err(place.error(KEY, "other than 1 is not supported")),
+            false if width > 0 && width <= rules.head_dim && width % 2 == 0 => Ok(width),
+            false => Err(place.error(
+                KEY,
+                format_args!(
+                    "= {factor} lets {width} of the {} columns of a head turn; expected an even \
+                     number of them",
+                    rules.head_dim
+                ),
+            )),
+        }
+    }
+
+    /// The longest sequence for which the first of two sets of frequencies holds, where there are two.
+    pub fn original_context(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                Some(original)
+            }
+            _ => None,
+        }
     }
 }
 
 impl RopeScaling {
-    fn read(rope: &Object, config: &Object, max_position_embeddings: usize) -> Result<Self> {
+    fn read(rope: &Object, config: &Object, rules: &RopeRules, width: usize) -> Result<Self> {
+        let max_position_embeddings = rules.max_position_embeddings;
         let name = match rope.text("rope_type")? {
             Some(name) => name,
             None => rope.text("type")?.unwrap_or("default"),
         };
+        let name = if rules.longrope_names.contains(&name) { "longrope" } else { name };
         let Some((_, known)) = TYPES.into_iter().find(|(known, _)| *known == name) else {
             let supported = TYPES.map(|(known, _)| known).join(", ");
             return Err(rope.error(
@@ -226,6 +302,41 @@ impl RopeScaling {
                     truncate: rope.flag("truncate")?.unwrap_or(!rope.has("truncate")),
                 }
             }
+            "longrope" => {
+                let original = original_context()?;
+                let factors =
+                    |key: &str| match rope.numbers(key)? {
+                        Some(list) if list.len() == width / 2 && list.iter().all(|x| *x > 0.0) => {
+                            Ok(list)
+                        }
+                        Some(list) => Err(rope.error(
+                            key,
+                            format_args!(
+                                "has {} numbers; expected {}, all above 0",
+                                list.len(),
+                                width / 2
+                            ),
+                        )),
+                        None => Err(rope
+                            .error(key, format_args!("is missing; rope_type {name:?} needs it"))),
+                    };
+                let factor = match rope.get("factor") {
+                    None => max_position_embeddings as f64 / original as f64,
+                    Some(_) => positive("factor")?,
+                };
+                let attention_factor = match rope.number("attention_factor")? {
+                    Some(x) if x >= 0.0 => x,
+                    Some(_) => return Err(rope.error("attention_factor", "must not be negative")),
+                    None if factor <= 1.0 => 1.0,
+                    None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+                };
+                Self::LongRope {
+                    short_factor: factors("short_factor")?,
+                    long_factor: factors("long_factor")?,
+                    original_max_position_embeddings: original,
+                    attention_factor,
+                }
+            }
             "llama3" => {
                 let (low, high) = (positive("low_freq_factor")?, positive("high_freq_factor")?);
                 if high <= low {
@@ -253,8 +364,10 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// The tables for positions `0..max_positions`, both already multiplied by YaRN's attention
-    /// factor. Element `i` and element `i + width / 2` of a head share frequency `i`.
+    /// The tables for positions `0..max_positions`, both already multiplied by the attention factor
+    /// of YaRN and LongRoPE. Element `i` and element `i + width / 2` of a head share frequency `i`.
+    ///
+    /// LongRoPE has two sets of frequencies: those of a sequence of `max_positions` tokens.
     ///
     /// The frequencies of the `dynamic` type depend on the longest sequence of a batch: in
     /// Transformers they grow once a sequence exceeds the model's context. Here that length is
@@ -274,7 +387,8 @@ impl RopeTables {
         positions: impl IntoIterator<Item = usize>,
     ) -> Self {
         let scale = match config.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            RopeScaling::Yarn { attention_factor, .. }
+            | RopeScaling::LongRope { attention_factor, .. } => attention_factor as f32,
             _ => 1.0,
         };
         let (cos, sin) = positions
@@ -296,13 +410,23 @@ pub fn inverse_frequencies(config: &RopeConfig, positions: usize) -> Result<Vec<
         return Err(Error::input(format!("RoPE needs heads of an even width, found {width}")));
     }
     let theta = config.theta as f32;
-    let frequencies: Vec<f32> = match config.scaling {
+    let frequencies: Vec<f32> = match &config.scaling {
         RopeScaling::Default => unscaled(theta, width),
         RopeScaling::Linear { factor } => {
-            unscaled(theta, width).iter().map(|f| f / factor as f32).collect()
+            unscaled(theta, width).iter().map(|f| f / *factor as f32).collect()
         }
         RopeScaling::Dynamic { factor, max_position_embeddings: context } => {
-            unscaled(dynamic_base(config.theta, factor, width, positions, context), width)
+            unscaled(dynamic_base(config.theta, *factor, width, positions, *context), width)
+        }
+        RopeScaling::LongRope {
+            short_factor,
+            long_factor,
+            original_max_position_embeddings: original,
+            ..
+        } => {
+            let factors = if positions > *original { long_factor } else { short_factor };
+            let scaled = factors.iter().zip(powers(theta, width));
+            scaled.map(|(factor, power)| (*factor as f32 * power).recip()).collect()
         }
         RopeScaling::Yarn { .. } => yarn(config),
         RopeScaling::Llama3 { .. } => {

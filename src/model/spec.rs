@@ -90,6 +90,8 @@ pub struct HeadNorms {
 pub enum QkvSpec {
     /// By a layer each: q, k, v.
     Separate([LinearSpec; 3]),
+    /// By one layer, whose rows are those of q, then of k, then of v.
+    Fused(LinearSpec),
 }
 
 /// The gated MLP: `down(act(gate(x)) * up(x))`.
@@ -110,6 +112,8 @@ pub struct Mlp {
 pub enum GateUpSpec {
     /// By a layer each: gate, up.
     Separate([LinearSpec; 2]),
+    /// By one layer, whose rows are those of gate, then of up.
+    Fused(LinearSpec),
 }
 
 /// The activation of a gate.
@@ -117,6 +121,8 @@ pub enum GateUpSpec {
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
+    /// GELU by its tanh formula.
+    GeluTanh,
 }
 
 /// A linear layer of a block.
@@ -178,16 +184,27 @@ pub enum Projection {
     Q,
     K,
     V,
+    Qkv,
     O,
     Gate,
     Up,
+    GateUp,
     Down,
 }
 
 impl Projection {
     /// Every projection, in the order of the forward pass.
-    pub const ALL: [Self; 7] =
-        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 9] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::Qkv,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::GateUp,
+        Self::Down,
+    ];
 
     /// Its usual path within a block, and its name in GGUF files.
     fn names(self) -> (&'static str, &'static str) {
@@ -195,9 +212,12 @@ impl Projection {
             Self::Q => ("self_attn.q_proj", "attn_q"),
             Self::K => ("self_attn.k_proj", "attn_k"),
             Self::V => ("self_attn.v_proj", "attn_v"),
+            Self::Qkv => ("self_attn.qkv_proj", "attn_qkv"),
             Self::O => ("self_attn.o_proj", "attn_output"),
             Self::Gate => ("mlp.gate_proj", "ffn_gate"),
             Self::Up => ("mlp.up_proj", "ffn_up"),
+            // As llama.cpp calls both in one.
+            Self::GateUp => ("mlp.gate_up_proj", "ffn_up"),
             Self::Down => ("mlp.down_proj", "ffn_down"),
         }
     }
@@ -220,6 +240,8 @@ pub struct NormSpec {
     pub width: usize,
     /// Added under the root.
     pub eps: f32,
+    /// Added to the weight.
+    pub offset: f32,
 }
 
 impl NormSpec {
@@ -232,7 +254,7 @@ impl NormSpec {
         TensorSpec {
             name: format!("{path}.weight"),
             shape: vec![self.width],
-            role: Role::Norm,
+            role: Role::Norm { offset: self.offset },
             block,
             gguf: format!("{gguf}.weight"),
         }
@@ -267,7 +289,10 @@ pub enum Role {
     /// The bias of one, [N].
     Bias(Projection),
     /// The weight of a norm.
-    Norm,
+    Norm {
+        /// What is added to it.
+        offset: f32,
+    },
     /// The output head, [V, C].
     Head,
 }
@@ -357,13 +382,15 @@ impl Spec {
 impl Block {
     /// The linear layers, in the order of the forward pass.
     pub fn linears(&self) -> Vec<&LinearSpec> {
-        let QkvSpec::Separate(qkv) = &self.attention.qkv;
-        let GateUpSpec::Separate(gate_up) = &self.mlp.gate_up;
-        let mut linears: Vec<_> = qkv.iter().collect();
-        linears.push(&self.attention.o);
-        linears.extend(gate_up);
-        linears.push(&self.mlp.down);
-        linears
+        let qkv = match &self.attention.qkv {
+            QkvSpec::Separate(three) => &three[..],
+            QkvSpec::Fused(one) => std::slice::from_ref(one),
+        };
+        let gate_up = match &self.mlp.gate_up {
+            GateUpSpec::Separate(two) => &two[..],
+            GateUpSpec::Fused(one) => std::slice::from_ref(one),
+        };
+        qkv.iter().chain([&self.attention.o]).chain(gate_up).chain([&self.mlp.down]).collect()
     }
 
     /// The norms.
@@ -406,8 +433,19 @@ mod tests {
     }
 
     #[test]
+    fn adapters_target_what_a_family_has() {
+        let seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        assert_eq!(spec("gemma3_text", true).module_names(), seven);
+        let fused = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];
+        let phi3 = spec("phi3", false);
+        assert_eq!(phi3.module_names(), fused);
+        let shapes: Vec<_> = phi3.tensors().iter().filter_map(|t| Some(t.linear()?.1)).collect();
+        assert_eq!(shapes, [[8, 4], [4, 4], [12, 4], [4, 6]]);
+    }
+
+    #[test]
     fn no_two_tensors_share_a_name() {
-        for model_type in ["llama", "mistral", "qwen2", "qwen3"] {
+        for model_type in ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3"] {
             let tensors = spec(model_type, false).tensors();
             for of in [|t: &TensorSpec| t.name.clone(), |t: &TensorSpec| t.gguf.clone()] {
                 let names: std::collections::HashSet<_> = tensors.iter().map(of).collect();

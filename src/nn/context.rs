@@ -32,6 +32,8 @@ pub struct Context {
     pub positions: Tensor,
     /// u32 [S, 2]: first and one-past-last key token of each key's sequence.
     pub bounds: Tensor,
+    /// Each token's position and the length of its sequence, as the host knows them.
+    pub places: Vec<Place>,
     /// Key index of the first query: what a KV cache holds already.
     pub q_offset: usize,
     /// Flash or eager attention.
@@ -40,6 +42,15 @@ pub struct Context {
     pub adapter: AdapterChoice,
     /// What random draws depend on, while training.
     pub noise: Option<Noise>,
+}
+
+/// Where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its position in its sequence.
+    pub position: u32,
+    /// The tokens of its sequence.
+    pub length: u32,
 }
 
 /// The coordinates of random draws: with a site and a column, they name every random bit of a run.
@@ -64,7 +75,12 @@ impl Context {
         attention: Implementation,
         noise: Option<Noise>,
     ) -> Result<Self> {
+        let places = positions.iter().zip(bounds);
+        let places = places
+            .map(|(&position, [start, end])| Place { position, length: end - start })
+            .collect();
         Ok(Self {
+            places,
             positions: Tensor::from_u32(device, &[positions.len()], positions)?,
             bounds: Tensor::from_u32(device, &[bounds.len(), 2], bounds.as_flattened())?,
             q_offset: 0,

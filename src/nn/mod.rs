@@ -4,9 +4,11 @@
 mod context;
 mod linear;
 mod loss;
+mod norm;
 mod parameter;
 
-pub use context::{AdapterChoice, Context, DEFAULT_ADAPTER, Noise};
+pub use context::{AdapterChoice, Context, DEFAULT_ADAPTER, Noise, Place};
 pub use linear::{Linear, Lora, Weight};
 pub use loss::{Targets, next_token_loss};
+pub use norm::RmsNorm;
 pub use parameter::Parameter;

@@ -15,6 +15,7 @@ mod dropout;
 mod embedding;
 mod fill;
 mod gather_rows;
+mod geglu;
 mod grad_norm;
 mod grad_target;
 mod host;
@@ -30,7 +31,9 @@ mod random_normal;
 mod rms_norm;
 mod rope;
 mod rows;
+mod scale;
 mod simd;
+mod slice_columns;
 mod softmax;
 pub mod step_state;
 mod swiglu;
@@ -51,6 +54,7 @@ pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use fill::{fill, zeros};
 pub use gather_rows::{RowSelection, gather_rows};
+pub use geglu::geglu;
 pub use grad_norm::grad_norm;
 pub use lora::lora;
 pub use matmul::matmul;
@@ -61,6 +65,8 @@ pub use random_normal::random_normal;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use rows::{take_row, write_rows};
+pub use scale::scale;
+pub use slice_columns::slice_columns;
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
 pub use token_logprobs::{LogprobOptions, TokenDetails, TokenLogprobs, token_logprobs};
@@ -83,6 +89,7 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         embedding::KERNELS,
         fill::KERNELS,
         gather_rows::KERNELS,
+        geglu::KERNELS,
         grad_norm::KERNELS,
         matmul::KERNELS,
         neftune::KERNELS,
@@ -91,6 +98,8 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         rms_norm::KERNELS,
         rope::KERNELS,
         rows::KERNELS,
+        scale::KERNELS,
+        slice_columns::KERNELS,
         softmax::KERNELS,
         swiglu::KERNELS,
         token_logprobs::KERNELS,

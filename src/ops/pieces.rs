@@ -107,7 +107,7 @@ mod tests {
 
         let x = super::super::zeros(&narrow, &SHAPE, DType::F32).unwrap();
         let weight = super::super::zeros(&narrow, &[SHAPE[1]], DType::F32).unwrap();
-        let error = rms_norm(&Tape::inference(), &x, &weight, 1e-5).unwrap_err();
+        let error = rms_norm(&Tape::inference(), &x, &weight, 1e-5, 0.0).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         assert!(error.to_string().contains("in one piece"), "{error}");
     }

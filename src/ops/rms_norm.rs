@@ -1,5 +1,5 @@
 //! RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467): y = x / sqrt(mean(x^2) + eps) * weight,
-//! over rows of any width. The per-head norms of q and k are the same op on rows of one head.
+//! over rows of any width; Gemma's with weight + 1, which `offset` is. The per-head norms of q and k are the same op on rows of one head.
 
 use super::grad_target::GradTarget;
 use super::host::rows_per_task;
@@ -18,14 +18,14 @@ use crate::{cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-/// Normalises the innermost rows of `x` [.., C] and scales them with `weight` [C]; same shape and
-/// dtype out. The backward keeps `x` and 1 / rms of each row, from which y can be computed again.
-pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+/// Normalises the innermost rows of `x` [.., C] and scales them with `weight` [C] + `offset`; same shape
+/// and dtype out. The backward keeps `x` and 1 / rms of each row, from which y can be computed again.
+pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
     let columns = x.columns();
     if weight.len() != columns || (x.dtype() != DType::F32 && !columns.is_multiple_of(2)) {
         return Err(Error::internal("rms_norm", format!("{x:?} with weight {weight:?}")));
     }
-    let params = Params { rows: x.rows() as u32, columns: columns as u32, eps };
+    let params = Params { rows: x.rows() as u32, columns: columns as u32, eps, offset };
     let (y, rstd) = forward(x, weight, params)?;
     let (x_grad, weight_grad) = (GradTarget::of(x), GradTarget::of(weight));
     let (saved, weight_in) = (Saved::of(x), x_grad.is_some().then(|| weight.detach()));
@@ -97,6 +97,8 @@ struct Params {
     rows: u32,
     columns: u32,
     eps: f32,
+    /// Added to the weight.
+    offset: f32,
 }
 
 static TEXT: KernelText = kernel_text!("rms_norm");
@@ -175,8 +177,8 @@ static RMS_NORM_BWD_DX_WIDE: KernelSpec = KernelSpec {
 };
 
 fn fwd_reference<F: Real>(call: &mut RefCall<F>) {
-    let Params { rows, columns, eps } = call.params();
-    let (rows, columns) = (rows as usize, columns as usize);
+    let Params { rows, columns, eps, offset } = call.params();
+    let (rows, columns, offset) = (rows as usize, columns as usize, F::from_f64(offset.into()));
     let (x, weight, y, rstd) = (call.input(0), call.input(1), call.output(2), call.output(3));
     for t in 0..rows {
         let mut sum = F::ZERO;
@@ -186,26 +188,26 @@ fn fwd_reference<F: Real>(call: &mut RefCall<F>) {
         let mean = sum / F::from_f64(columns as f64);
         rstd[t] = F::ONE / (mean + F::from_f64(f64::from(eps))).sqrt();
         for c in 0..columns {
-            y[t * columns + c] = x[t * columns + c] * rstd[t] * weight[c];
+            y[t * columns + c] = x[t * columns + c] * rstd[t] * (weight[c] + offset);
         }
     }
 }
 
-/// With g = dy * weight and n = x * rstd: dx = rstd * (g - n * mean(g * n)).
+/// With g = dy * (weight + offset) and n = x * rstd: dx = rstd * (g - n * mean(g * n)).
 fn bwd_dx_reference<F: Real>(call: &mut RefCall<F>) {
-    let Params { rows, columns, .. } = call.params();
-    let (rows, columns) = (rows as usize, columns as usize);
+    let Params { rows, columns, offset, .. } = call.params();
+    let (rows, columns, offset) = (rows as usize, columns as usize, F::from_f64(offset.into()));
     let (dy, x, weight) = (call.input(0), call.input(1), call.input(2));
     let (rstd, dx) = (call.input(3), call.output(4));
     for t in 0..rows {
         let mut sum = F::ZERO;
         for c in 0..columns {
-            sum += dy[t * columns + c] * weight[c] * x[t * columns + c] * rstd[t];
+            sum += dy[t * columns + c] * (weight[c] + offset) * x[t * columns + c] * rstd[t];
         }
         let mean = sum / F::from_f64(columns as f64);
         for c in 0..columns {
             let i = t * columns + c;
-            dx[i] = rstd[t] * (dy[i] * weight[c] - x[i] * rstd[t] * mean);
+            dx[i] = rstd[t] * (dy[i] * (weight[c] + offset) - x[i] * rstd[t] * mean);
         }
     }
 }
@@ -225,7 +227,7 @@ fn bwd_dw_reference<F: Real>(call: &mut RefCall<F>) {
 }
 
 fn fwd_cpu<T: Element, W: Element>(call: &mut HostCall) {
-    let Params { columns, eps, .. } = call.params();
+    let Params { columns, eps, offset, .. } = call.params();
     let columns = columns as usize;
     let (x, weight) = (call.input::<T>(0), call.input::<W>(1));
     let (y, rstd) = (call.output::<T>(2), call.output::<f32>(3));
@@ -242,7 +244,7 @@ fn fwd_cpu<T: Element, W: Element>(call: &mut HostCall) {
                         let mean = dot(x, x) / columns as f32;
                         *rstd = 1.0 / (mean + eps).sqrt();
                         for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-                            *y = T::from_f32(x.to_f32() * *rstd * w.to_f32());
+                            *y = T::from_f32(x.to_f32() * *rstd * (w.to_f32() + offset));
                         }
                     }
                 },
@@ -251,7 +253,7 @@ fn fwd_cpu<T: Element, W: Element>(call: &mut HostCall) {
 }
 
 fn bwd_dx_cpu<T: Element, W: Element>(call: &mut HostCall) {
-    let Params { columns, .. } = call.params();
+    let Params { columns, offset, .. } = call.params();
     let columns = columns as usize;
     let (dy, x, weight) = (call.input::<T>(0), call.input::<T>(1), call.input::<W>(2));
     let (rstd, dx) = (call.input::<f32>(3), call.output::<T>(4));
@@ -269,7 +271,7 @@ fn bwd_dx_cpu<T: Element, W: Element>(call: &mut HostCall) {
                         let row = t * columns..(t + 1) * columns;
                         let (dx, dy, x) = (&mut dx[row.clone()], &dy[row.clone()], &x[row]);
                         for ((g, &dy), &w) in g.iter_mut().zip(dy).zip(weight) {
-                            *g = dy.to_f32() * w.to_f32();
+                            *g = dy.to_f32() * (w.to_f32() + offset);
                         }
                         let mean = dot(&g, x) * rstd / columns as f32;
                         for ((dx, &g), &x) in dx.iter_mut().zip(&g).zip(x) {
@@ -318,6 +320,6 @@ mod tests {
         let x = Tensor::from_f32(&device, &[3, 5], DType::F32, &values)?;
         let weight = Tensor::from_f32(&device, &[5], DType::F32, &values[5..10])?;
         let inputs = [x.with_grad("x", DType::F32), weight.with_grad("weight", DType::F32)];
-        gradcheck(&inputs, |tape, inputs| rms_norm(tape, &inputs[0], &inputs[1], 1e-3))
+        gradcheck(&inputs, |tape, inputs| rms_norm(tape, &inputs[0], &inputs[1], 1e-3, 1.0))
     }
 }

@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al., 2021, arXiv:2104.09864) in the half-rotated form of Llama:
-//! columns i and i + HD/2 of a head are the two coordinates that turn by the angle
-//! position * inv_freq[i].
+//! columns i and i + R/2 of a head are the two coordinates that turn by the angle position * inv_freq[i].
+//! The first R columns of a head turn: all of them, or in partial rotary embeddings some.
 
 use super::grad_target::GradTarget;
 use super::host::rows_per_task;
@@ -19,12 +19,12 @@ use rayon::prelude::*;
 
 /// Rotates the heads of `x` [T, H, HD] by their tokens' positions; same shape and dtype out.
 ///
-/// `positions` u32 [T] are rows of the tables `cos` and `sin`, f32 [P, HD/2], and must be below P.
+/// `positions` u32 [T] are rows of the tables `cos` and `sin`, f32 [P, R/2] with R <= HD, and must be below P.
 /// The gradient goes to `x` alone: it is turned back by the transposed rotation, for which `x` itself is
 /// not needed.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a 16-bit `x` whose HD/2 is odd: its halves would share a word.
+/// [`Error::Unsupported`] for a 16-bit `x` whose R/2 or (HD - R)/2 is odd: its halves would share a word.
 pub fn rope(
     tape: &Tape,
     x: &Tensor,
@@ -35,17 +35,21 @@ pub fn rope(
     let &[tokens, _, width] = x.shape() else {
         return Err(Error::internal("rope", format!("{x:?} is not [T, H, HD]")));
     };
-    let half = width / 2;
-    let fits = positions.len() == tokens && cos.columns() == half && sin.shape() == cos.shape();
-    if !fits || width == 0 || width % 2 != 0 {
+    let half = cos.columns();
+    let fits = positions.len() == tokens && 2 * half <= width && sin.shape() == cos.shape();
+    if !fits || half == 0 || width % 2 != 0 {
         let what = format!("{x:?} at {positions:?} with tables {cos:?} and {sin:?}");
         return Err(Error::internal("rope", what));
     }
-    if x.dtype() != DType::F32 && half % 2 != 0 {
+    if x.dtype() != DType::F32 && (half % 2 != 0 || width % 4 != 0) {
         return Err(Error::Unsupported {
             op: "rope",
             backend: x.device().capabilities().description.clone(),
-            why: format!("a head width of {width} in {} needs dtype float32", x.dtype().name()),
+            why: format!(
+                "a head width of {width} of which {} columns turn needs dtype float32, not {}",
+                2 * half,
+                x.dtype().name()
+            ),
         });
     }
     tape.no_backward("rope (for its tables)", &[cos, sin])?;
@@ -68,7 +72,7 @@ fn rotate(
     direction: f32,
 ) -> Result<Tensor> {
     let y = Tensor::empty(x.device(), x.shape(), x.dtype())?;
-    let (heads, half) = (x.dim(1), x.dim(2) / 2);
+    let (heads, half) = (x.dim(1), cos.columns());
     let words = x.len() / 2 * x.dtype().size() / 4;
     let views = [x.view(), positions.view(), cos.view(), sin.view(), y.view()];
     KernelCall::new(&ROPE, &views)
@@ -76,6 +80,7 @@ fn rotate(
             tokens: x.dim(0) as u32,
             heads: heads as u32,
             half: half as u32,
+            still: (x.dim(2) / 2 - half) as u32,
             direction,
         })
         .launch(x.device(), grid_1d(words, BLOCK))?;
@@ -90,6 +95,8 @@ struct Params {
     tokens: u32,
     heads: u32,
     half: u32,
+    /// Half of the columns of a head that do not turn.
+    still: u32,
     /// 1 turns forward, -1 back.
     direction: f32,
 }
@@ -117,13 +124,13 @@ static ROPE: KernelSpec = KernelSpec {
 };
 
 fn rope_reference<F: Real>(call: &mut RefCall<F>) {
-    let Params { tokens, heads, half, direction } = call.params();
-    let (heads, half) = (heads as usize, half as usize);
+    let Params { tokens, heads, half, still, direction } = call.params();
+    let [heads, half, still] = [heads, half, still].map(|n| n as usize);
     let (x, positions) = (call.input(0), call.input_u32(1));
     let (cos, sin, y) = (call.input(2), call.input(3), call.output(4));
     for (t, &position) in positions[..tokens as usize].iter().enumerate() {
         for h in 0..heads {
-            let first = (t * heads + h) * 2 * half;
+            let first = (t * heads + h) * 2 * (half + still);
             for i in 0..half {
                 let angle = position as usize * half + i;
                 let (c, s) = (cos[angle], sin[angle] * F::from_f64(f64::from(direction)));
@@ -131,14 +138,18 @@ fn rope_reference<F: Real>(call: &mut RefCall<F>) {
                 y[first + i] = a * c - b * s;
                 y[first + half + i] = b * c + a * s;
             }
+            for i in 2 * half..2 * (half + still) {
+                y[first + i] = x[first + i];
+            }
         }
     }
 }
 
 fn rope_cpu<T: Element>(call: &mut HostCall) {
-    let Params { heads, half, direction, .. } = call.params();
-    let half = half as usize;
-    let columns = heads as usize * 2 * half;
+    let Params { heads, half, still, direction, .. } = call.params();
+    let [heads, half, still] = [heads, half, still].map(|n| n as usize);
+    let width = 2 * (half + still);
+    let columns = heads * width;
     let (x, positions) = (call.input::<T>(0), call.input::<u32>(1));
     let (cos, sin, y) = (call.input::<f32>(2), call.input::<f32>(3), call.output::<T>(4));
     let task = rows_per_task(columns);
@@ -153,7 +164,10 @@ fn rope_cpu<T: Element>(call: &mut HostCall) {
                     for ((y, x), &position) in rows.zip(positions) {
                         let angles = position as usize * half..(position as usize + 1) * half;
                         let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-                        for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                            let (y, y_still) = y.split_at_mut(2 * half);
+                            let (x, x_still) = x.split_at(2 * half);
+                            y_still.copy_from_slice(x_still);
                             let (y_first, y_second) = y.split_at_mut(half);
                             let (x_first, x_second) = x.split_at(half);
                             for i in 0..half {

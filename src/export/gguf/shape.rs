@@ -48,6 +48,9 @@ pub fn metadata(config: &ModelConfig) -> Result<Vec<Entry>> {
     match rope.scaling {
         // Dynamic scaling starts beyond the context; Llama 3's is a tensor.
         RopeScaling::Default | RopeScaling::Dynamic { .. } | RopeScaling::Llama3 { .. } => {}
+        RopeScaling::LongRope { .. } => {
+            return Err(unsupported("rope_type \"longrope\""));
+        }
         RopeScaling::Linear { factor } => {
             entries.extend([kind("linear"), real("rope.scaling.factor", factor as f32)]);
         }

@@ -3,7 +3,7 @@
 use super::Family;
 use crate::Result;
 use crate::model::json::Object;
-use crate::model::rope::RopeConfig;
+use crate::model::rope::{RopeConfig, RopeRules};
 use crate::model::spec::{
     Activation, Attention, Block, GateUpSpec, Gguf, HeadNorms, LinearSpec, Mlp, NormSpec,
     Projection, QkvSpec, Spec,
@@ -82,7 +82,7 @@ impl Sizes {
 
     /// A norm over `width` elements.
     pub fn norm(&self, path: &str, gguf: &str, width: usize) -> NormSpec {
-        NormSpec { path: path.into(), gguf: gguf.into(), width, eps: self.eps }
+        NormSpec { path: path.into(), gguf: gguf.into(), width, eps: self.eps, offset: 0.0 }
     }
 
     /// The norms of the heads of q and k.
@@ -129,15 +129,16 @@ impl Biases {
     pub const NONE: Self = Self { qkv: false, o: false, mlp: false };
 }
 
-/// The decoder of Llama: norms before attention and MLP, SwiGLU, one RoPE for all layers.
+/// The decoder of Llama, which other families change: norms before attention and MLP, SwiGLU, one RoPE
+/// for all layers.
 pub(super) fn decoder(
-    config: &Object,
     sizes: &Sizes,
     biases: Biases,
     head_norms: bool,
     windows: Vec<Option<u32>>,
+    rope: RopeConfig,
     gguf: Gguf,
-) -> Result<Spec> {
+) -> Spec {
     let (hidden, q, kv, inner) = (sizes.hidden, sizes.q(), sizes.kv(), sizes.inner);
     let block = |window: Option<u32>| Block {
         input_norm: sizes.norm("input_layernorm", "attn_norm", hidden),
@@ -169,16 +170,21 @@ pub(super) fn decoder(
         },
         post_mlp_norm: None,
     };
-    Ok(Spec {
+    Spec {
         vocab_size: sizes.vocab,
         hidden_size: hidden,
         embedding_scale: None,
-        ropes: vec![RopeConfig::read(config, sizes.head_dim, sizes.positions)?],
+        ropes: vec![rope],
         blocks: windows.into_iter().map(block).collect(),
         norm: sizes.norm("model.norm", "output_norm", hidden),
         tie_word_embeddings: sizes.tied,
         gguf,
-    })
+    }
+}
+
+/// The RoPE of most families.
+pub(super) fn rope(config: &Object, sizes: &Sizes) -> Result<RopeConfig> {
+    RopeConfig::read(config, RopeRules::new(sizes.head_dim, sizes.positions))
 }
 
 /// A flag that is off where it is missing.
@@ -188,20 +194,28 @@ pub(super) fn flag(config: &Object, key: &str) -> Result<bool> {
 
 /// Refuses settings that would change results and are not implemented.
 pub(super) fn refuse_unsupported(config: &Object) -> Result<()> {
-    if let Some(act) = config.text("hidden_act")?
-        && act != "silu"
-        && act != "swish"
-    {
-        let what = format!("{act:?} is not supported; supported is \"silu\"");
-        return Err(config.error("hidden_act", what));
-    }
+    check_activation(config, "hidden_act", &["silu", "swish"])?;
     refuse_dropout(config, "attention_dropout")?;
-    for key in ["per_layer_config", "no_rope_layers"] {
-        if config.get(key).is_some() {
-            return Err(config.error(key, "is not supported"));
+    refuse_keys(config, &["per_layer_config", "no_rope_layers"])
+}
+
+/// Refuses an activation other than the family's, whose names these are.
+pub(super) fn check_activation(config: &Object, key: &str, names: &[&str]) -> Result<()> {
+    match config.text(key)? {
+        Some(act) if !names.contains(&act) => {
+            let what = format!("{act:?} is not supported; supported is {:?}", names[0]);
+            Err(config.error(key, what))
         }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Refuses keys that are set.
+pub(super) fn refuse_keys(config: &Object, keys: &[&str]) -> Result<()> {
+    match keys.iter().find(|key| config.get(key).is_some()) {
+        Some(key) => Err(config.error(key, "is not supported")),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a dropout other than 0.

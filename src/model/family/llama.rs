@@ -1,6 +1,6 @@
 //! Llama 2, 3 and 3.x, SmolLM2, TinyLlama.
 
-use super::common::{Biases, Sizes, check_layer_types, decoder, flag, refuse_unsupported};
+use super::common::{Biases, Sizes, check_layer_types, decoder, flag, refuse_unsupported, rope};
 use super::{Defaults, Family};
 use crate::Result;
 use crate::model::json::Object;
@@ -44,5 +44,5 @@ fn describe(config: &Object) -> Result<Spec> {
     // Every layer is built alike, whatever `layer_types` says.
     let windows = vec![None; sizes.layers];
     check_layer_types(config, &FAMILY, None, &windows)?;
-    decoder(config, &sizes, biases, false, windows, GGUF)
+    Ok(decoder(&sizes, biases, false, windows, rope(config, &sizes)?, GGUF))
 }

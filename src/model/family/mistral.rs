@@ -1,7 +1,8 @@
 //! Mistral: one sliding window for all layers.
 
 use super::common::{
-    Biases, Sizes, check_layer_types, decoder, refuse_biases, refuse_unsupported, sliding_window,
+    Biases, Sizes, check_layer_types, decoder, refuse_biases, refuse_unsupported, rope,
+    sliding_window,
 };
 use super::{Defaults, Family, llama};
 use crate::Result;
@@ -28,5 +29,5 @@ fn describe(config: &Object) -> Result<Spec> {
     // Every layer is built alike, whatever `layer_types` says.
     let windows = vec![window; sizes.layers];
     check_layer_types(config, &FAMILY, window, &windows)?;
-    decoder(config, &sizes, Biases::NONE, false, windows, llama::GGUF)
+    Ok(decoder(&sizes, Biases::NONE, false, windows, rope(config, &sizes)?, llama::GGUF))
 }

@@ -3,8 +3,10 @@
 //! others.
 
 mod common;
+mod gemma3;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 
@@ -13,7 +15,14 @@ use super::spec::Spec;
 use crate::Result;
 
 /// Every family, in the order that messages list them.
-static FAMILIES: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
+static FAMILIES: [&Family; 6] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &gemma3::FAMILY,
+    &phi3::FAMILY,
+];
 
 /// A family of architectures: which Transformers class a model directory is for.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Qwen 2 and 2.5: biases on q, k and v.
 
 use super::common::{
-    Biases, Sizes, decoder, refuse_biases, refuse_unsupported, sliding_window, windows_by_layer,
+    Biases, Sizes, decoder, refuse_biases, refuse_unsupported, rope, sliding_window,
+    windows_by_layer,
 };
 use super::{Defaults, Family};
 use crate::Result;
@@ -38,7 +39,8 @@ fn describe(config: &Object) -> Result<Spec> {
     refuse_biases(config, &FAMILY, &["mlp_bias"])?;
     let sizes = Sizes::read(config, &FAMILY)?;
     let biases = Biases { qkv: true, o: false, mlp: false };
-    decoder(config, &sizes, biases, false, windows(config, sizes.layers)?, GGUF)
+    let windows = windows(config, sizes.layers)?;
+    Ok(decoder(&sizes, biases, false, windows, rope(config, &sizes)?, GGUF))
 }
 
 /// The window of every layer: from `max_window_layers` on, or as `layer_types` says.

@@ -1,6 +1,6 @@
 //! Qwen 3: RMS norms on the heads of q and k.
 
-use super::common::{Biases, Sizes, decoder, flag, refuse_biases, refuse_unsupported};
+use super::common::{Biases, Sizes, decoder, flag, refuse_biases, refuse_unsupported, rope};
 use super::{Defaults, Family, qwen2};
 use crate::Result;
 use crate::model::json::Object;
@@ -22,5 +22,6 @@ fn describe(config: &Object) -> Result<Spec> {
     let sizes = Sizes::read(config, &FAMILY)?;
     let attention = flag(config, "attention_bias")?;
     let biases = Biases { qkv: attention, o: attention, mlp: false };
-    decoder(config, &sizes, biases, true, qwen2::windows(config, sizes.layers)?, GGUF)
+    let windows = qwen2::windows(config, sizes.layers)?;
+    Ok(decoder(&sizes, biases, true, windows, rope(config, &sizes)?, GGUF))
 }

@@ -4,6 +4,7 @@ use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
 use crate::ops;
 use crate::tensor::Tensor;
+use std::ops::Range;
 
 /// The checked cases.
 pub fn cases() -> Vec<Case> {
@@ -11,7 +12,12 @@ pub fn cases() -> Vec<Case> {
     for (rows, columns) in [(1, 1), (3, 31), (5, 33), (2, 65), (0, 8), (300, 7)] {
         cases.push(add(rows, columns, DType::F32));
         cases.push(rms_norm(rows, columns, DType::F32));
+        cases.push(scale(rows, columns, DType::F32));
+        cases.push(slice_columns(rows, columns, 0..columns.div_ceil(2), DType::F32));
     }
+    cases.push(slice_columns(5, 33, 7..32, DType::F32));
+    cases.push(slices_of_one(31, 34, DType::F32));
+    cases.push(rms_norm_around_zero(3, 31, DType::F32));
     for ids in [vec![0], vec![4, 0, 4, 2, 2, 4], vec![]] {
         cases.push(embedding(5, 7, ids, DType::F32));
     }
@@ -40,13 +46,18 @@ pub fn cases() -> Vec<Case> {
         for (rows, columns) in [(1, 2), (3, 32), (5, 66)] {
             cases.push(add(rows, columns, dtype));
             cases.push(rms_norm(rows, columns, dtype));
+            cases.push(rms_norm_around_zero(rows, columns, dtype));
+            cases.push(scale(rows, columns, dtype));
         }
+        cases.push(slice_columns(5, 66, 8..30, dtype));
+        cases.push(slices_of_one(31, 34, dtype));
     }
     // Rows that stay in registers: whole threads, a tail, several chunks of a thread.
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for (rows, columns) in [(3, 1024), (2, 2056), (1, 8192)] {
             cases.push(rms_norm(rows, columns, dtype));
         }
+        cases.push(rms_norm_around_zero(3, 1024, dtype));
     }
     cases
 }
@@ -78,7 +89,60 @@ pub(super) fn rms_norm(rows: usize, columns: usize, dtype: DType) -> Case {
         inputs: vec![Input::new("x", &[rows, columns], dtype).grad(), weight.grad_f32()],
         rule: Rule::Naive,
         cost: (2.0 * count * dtype.size() as f64, 4.0 * count),
-        run: Box::new(|tape, inputs| Ok(vec![ops::rms_norm(tape, &inputs[0], &inputs[1], 1e-5)?])),
+        run: Box::new(|tape, inputs| {
+            Ok(vec![ops::rms_norm(tape, &inputs[0], &inputs[1], 1e-5, 0.0)?])
+        }),
+    }
+}
+
+/// Gemma's, whose weights are near 0 and have 1 added.
+fn rms_norm_around_zero(rows: usize, columns: usize, dtype: DType) -> Case {
+    let mut case = rms_norm(rows, columns, dtype);
+    case.inputs[1].values = Values::Normal(0.3);
+    Case {
+        variant: format!("{} with an offset", case.variant),
+        run: Box::new(|tape, inputs| {
+            Ok(vec![ops::rms_norm(tape, &inputs[0], &inputs[1], 1e-5, 1.0)?])
+        }),
+        ..case
+    }
+}
+
+fn scale(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "scale",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs: vec![Input::new("x", &[rows, columns], dtype).grad()],
+        rule: Rule::Elementwise,
+        cost: (2.0 * count * dtype.size() as f64, count),
+        run: Box::new(|tape, inputs| Ok(vec![ops::scale(tape, &inputs[0], 5.5)?])),
+    }
+}
+
+fn slice_columns(rows: usize, columns: usize, range: Range<usize>, dtype: DType) -> Case {
+    let moved = 2 * rows * range.len() * dtype.size();
+    Case {
+        op: "slice_columns",
+        variant: format!("{range:?} of {rows}x{columns} {}", dtype.name()),
+        inputs: vec![Input::new("x", &[rows, columns], dtype).grad()],
+        rule: Rule::Exact,
+        cost: (moved as f64, 0.0),
+        run: Box::new(move |tape, inputs| {
+            Ok(vec![ops::slice_columns(tape, &inputs[0], range.clone())?])
+        }),
+    }
+}
+
+/// All columns by parts, whose gradients meet in one tensor.
+fn slices_of_one(rows: usize, columns: usize, dtype: DType) -> Case {
+    Case {
+        variant: format!("three parts of {rows}x{columns} {}", dtype.name()),
+        run: Box::new(move |tape, inputs| {
+            let slice = |range| ops::slice_columns(tape, &inputs[0], range);
+            [0..8, 8..10, 10..columns].into_iter().map(slice).collect()
+        }),
+        ..slice_columns(rows, columns, 0..8, dtype)
     }
 }
 

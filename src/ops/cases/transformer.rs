@@ -1,4 +1,4 @@
-//! Cases of the ops that only a transformer has: RoPE, SwiGLU, the copies of a KV cache.
+//! Cases of the ops that only a transformer has: RoPE, SwiGLU and GeGLU, the copies of a KV cache.
 
 use super::{Case, Input, Rule, Values};
 use crate::dtype::DType;
@@ -12,13 +12,19 @@ pub fn cases() -> Vec<Case> {
     }
     for (rows, columns) in [(1, 1), (3, 31), (5, 33), (0, 8), (300, 7), (33, 72)] {
         cases.push(swiglu(rows, columns, DType::F32));
+        cases.push(geglu(rows, columns, DType::F32));
+    }
+    for (turning, width) in [(2, 6), (6, 8), (48, 64)] {
+        cases.push(partial_rope(5, 3, [turning, width], DType::F32));
     }
     for dtype in [DType::BF16, DType::F16] {
         cases.push(rope(3, 2, 4, dtype));
         cases.push(rope(33, 3, 64, dtype));
-        cases.push(swiglu(3, 30, dtype));
-        cases.push(swiglu(33, 65, dtype));
-        cases.push(swiglu(33, 72, dtype));
+        cases.push(partial_rope(33, 3, [48, 64], dtype));
+        for (rows, columns) in [(3, 30), (33, 65), (33, 72)] {
+            cases.push(swiglu(rows, columns, dtype));
+            cases.push(geglu(rows, columns, dtype));
+        }
         cases.push(write_rows(31, 6, dtype));
         cases.push(take_row(31, 6, dtype));
     }
@@ -36,18 +42,27 @@ pub fn bench_cases(dtype: DType) -> Vec<Case> {
 }
 
 fn rope(tokens: usize, heads: usize, width: usize, dtype: DType) -> Case {
+    partial_rope(tokens, heads, [width, width], dtype)
+}
+
+/// The first columns of each head turn, the others stand still.
+fn partial_rope(tokens: usize, heads: usize, [turning, width]: [usize; 2], dtype: DType) -> Case {
     // Positions in no order, from a table with more rows than tokens.
     let rows = tokens + 3;
     let positions = (0..tokens).map(|t| ((t * 7 + 2) % rows) as u32).collect();
-    let angles: Vec<f32> = (0..rows * width / 2).map(|i| (i as f32 * 0.37).fract() * 6.0).collect();
+    let angles: Vec<f32> =
+        (0..rows * turning / 2).map(|i| (i as f32 * 0.37).fract() * 6.0).collect();
     let table = |name, f: fn(f32) -> f32| {
         let values = angles.iter().map(|&angle| f(angle)).collect();
-        Input::new(name, &[rows, width / 2], DType::F32).values(Values::Floats(values))
+        Input::new(name, &[rows, turning / 2], DType::F32).values(Values::Floats(values))
     };
     let count = (tokens * heads * width) as f64;
     Case {
         op: "rope",
-        variant: format!("{tokens}x{heads}x{width} {}", dtype.name()),
+        variant: match turning == width {
+            true => format!("{tokens}x{heads}x{width} {}", dtype.name()),
+            false => format!("{turning} columns of {tokens}x{heads}x{width} {}", dtype.name()),
+        },
         inputs: vec![
             Input::new("x", &[tokens, heads, width], dtype).grad(),
             Input::integers("positions", positions),
@@ -73,6 +88,18 @@ fn swiglu(rows: usize, columns: usize, dtype: DType) -> Case {
         rule: Rule::Elementwise,
         cost: (3.0 * count * dtype.size() as f64, 10.0 * count),
         run: Box::new(|tape, inputs| Ok(vec![ops::swiglu(tape, &inputs[0], &inputs[1])?])),
+    }
+}
+
+fn geglu(rows: usize, columns: usize, dtype: DType) -> Case {
+    let Case { variant, inputs, rule, cost: (bytes, _), .. } = swiglu(rows, columns, dtype);
+    Case {
+        op: "geglu",
+        variant,
+        inputs,
+        rule,
+        cost: (bytes, 20.0 * (rows * columns) as f64),
+        run: Box::new(|tape, inputs| Ok(vec![ops::geglu(tape, &inputs[0], &inputs[1])?])),
     }
 }
 
