@@ -189,12 +189,13 @@ fn every_family_agrees_with_transformers() -> Result<()> {
     Ok(())
 }
 
-/// Mistral has the sliding window, Qwen3 the norms of heads and the tied embedding.
+/// Mistral has the sliding window, Qwen3 the norms of heads and the tied embedding, Gemma 3 scaled
+/// embeddings and norms with an offset, Phi-4-mini fused layers and heads that turn in part.
 #[cfg(feature = "wgpu")]
 #[test]
 fn wgpu_agrees_with_transformers() -> Result<()> {
     let device = common::wgpu();
-    for family in ["mistral", "qwen3"] {
+    for family in ["mistral", "qwen3", "gemma3", "phi4-mini"] {
         for attention in [Implementation::Flash, Implementation::Eager] {
             check_family(&device, family, attention)?;
         }
@@ -246,7 +247,8 @@ fn check_4bit(device: &Device, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-const CHECKPOINTS: [&str; 3] = ["qwen2-single", "qwen2-double", "smollm2-double-bfloat16"];
+const CHECKPOINTS: [&str; 5] =
+    ["qwen2-single", "qwen2-double", "smollm2-double-bfloat16", "gemma3-double", "phi3-double"];
 
 #[test]
 fn bitsandbytes_checkpoints_give_their_logits() -> Result<()> {

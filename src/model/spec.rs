@@ -277,6 +277,12 @@ pub struct Gguf {
     pub rope_freqs: bool,
     /// Whether o may have a bias, and q, k and v.
     pub attention_bias: bool,
+    /// Whether it has windows: in all layers but every n-th, which then have a RoPE of their own.
+    /// Without, a window bounds the context.
+    pub windows: bool,
+    /// The number of layers at which it takes the scores' factor from the model's width per head, not
+    /// from the head's.
+    pub scale_by_width: Option<usize>,
 }
 
 /// What a tensor is.

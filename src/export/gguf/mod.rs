@@ -16,7 +16,7 @@ use super::merge::Merge;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::model::spec::TensorSpec;
+use crate::model::spec::{Role, TensorSpec};
 use crate::tokenizer::TextProcessor;
 
 /// `general.file_type` of llama.cpp: which type most of the tensors have.
@@ -59,16 +59,22 @@ pub fn write_gguf(
         shape: tensor.shape.clone(),
     };
     let mut tensors: Vec<_> = sources.iter().map(info).collect();
-    if let Some(factors) = &frequencies {
-        let shape = vec![factors.len()];
-        tensors.push(TensorInfo { name: "rope_freqs.weight".into(), kind: Kind::F32, shape });
-    }
+    tensors.extend(frequencies.iter().map(|(name, factors)| TensorInfo {
+        name: (*name).into(),
+        kind: Kind::F32,
+        shape: vec![factors.len()],
+    }));
     container::write(path, &entries, &tensors, |index| {
         let Some(source) = sources.get(index) else {
-            return Ok(f32_to_bytes(frequencies.as_deref().unwrap_or_default(), DType::F32));
+            let (_, factors) = &frequencies[index - sources.len()];
+            return Ok(f32_to_bytes(factors, DType::F32));
         };
         let vector = source.shape.len() == 1;
         let values = if vector { merge.exact(source)? } else { merge.values(source)? };
+        let values = match source.role {
+            Role::Norm { offset } if offset != 0.0 => values.iter().map(|x| x + offset).collect(),
+            _ => values,
+        };
         let values = match shape::interleaved_heads(&config.spec, source) {
             Some(heads) => interleave_halves(&values, heads, source.shape[0]),
             None => values,

@@ -252,6 +252,8 @@ fn adds_space(file: &Json, place: &str) -> Result<bool> {
         match type_of(part) {
             "Prepend" if is_space(text("prepend")) => adds = true,
             "Replace" if replaced == Some(" ") && is_space(text("content")) => replaces = true,
+            // Gemma's, which finds no space any more.
+            "Split" if replaces && replaced == Some(" ") => {}
             "Metaspace" if is_space(text("replacement")) && !flag(part, "split", true) => {
                 replaces = true;
                 adds |= text("prepend_scheme") != "never";

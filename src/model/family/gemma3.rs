@@ -32,8 +32,14 @@ pub(super) static FAMILY: Family = Family {
     describe,
 };
 
-const GGUF: Gguf =
-    Gguf { architecture: "gemma3", interleaved: false, rope_freqs: false, attention_bias: false };
+const GGUF: Gguf = Gguf {
+    architecture: "gemma3",
+    interleaved: false,
+    rope_freqs: false,
+    attention_bias: false,
+    windows: true,
+    scale_by_width: Some(62),
+};
 
 /// The RoPE of layers that see all positions, and of those with a window.
 const GLOBAL: usize = 0;

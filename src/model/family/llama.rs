@@ -28,8 +28,14 @@ pub(super) static FAMILY: Family = Family {
 };
 
 /// llama.cpp's Llama.
-pub(super) const GGUF: Gguf =
-    Gguf { architecture: "llama", interleaved: true, rope_freqs: true, attention_bias: true };
+pub(super) const GGUF: Gguf = Gguf {
+    architecture: "llama",
+    interleaved: true,
+    rope_freqs: true,
+    attention_bias: true,
+    windows: false,
+    scale_by_width: None,
+};
 
 fn describe(config: &Object) -> Result<Spec> {
     refuse_unsupported(config)?;

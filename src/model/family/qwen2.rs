@@ -30,8 +30,14 @@ pub(super) static FAMILY: Family = Family {
     describe,
 };
 
-const GGUF: Gguf =
-    Gguf { architecture: "qwen2", interleaved: false, rope_freqs: false, attention_bias: true };
+const GGUF: Gguf = Gguf {
+    architecture: "qwen2",
+    interleaved: false,
+    rope_freqs: false,
+    attention_bias: true,
+    windows: false,
+    scale_by_width: None,
+};
 
 fn describe(config: &Object) -> Result<Spec> {
     refuse_unsupported(config)?;

@@ -13,8 +13,14 @@ pub(super) static FAMILY: Family = Family {
     describe,
 };
 
-const GGUF: Gguf =
-    Gguf { architecture: "qwen3", interleaved: false, rope_freqs: false, attention_bias: false };
+const GGUF: Gguf = Gguf {
+    architecture: "qwen3",
+    interleaved: false,
+    rope_freqs: false,
+    attention_bias: false,
+    windows: false,
+    scale_by_width: None,
+};
 
 fn describe(config: &Object) -> Result<Spec> {
     refuse_unsupported(config)?;
