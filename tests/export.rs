@@ -72,7 +72,7 @@ fn logits_of(dir: &Path, nf4: Option<bool>, adapter: Option<&Path>) -> Vec<f32> 
 
 #[test]
 fn merged_and_4bit_directories_are_the_model_with_its_adapter() -> Result<()> {
-    for family in ["llama", "qwen2"] {
+    for family in ["llama", "qwen2", "gemma3", "phi4-mini"] {
         let model = fixture("models").join(family);
         let work = tempfile::tempdir().unwrap();
         let path = |name: &str| work.path().join(name);
@@ -317,6 +317,49 @@ fn gguf_of_qwen_keeps_its_rows_and_biases() -> Result<()> {
         let expected = stored(&model.1, &format!("model.layers.0.self_attn.{source}"));
         assert!(bytes_to_f32(bytes, DType::F32) == expected, "{name}");
     }
+    Ok(())
+}
+
+#[test]
+fn gguf_of_gemma_adds_to_norms_what_the_model_does() -> Result<()> {
+    let more = r#""query_pre_attn_scalar": 4, "sliding_window": 8, "rope_local_base_freq": 500.0,
+        "layer_types": ["sliding_attention", "full_attention"],"#;
+    let model = model("gemma3_text", more);
+    let file = gguf(&model, &tokenizer("chatml"), DType::BF16)?;
+    assert_eq!(file.text("general.architecture"), "gemma3");
+    assert_eq!(file.number("gemma3.rope.freq_base_swa"), Some(500.0));
+    for (name, source) in [
+        ("blk.1.attn_norm", "model.layers.1.input_layernorm"),
+        ("blk.1.post_attention_norm", "model.layers.1.post_attention_layernorm"),
+        ("blk.1.ffn_norm", "model.layers.1.pre_feedforward_layernorm"),
+        ("blk.1.post_ffw_norm", "model.layers.1.post_feedforward_layernorm"),
+        ("blk.0.attn_q_norm", "model.layers.0.self_attn.q_norm"),
+        ("output_norm", "model.norm"),
+    ] {
+        let (kind, _, bytes) = &file.tensors[&format!("{name}.weight")];
+        assert_eq!(*kind, 0, "{name}");
+        let expected = stored(&model.1, &format!("{source}.weight"));
+        let expected: Vec<f32> = expected.iter().map(|x| x + 1.0).collect();
+        assert!(bytes_to_f32(bytes, DType::F32) == expected, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn gguf_of_phi_keeps_fused_layers() -> Result<()> {
+    let more = r#""original_max_position_embeddings": 32, "rope_scaling": {"type": "longrope",
+        "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]},"#;
+    let model = model("phi3", more);
+    let file = gguf(&model, &tokenizer("chatml"), DType::F32)?;
+    assert_eq!(file.text("general.architecture"), "phi3");
+    assert_eq!(file.number("phi3.context_length"), Some(32.0));
+    let (_, sizes, bytes) = &file.tensors["blk.0.attn_qkv.weight"];
+    assert_eq!(sizes[..], [16, 32]);
+    let source = "model.layers.0.self_attn.qkv_proj.weight";
+    assert!(bytes_to_f32(bytes, DType::F32) == stored(&model.1, source));
+    assert_eq!(file.tensors["blk.0.ffn_up.weight"].1, [16, 48]);
+    let (_, _, bytes) = &file.tensors["rope_factors_long.weight"];
+    assert_eq!(bytes_to_f32(bytes, DType::F32), [2.0, 4.0]);
     Ok(())
 }
 

@@ -20,13 +20,17 @@ use tunesmith::objective::sft::Sft;
 use tunesmith::ops::{self, Implementation};
 use tunesmith::{DType, Device, Tape};
 
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 13] = [
+    "gemma3",
+    "gemma3-v4",
     "llama",
     "llama3",
     "llama-linear",
     "llama-dynamic",
     "llama-yarn",
     "mistral",
+    "phi3",
+    "phi4-mini",
     "qwen2",
     "qwen3",
     "smollm2",
@@ -143,7 +147,7 @@ fn losses_are_those_of_transformers() {
 
 #[test]
 fn decoding_with_the_cache_is_recomputing() {
-    for family in ["mistral", "qwen3"] {
+    for family in ["mistral", "qwen3", "gemma3", "phi3"] {
         let model = open(&cpu(), &fixture(&format!("models/{family}")), None);
         let tokens: Vec<u32> = (0..21).map(|i| (i * 37 + 5) % 97).collect();
         let whole = logits(&model, &tokens);

@@ -65,7 +65,8 @@ fn rope_tables_are_those_of_transformers() {
         let tables = RopeTables::at(rope, &theirs, positions);
         // PyTorch's sines and cosines are within one unit in the last place; the scaling of YaRN and
         // LongRoPE rounds once more.
-        let scaled = matches!(rope.scaling, RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. });
+        let scaled =
+            matches!(rope.scaling, RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. });
         let units = if scaled { 2 } else { 1 };
         for (part, ours) in [("cos", &tables.cos), ("sin", &tables.sin)] {
             let theirs = floats(&expected, &format!("{name}.{part}"));

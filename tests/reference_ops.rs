@@ -91,45 +91,58 @@ fn on_both(test: impl Fn(&Fixture, &Device, f64) -> Result<()>) {
     test(&fixture, &Device::new(Cpu::poisoned()), F32).unwrap();
 }
 
-#[test]
-fn rope() {
+fn check_rope(name: &str) {
     on_both(|fixture, device, tolerance| {
-        let x = fixture.input(device, "rope.x")?;
-        let (cos, sin) = (fixture.tensor(device, "rope.cos")?, fixture.tensor(device, "rope.sin")?);
+        let tensor = |part: &str| format!("{name}.{part}");
+        let x = fixture.input(device, &tensor("x"))?;
+        let [cos, sin] = ["cos", "sin"].map(|part| fixture.tensor(device, &tensor(part)));
         let positions: Vec<u32> = (0..x.dim(0) as u32).collect();
         let positions = Tensor::from_u32(device, &[x.dim(0)], &positions)?;
         let tape = Tape::recording();
-        let out = ops::rope(&tape, &x, &positions, &cos, &sin)?;
-        fixture.compare(tolerance, "rope.out", &out)?;
-        fixture.compare_gradients(tolerance, &tape, ("rope", &out), &[("x", &x)])
+        let out = ops::rope(&tape, &x, &positions, &cos?, &sin?)?;
+        fixture.compare(tolerance, &tensor("out"), &out)?;
+        fixture.compare_gradients(tolerance, &tape, (name, &out), &[("x", &x)])
     });
 }
 
 #[test]
-fn swiglu() {
+fn rope() {
+    check_rope("rope");
+    check_rope("rope_partial");
+}
+
+fn check_gated(name: &str, gated: impl Fn(&Tape, &Tensor, &Tensor) -> Result<Tensor>) {
     on_both(|fixture, device, tolerance| {
-        let gate = fixture.input(device, "swiglu.gate")?;
-        let up = fixture.input(device, "swiglu.up")?;
+        let gate = fixture.input(device, &format!("{name}.gate"))?;
+        let up = fixture.input(device, &format!("{name}.up"))?;
         let tape = Tape::recording();
-        let out = ops::swiglu(&tape, &gate, &up)?;
-        fixture.compare(tolerance, "swiglu.out", &out)?;
+        let out = gated(&tape, &gate, &up)?;
+        fixture.compare(tolerance, &format!("{name}.out"), &out)?;
         let inputs = [("gate", &gate), ("up", &up)];
-        fixture.compare_gradients(tolerance, &tape, ("swiglu", &out), &inputs)
+        fixture.compare_gradients(tolerance, &tape, (name, &out), &inputs)
     });
+}
+
+#[test]
+fn swiglu_and_geglu() {
+    check_gated("swiglu", ops::swiglu);
+    check_gated("geglu", ops::geglu);
 }
 
 #[test]
 fn rms_norm() {
-    on_both(|fixture, device, tolerance| {
-        let x = fixture.input(device, "rms_norm.x")?;
-        let w = fixture.input(device, "rms_norm.w")?;
-        let tape = Tape::recording();
-        let out = ops::rms_norm(&tape, &x, &w, 1e-5, 0.0)?;
-        // The parameter block holds eps as f32, which is not 1e-5 to float64's last digits.
-        let tolerance = tolerance.max(1e-9);
-        fixture.compare(tolerance, "rms_norm.out", &out)?;
-        fixture.compare_gradients(tolerance, &tape, ("rms_norm", &out), &[("x", &x), ("w", &w)])
-    });
+    for (name, eps, offset) in [("rms_norm", 1e-5, 0.0), ("rms_norm_offset", 1e-6, 1.0)] {
+        on_both(|fixture, device, tolerance| {
+            let x = fixture.input(device, &format!("{name}.x"))?;
+            let w = fixture.input(device, &format!("{name}.w"))?;
+            let tape = Tape::recording();
+            let out = ops::rms_norm(&tape, &x, &w, eps, offset)?;
+            // The parameter block holds eps as f32, which is not eps to float64's last digits.
+            let tolerance = tolerance.max(1e-9);
+            fixture.compare(tolerance, &format!("{name}.out"), &out)?;
+            fixture.compare_gradients(tolerance, &tape, (name, &out), &[("x", &x), ("w", &w)])
+        });
+    }
 }
 
 #[test]

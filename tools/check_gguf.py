@@ -45,6 +45,21 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+# A window within the texts, and the sixth layer has none.
+GEMMA3 = {
+    "num_hidden_layers": 7,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 6,
+    "pad_token_id": 0,
+}
+PHI3 = {
+    "num_key_value_heads": 4,
+    "original_max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 CASES = {
     "llama": ("llama", "chatml", {}),
     "llama-head-dim": ("llama", "chatml", {"head_dim": 32}),
@@ -57,6 +72,36 @@ CASES = {
     "qwen2": ("qwen2", "qwen3", {"tie_word_embeddings": True}),
     "qwen2-yarn": ("qwen2", "qwen3", {"rope_scaling": YARN}),
     "qwen3": ("qwen3", "qwen3", {"head_dim": 32}),
+    "gemma3": ("gemma3_text", "chatml", GEMMA3),
+    "gemma3-pattern": (
+        "gemma3_text",
+        "chatml",
+        GEMMA3
+        | {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "phi3": ("phi3", "chatml", PHI3),
+    "phi4-mini": (
+        "phi3",
+        "chatml",
+        PHI3
+        | {
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+                "short_factor": [1.0, 1.1, 1.3, 1.6],
+                "long_factor": [1.0, 2.0, 4.0, 8.0],
+            },
+        },
+    ),
 }
 
 

@@ -164,25 +164,69 @@ MODELS = [
         _size(52, 68, 3, 4, 1, head_dim=14, tie_word_embeddings=True, rope_theta=10000.0),
         batch=3, max_grad_norm=0.0, warmup=2,
     ),
+    Model(
+        "gemma3-three-windows", "gemma3_text", "qlora", "messages",
+        _size(42, 66, 5, 3, 3, head_dim=18, tie_word_embeddings=True, query_pre_attn_scalar=11,
+              sliding_window=7, layer_types=[*["sliding_attention"] * 3, "full_attention",
+                                             "sliding_attention"],
+              rope_parameters={
+                  "full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 4.0},
+                  "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0}}),
+        accumulation=2, warmup=1, lora={"r": 3, "lora_alpha": 7},
+    ),
+    Model(
+        "gemma3-v4-biases", "gemma3_text", "full", "prompt-completion",
+        _size(40, 58, 4, 4, 2, head_dim=12, tie_word_embeddings=True, attention_bias=True,
+              query_pre_attn_scalar=30, sliding_window=5, sliding_window_pattern=2,
+              rope_theta=200000.0, rope_local_base_freq=5000.0,
+              rope_scaling={"rope_type": "linear", "factor": 2.0}),
+        dtype="bfloat16", packing=True, weight_decay=0.1, max_grad_norm=0.7,
+    ),
+    Model(
+        "phi3-window-heads", "phi3", "lora", "sharegpt",
+        _size(50, 62, 3, 5, 5, head_dim=14, tie_word_embeddings=False, sliding_window=11,
+              original_max_position_embeddings=128, rope_theta=30000.0, rope_scaling=None),
+        template="inst", packing=True, max_length=128, weight_decay=0.05,
+        lora={"r": 5, "lora_alpha": 10, "target_modules": ["qkv_proj", "down_proj"]},
+    ),
+    Model(
+        "phi4-mini-longrope", "phi3", "qlora", "text",
+        _size(48, 90, 2, 6, 2, head_dim=16, tie_word_embeddings=True, partial_rotary_factor=0.5,
+              max_position_embeddings=512, original_max_position_embeddings=128, rope_parameters={
+                  "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
+                  "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [1.0, 3.0, 7.0, 20.0],
+                  "original_max_position_embeddings": 128}),
+        batch=3, warmup=2, lora={"r": 4, "lora_alpha": 8, "use_rslora": True},
+    ),
 ]  # fmt: skip
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+}
 
 
 def write_model(model: Model, directory: Path) -> PreTrainedTokenizerFast:
     """Write the model directory and its tokenizer."""
     directory.mkdir(parents=True)
     template = TEMPLATES[model.template]
-    name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    is_gemma = model.model_type == "gemma3_text"
     config = {
-        "architectures": [f"{name[model.model_type]}ForCausalLM"],
+        "architectures": [ARCHITECTURES[model.model_type]],
         "model_type": model.model_type,
-        **COMMON,
+        **({key: value for key, value in COMMON.items() if key != "hidden_act" or not is_gemma}),
+        "pad_token_id": 0,
         "eos_token_id": SPECIAL.index(template.eos),
         **model.config,
         "torch_dtype": model.dtype,
     }
     write_json(directory / "config.json", config)
     network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-    draw_weights(network, generator(model.name))
+    draw_weights(network, generator(model.name), 0.0 if is_gemma else 1.0)
     options = {"max_shard_size": model.max_shard_size} if model.max_shard_size else {}
     network.to(getattr(torch, model.dtype)).save_pretrained(directory, **options)
     write_json(directory / "config.json", config)

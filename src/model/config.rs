@@ -230,6 +230,31 @@ mod tests {
     }
 
     #[test]
+    fn gemma_tells_layers_apart_in_both_forms() {
+        let old = read(
+            r#"{"model_type": "gemma3_text", "num_hidden_layers": 5, "sliding_window_pattern": 3,
+            "sliding_window": 9, "rope_theta": 2000000.0, "rope_local_base_freq": 20000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#,
+        )
+        .unwrap();
+        let new = read(
+            r#"{"model_type": "gemma3_text", "num_hidden_layers": 5, "sliding_window": 9,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention",
+            "sliding_attention", "sliding_attention"], "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 2000000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}}}"#,
+        )
+        .unwrap();
+        assert_eq!(old.spec, new.spec);
+        assert_eq!(windows(&old), [Some(9), Some(9), None, Some(9), Some(9)]);
+        let ropes: Vec<_> = old.spec.blocks.iter().map(|block| block.attention.rope).collect();
+        assert_eq!(ropes, [1, 1, 0, 1, 1]);
+        assert_eq!(old.spec.ropes[0].scaling, RopeScaling::Linear { factor: 8.0 });
+        assert_eq!((old.spec.ropes[1].theta, old.pad_token_id), (20_000.0, Some(0)));
+        assert!(old.spec.tie_word_embeddings && has(&old, "post_feedforward_layernorm.weight"));
+    }
+
+    #[test]
     fn both_forms_of_rope_are_read() {
         let old = read(
             r#"{"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": {"factor": 8.0,
@@ -256,7 +281,39 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (text, expected) in [
-            (r#"{"model_type": "gemma3"}"#, "supported are llama, mistral, qwen2, qwen3"),
+            (
+                r#"{"model_type": "gemma3"}"#,
+                "supported are llama, mistral, qwen2, qwen3, gemma3_text, phi3",
+            ),
+            (r#"{"model_type": "gemma3_text", "final_logit_softcapping": 30.0}"#, "final_logit"),
+            (r#"{"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}"#, "attn_logit"),
+            (
+                r#"{"model_type": "gemma3_text", "use_bidirectional_attention": true}"#,
+                "use_bidirectional_attention",
+            ),
+            (r#"{"model_type": "gemma3_text", "hidden_activation": "silu"}"#, "gelu_pytorch_tanh"),
+            (r#"{"model_type": "gemma3_text", "sliding_window": null}"#, "is null"),
+            (
+                r#"{"model_type": "gemma3_text", "rope_parameters": {"rope_type": "default"}}"#,
+                "`rope_type` is no type of layer",
+            ),
+            (r#"{"model_type": "phi3", "resid_pdrop": 0.1}"#, "`resid_pdrop`"),
+            (r#"{"model_type": "phi3", "embd_pdrop": 0.1}"#, "`embd_pdrop`"),
+            (r#"{"model_type": "phi3", "partial_rotary_factor": 0.01}"#, "an even number"),
+            (
+                r#"{"model_type": "phi3", "rope_scaling": {"type": "linear", "factor": 2.0}}"#,
+                "\"default\" or \"longrope\"",
+            ),
+            (
+                r#"{"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0],
+                "long_factor": [1.0]}, "original_max_position_embeddings": 4096}"#,
+                "has 1 numbers; expected 48",
+            ),
+            (
+                r#"{"model_type": "phi3", "head_dim": 4, "rope_scaling": {"type": "longrope",
+                "short_factor": [1.0, 1.0], "long_factor": [1.0, 1.0]}}"#,
+                "`original_max_position_embeddings` is missing",
+            ),
             (r#"{"hidden_size": 64}"#, "`model_type` is missing"),
             (
                 r#"{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}"#,

@@ -134,13 +134,14 @@ fn slice_columns(rows: usize, columns: usize, range: Range<usize>, dtype: DType)
     }
 }
 
-/// All columns by parts, whose gradients meet in one tensor.
+/// Two slices of one matrix, whose gradients meet in one tensor.
 fn slices_of_one(rows: usize, columns: usize, dtype: DType) -> Case {
     Case {
-        variant: format!("three parts of {rows}x{columns} {}", dtype.name()),
+        variant: format!("two parts of {rows}x{columns} {}", dtype.name()),
+        rule: Rule::Elementwise,
         run: Box::new(move |tape, inputs| {
-            let slice = |range| ops::slice_columns(tape, &inputs[0], range);
-            [0..8, 8..10, 10..columns].into_iter().map(slice).collect()
+            let slice = |first| ops::slice_columns(tape, &inputs[0], first..first + 8);
+            Ok(vec![ops::add(tape, &slice(2)?, &slice(columns - 10)?)?])
         }),
         ..slice_columns(rows, columns, 0..8, dtype)
     }
