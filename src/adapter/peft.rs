@@ -56,6 +56,31 @@ impl TargetModules {
             names => names,
         }
     }
+
+    /// The linear layers of a network that these are, in the order of [`Spec::tensors`].
+    ///
+    /// Errors: a name that is no linear layer of it.
+    pub fn modules(&self, spec: &Spec) -> Result<Vec<LoraModule>> {
+        let tensors = spec.tensors();
+        let linear = tensors.iter().filter_map(|tensor| tensor.linear());
+        let linear: Vec<LoraModule> = linear
+            .map(|(path, [outputs, inputs])| LoraModule { path: path.into(), inputs, outputs })
+            .collect();
+        let Self::Names(names) = self else { return Ok(linear) };
+        let matches = |path: &str, name: &str| {
+            path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        if let Some(name) = names.iter().find(|name| !linear.iter().any(|m| matches(&m.path, name)))
+        {
+            return Err(Error::input(format!(
+                "target_modules: {name:?} is no linear layer that can have an adapter; expected \
+                 names of {}",
+                spec.module_names().join(", ")
+            )));
+        }
+        let wanted = |module: &LoraModule| names.iter().any(|name| matches(&module.path, name));
+        Ok(linear.into_iter().filter(wanted).collect())
+    }
 }
 
 /// A linear layer that has an adapter.
@@ -195,25 +220,7 @@ impl PeftConfig {
     ///
     /// Errors: a name that is no linear layer of the model.
     pub fn modules(&self, model: &ModelConfig) -> Result<Vec<LoraModule>> {
-        let tensors = model.spec.tensors();
-        let linear = tensors.iter().filter_map(|tensor| tensor.linear());
-        let linear: Vec<LoraModule> = linear
-            .map(|(path, [outputs, inputs])| LoraModule { path: path.into(), inputs, outputs })
-            .collect();
-        let TargetModules::Names(names) = &self.target_modules else { return Ok(linear) };
-        let matches = |path: &str, name: &str| {
-            path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        if let Some(name) = names.iter().find(|name| !linear.iter().any(|m| matches(&m.path, name)))
-        {
-            return Err(Error::input(format!(
-                "target_modules: {name:?} is no linear layer that can have an adapter; expected \
-                 names of {}",
-                model.spec.module_names().join(", ")
-            )));
-        }
-        let wanted = |module: &LoraModule| names.iter().any(|name| matches(&module.path, name));
-        Ok(linear.into_iter().filter(wanted).collect())
+        self.target_modules.modules(&model.spec)
     }
 }
 
@@ -473,6 +480,22 @@ mod tests {
             assert!(modules(&["q_proj", name]).unwrap_err().to_string().contains(name));
         }
         assert_eq!(example(TargetModules::AllLinear).1.len(), 14);
+    }
+
+    #[test]
+    fn a_model_with_fused_layers_names_them() {
+        let text = r#"{"model_type": "phi3", "vocab_size": 10, "hidden_size": 4,
+            "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2}"#;
+        let phi3 = ModelConfig::from_json(text, "config.json").unwrap().spec;
+        let names = |names: &[&str]| {
+            TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
+        };
+        let message = names(&["q_proj"]).modules(&phi3).unwrap_err().to_string();
+        assert!(message.contains("qkv_proj, o_proj, gate_up_proj, down_proj"), "{message}");
+        let found = names(&["qkv_proj"]).modules(&phi3).unwrap();
+        assert_eq!((found.len(), found[1].outputs), (2, 12));
+        let all = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];
+        assert_eq!(TargetModules::AllLinear.named(&phi3), names(&all));
     }
 
     #[test]

@@ -94,11 +94,10 @@ impl Loader<'_> {
     fn rope(&self, rope: &RopeConfig) -> Result<Rope> {
         let positions = self.options.max_positions;
         let original = rope.original_context().filter(|&original| original < positions);
-        let mut tables = RopeTables::new(rope, original.unwrap_or(positions))?;
-        if original.is_some() {
-            let short = inverse_frequencies(rope, 1)?;
-            tables = RopeTables::at(rope, &short, 0..positions);
-            let long = RopeTables::new(rope, positions)?;
+        let mut tables = RopeTables::new(rope, positions)?;
+        if let Some(original) = original {
+            let short = inverse_frequencies(rope, original)?;
+            let long = std::mem::replace(&mut tables, RopeTables::at(rope, &short, 0..positions));
             tables.cos.extend(long.cos);
             tables.sin.extend(long.sin);
         }

@@ -1,10 +1,10 @@
 //! From a prepared run to a trainer on a device.
 
-use super::prepare::Prepared;
+use super::prepare::{Prepared, targets};
 use super::trainer::Trainer;
-use crate::adapter::{PeftConfig, TargetModules, trainable};
+use crate::adapter::{PeftConfig, trainable};
 use crate::backend::Device;
-use crate::config::{self, AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
+use crate::config::{AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::Spec;
@@ -55,18 +55,12 @@ fn settings(train: &TrainArgs) -> Settings {
 
 /// The adapter that `[lora]` describes.
 fn peft_config(lora: &LoraConfig, source: &ModelSource, spec: &Spec) -> PeftConfig {
-    let targets = match &lora.target_modules {
-        config::TargetModules::AllLinear => TargetModules::AllLinear,
-        config::TargetModules::Named(names) => {
-            TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
-        }
-    };
     PeftConfig {
         r: lora.r,
         lora_alpha: lora.lora_alpha,
         lora_dropout: lora.lora_dropout,
         use_rslora: lora.use_rslora,
-        target_modules: targets.named(spec),
+        target_modules: targets(lora).named(spec),
         base_model_name_or_path: Some(source.base_id.clone()),
         revision: source.revision.clone(),
     }

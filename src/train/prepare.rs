@@ -1,7 +1,9 @@
 //! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
 
-use crate::adapter::{PeftConfig, peft};
-use crate::config::{Choice, DataFormat, EvalSource, Init, Resume, TemplateSource, TrainConfig};
+use crate::adapter::{PeftConfig, TargetModules, peft};
+use crate::config::{
+    self, Choice, DataFormat, EvalSource, Init, LoraConfig, Resume, TemplateSource, TrainConfig,
+};
 use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions, Stats};
 use crate::error::{Error, Result};
 use crate::files;
@@ -206,7 +208,20 @@ fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
             "init = \"random\" with [lora] would adapt a model that knows nothing: remove one of them",
         ));
     }
-    Ok(())
+    match &config.lora {
+        Some(lora) if lora.adapter.is_none() => targets(lora).modules(&model.spec).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+/// The linear layers that `[lora]` names.
+pub(super) fn targets(lora: &LoraConfig) -> TargetModules {
+    match &lora.target_modules {
+        config::TargetModules::AllLinear => TargetModules::AllLinear,
+        config::TargetModules::Named(names) => {
+            TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
+        }
+    }
 }
 
 /// The config's data format; `None` is recognized by keys.

@@ -80,7 +80,8 @@ pub(super) const LORA: &[Key] = &[
         section: "lora",
         name: "target_modules",
         aliases: &["lora_target_modules", "lora_target"],
-        doc: "\"all-linear\", or a list of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+        doc: "\"all-linear\", or a list of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj \
+              (qkv_proj and gate_up_proj in models that have these in one)",
         set: |config, node, _| {
             let targets = target_modules(node)?;
             lora(config).target_modules = targets;
