@@ -78,6 +78,7 @@ CASES = {
         "chatml",
         GEMMA3
         | {
+            "num_hidden_layers": 2,
             "layer_types": ["sliding_attention", "full_attention"],
             "rope_parameters": {
                 "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},

@@ -166,7 +166,7 @@ MODELS = [
     ),
     Model(
         "gemma3-three-windows", "gemma3_text", "qlora", "messages",
-        _size(42, 66, 5, 3, 3, head_dim=18, tie_word_embeddings=True, query_pre_attn_scalar=11,
+        _size(40, 66, 5, 5, 5, head_dim=18, tie_word_embeddings=True, query_pre_attn_scalar=11,
               sliding_window=7, layer_types=[*["sliding_attention"] * 3, "full_attention",
                                              "sliding_attention"],
               rope_parameters={
