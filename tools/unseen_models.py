@@ -191,7 +191,7 @@ MODELS = [
     ),
     Model(
         "phi4-mini-longrope", "phi3", "qlora", "text",
-        _size(48, 90, 2, 6, 2, head_dim=16, tie_word_embeddings=True, partial_rotary_factor=0.5,
+        _size(96, 90, 2, 6, 2, tie_word_embeddings=True, partial_rotary_factor=0.5,
               max_position_embeddings=512, original_max_position_embeddings=128, rope_parameters={
                   "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5,
                   "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [1.0, 3.0, 7.0, 20.0],
