@@ -86,8 +86,9 @@ CASES = {
             },
         },
     ),
-    "phi3": ("phi3", "chatml", PHI3),
-    "phi4-mini": (
+    # (llama.cpp asks a file with "phi3" in its name for special tokens of Phi-3.)
+    "fused": ("phi3", "chatml", PHI3),
+    "fused-longrope": (
         "phi3",
         "chatml",
         PHI3

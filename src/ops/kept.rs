@@ -46,6 +46,8 @@ const TABLE: &[Row] = &[
     row("embedding", "weight", &[], NOTHING),
     // Where each row went.
     row("gather_rows", "x", &[], |case| vec![4 * case.inputs[0].shape[0]]),
+    row("geglu", "gate", &["gate", "up"], NOTHING),
+    row("geglu", "up", &["gate", "up"], NOTHING),
     // The gradients, which are there before the backward begins.
     row("linear_cross_entropy", "x", &[], |case| vec![bytes(&case.inputs[0])]),
     row("linear_cross_entropy", "weight", &[], |case| vec![4 * len(&case.inputs[1])]),
@@ -61,6 +63,8 @@ const TABLE: &[Row] = &[
     row("rms_norm", "x", &["x", "weight"], of_norm),
     row("rms_norm", "weight", &["x"], of_norm),
     row("rope", "x", &[], NOTHING),
+    row("scale", "x", &[], NOTHING),
+    row("slice_columns", "x", &[], NOTHING),
     row("swiglu", "gate", &["gate", "up"], NOTHING),
     row("swiglu", "up", &["gate", "up"], NOTHING),
     // The logits are computed again.
@@ -163,7 +167,7 @@ fn elementwise_results_are_not_kept_where_they_can_be_recomputed() {
         let [norm, gate, up, down] =
             [&[columns][..], &[256, columns], &[256, columns], &[columns, 256]].map(weight);
         let before = device.memory().in_use;
-        let h = super::rms_norm(&tape, &x, &norm, 1e-5).unwrap();
+        let h = super::rms_norm(&tape, &x, &norm, 1e-5, 0.0).unwrap();
         let [gate, up] = [&gate, &up].map(|w| super::matmul(&tape, &h, w).unwrap());
         let product = super::swiglu(&tape, &gate, &up).unwrap();
         let y = super::matmul(&tape, &product, &down).unwrap();
