@@ -25,6 +25,7 @@ from fixtures.families import FAMILIES, write_model
 from fixtures.nf4 import write_nf4
 from fixtures.ops import write_ops
 from fixtures.references import write_reference
+from fixtures.rendered import write_text
 from fixtures.rope import write_rope
 from fixtures.sampling import write_sampling
 from fixtures.text import write_tokenizers
@@ -61,6 +62,7 @@ GROUPS = {
     "ops": write_ops,
     "sampling": write_sampling,
     "tokenizers": write_tokenizers,
+    "text": write_text,
 }
 
 

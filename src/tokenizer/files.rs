@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::settings::{Settings, Sources};
 use crate::{Error, Result};
-
-/// The special tokens that templates can name, as Transformers calls them.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Files of a tokenizer that a trained result carries along, where the model has them.
 const CARRIED: [&str; 8] = [
@@ -38,24 +35,18 @@ pub struct TokenizerFiles {
     pub eos_token_ids: Vec<u32>,
     /// Chat templates by name; the model's main one is `default`.
     pub chat_templates: BTreeMap<String, String>,
+    /// What the files say of the tokenizer besides its vocabulary, merged.
+    pub(super) settings: Settings,
 }
 
 impl TokenizerFiles {
     /// Reads what is there; a file that is missing is not an error, one that is broken is.
     pub fn load(dir: &Path) -> Result<Self> {
         let config = read_object(&dir.join("tokenizer_config.json"))?;
-        let map = read_object(&dir.join("special_tokens_map.json"))?;
-        let mut special_tokens = BTreeMap::new();
-        for name in SPECIAL_TOKENS {
-            // tokenizer_config.json is what Transformers writes last, so it wins.
-            for (file, object) in
-                [("special_tokens_map.json", &map), ("tokenizer_config.json", &config)]
-            {
-                if let Some(text) = special_token(object, name, &dir.join(file))? {
-                    special_tokens.insert(name.to_string(), text);
-                }
-            }
-        }
+        let settings = settings(dir, &config)?;
+        let special_tokens = settings.named.iter();
+        let special_tokens =
+            special_tokens.map(|(name, token)| (name.clone(), token.content.clone())).collect();
         let mut eos_token_ids = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             let path = dir.join(file);
@@ -66,7 +57,8 @@ impl TokenizerFiles {
             }
         }
         let chat_templates = chat_templates(dir, &config)?;
-        Ok(Self { dir: dir.to_path_buf(), special_tokens, eos_token_ids, chat_templates })
+        let dir = dir.to_path_buf();
+        Ok(Self { dir, special_tokens, eos_token_ids, chat_templates, settings })
     }
 
     /// Names and contents of the files that a trained result carries: the tokenizer's own, and
@@ -154,21 +146,20 @@ fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     Ok(files)
 }
 
-/// A special token, which is a string or an object with `content`.
-fn special_token(object: &Map<String, Value>, name: &str, path: &Path) -> Result<Option<String>> {
-    let value = match object.get(name) {
-        Some(Value::Object(token)) => token.get("content"),
-        other => other,
+/// The tokenizer's settings, from all files that hold a part of them.
+fn settings(dir: &Path, config: &Map<String, Value>) -> Result<Settings> {
+    let tokenizer = dir.join("tokenizer.json");
+    let tokenizer = if tokenizer.is_file() { Some(read_text(&tokenizer)?) } else { None };
+    let sources = Sources {
+        config,
+        special_tokens_map: &read_object(&dir.join("special_tokens_map.json"))?,
+        added_tokens: &read_object(&dir.join("added_tokens.json"))?,
+        model: &read_object(&dir.join("config.json"))?,
+        tokenizer: tokenizer.as_deref(),
     };
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(Error::input(format!(
-            "{}: `{name}` is {}; expected a string or an object with `content`",
-            path.display(),
-            kind(other)
-        ))),
-    }
+    Settings::merge(&sources).map_err(|why| {
+        Error::input(format!("{}: {why}", dir.join("tokenizer_config.json").display()))
+    })
 }
 
 /// `eos_token_id`: a number or a list of numbers.
@@ -257,7 +248,8 @@ mod tests {
             ("additional_chat_templates/rag.jinja", "rag"),
         ]);
         let files = TokenizerFiles::load(dir.path()).unwrap();
-        assert_eq!(files.special_tokens["bos_token"], "<s>");
+        // Without `added_tokens_decoder`, the map wins.
+        assert_eq!(files.special_tokens["bos_token"], "<other>");
         assert_eq!(files.special_tokens["eos_token"], "</s>");
         assert!(!files.special_tokens.contains_key("pad_token"));
         assert_eq!(files.eos_token_ids, [7, 2]);

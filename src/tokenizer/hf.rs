@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
 
-use super::{Encoding, Tokenizer, TokenizerFiles};
+use super::{Encoding, Tokenizer, TokenizerFiles, build};
 use crate::{Error, Result};
 
 /// A Hugging Face tokenizer with the special tokens of its model directory.
@@ -16,6 +16,8 @@ pub struct HfTokenizer {
     pad: Option<u32>,
     special: Vec<u32>,
     vocab_size: usize,
+    /// Whether decoding takes spaces before punctuation away.
+    clean_up: bool,
 }
 
 impl HfTokenizer {
@@ -24,23 +26,11 @@ impl HfTokenizer {
         Self::from_files(&TokenizerFiles::load(dir)?)
     }
 
-    /// Loads `tokenizer.json` of the directory whose other files were read already.
+    /// Makes the tokenizer of the directory whose other files were read already.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
         let path = files.dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| {
-            Error::input(format!(
-                "cannot read {}: {error}; a model directory needs a tokenizer.json (from a model \
-                 that has only another form, save one with Transformers' fast tokenizer)",
-                path.display()
-            ))
-        })?;
-        let inner =
-            guarded("load", || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|why| {
-                Error::input(format!(
-                    "{}: not a tokenizer this version reads: {why}",
-                    path.display()
-                ))
-            })?;
+        let inner = guarded("load", || build::build(files).map_err(Into::into))
+            .map_err(|why| Error::input(format!("{}: {why}", path.display())))?;
         Self::new(inner, files)
     }
 
@@ -50,18 +40,11 @@ impl HfTokenizer {
         inner
             .with_truncation(None)
             .map_err(|error| Error::input(format!("tokenizer truncation: {error}")))?;
-        let id = |name: &str| -> Result<Option<u32>> {
-            let Some(token) = files.special_tokens.get(name) else { return Ok(None) };
-            inner.token_to_id(token).map(Some).ok_or_else(|| {
-                Error::input(format!(
-                    "{}: `{name}` is {token:?}, which tokenizer.json does not have; the files do \
-                     not belong together",
-                    files.dir.join("tokenizer_config.json").display()
-                ))
-            })
+        let id = |name: &str| -> Option<u32> {
+            files.special_tokens.get(name).and_then(|token| inner.token_to_id(token))
         };
-        let (bos, pad) = (id("bos_token")?, id("pad_token")?);
-        let mut eos: Vec<u32> = id("eos_token")?.into_iter().collect();
+        let (bos, pad) = (id("bos_token"), id("pad_token"));
+        let mut eos: Vec<u32> = id("eos_token").into_iter().collect();
         for &extra in &files.eos_token_ids {
             if !eos.contains(&extra) {
                 eos.push(extra);
@@ -77,7 +60,9 @@ impl HfTokenizer {
         special.sort_unstable();
         special.dedup();
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, bos, eos, pad, special, vocab_size })
+        let clean_up = files.settings.clean_up
+            && !matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
+        Ok(Self { inner, bos, eos, pad, special, vocab_size, clean_up })
     }
 
     fn run(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
@@ -105,8 +90,9 @@ impl Tokenizer for HfTokenizer {
     }
 
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        guarded("decode", || self.inner.decode(ids, skip_special))
-            .map_err(|why| Error::run(format!("the tokenizer cannot decode {ids:?}: {why}")))
+        let text = guarded("decode", || self.inner.decode(ids, skip_special))
+            .map_err(|why| Error::run(format!("the tokenizer cannot decode {ids:?}: {why}")))?;
+        Ok(if self.clean_up { clean_up(text) } else { text })
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -136,6 +122,23 @@ impl Tokenizer for HfTokenizer {
     fn pad_token_id(&self) -> Option<u32> {
         self.pad
     }
+}
+
+/// Transformers' `clean_up_tokenization`.
+fn clean_up(text: String) -> String {
+    let pairs = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
 }
 
 /// The bytes each token stands for, from the library's offsets.
@@ -241,13 +244,5 @@ mod tests {
         assert!(tokenizer.is_special(im_end));
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "a");
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<s>a<|im_end|>");
-    }
-
-    #[test]
-    fn a_special_token_that_the_vocabulary_lacks_is_an_error() {
-        let mut files = testing::files();
-        files.special_tokens.insert("eos_token".into(), "<nowhere>".into());
-        let error = HfTokenizer::new(testing::inner(), &files).err().unwrap().to_string();
-        assert!(error.contains("`eos_token`") && error.contains("<nowhere>"), "{error}");
     }
 }

@@ -4,6 +4,8 @@
 //! `tokenizers`) is the one that reads `tokenizer.json`. What lies beside it in a model directory
 //! (special tokens, stop tokens, chat templates) is read by [`TokenizerFiles`].
 
+#[cfg(feature = "tokenizers")]
+mod build;
 pub mod builtin;
 pub mod end_of_turn;
 mod files;
@@ -11,6 +13,7 @@ mod files;
 mod hf;
 mod jinja;
 mod processor;
+mod settings;
 mod stream;
 mod template;
 #[cfg(all(test, feature = "tokenizers"))]
