@@ -13,56 +13,45 @@
 //           dq: a block owns 32 queries of a head, walks over their keys
 //           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
 //
-//             dkv:  s, dp [queries, keys] -> turned: p, ds [keys, queries] x dout, q [queries, d]
-//             dq:   s, dp [queries, keys] ->             ds [queries, keys] x k      [keys, d]
+//             dkv:  s, dp [queries, keys] -> transposed: p, ds [keys, queries] x dout, q [queries, d]
+//             dq:   s, dp [queries, keys] ->                 ds [queries, keys] x k      [keys, d]
 //
 // Launch    grid delta ceil(T NH / 128), dkv (ceil(T / 32), NKV), dq (ceil(T / 32), NH); block 128,
 //           12.4 KiB shared memory; HD <= 256, even for 16-bit types (the host checks)
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by arithmetic. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  all writes, no adds; one order of sums: deterministic; 3 x the naive error
+// Versions  this one, attention_bwd_mma, attention_bwd_wgmma
 // Twin      kernels-wgsl/attention_bwd.wgsl. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
-constexpr u32 SLABS = (HEAD_WIDTH + 31) / 32;
+// Columns of the head that are staged at once, and the numbers of a staged row: rows are BC + 1 apart, so that
+// threads that walk down a column meet different banks.
+constexpr u32 SLAB = 32, STRIDE = BC + 1;
+static_assert(BR == 32 && BC == 32 && SLAB == BC, "128 threads, each 4 rows and a pair of columns");
+constexpr u32 SLABS = (HEAD_WIDTH + SLAB - 1) / SLAB;
 // Blocks that a multiprocessor holds at once, which grants a thread 128 registers, or 255 for wide heads;
 // left to itself, the compiler spills to make room for more blocks.
 constexpr u32 RESIDENT_BLOCKS = SLABS <= 3 ? 4 : 2;
 
-__device__ __forceinline__ u32 lowest_key(const u32* bounds, u32 i, u32 window) {
-    u32 first = bounds[2 * i];
-    return i >= window ? max(first, i + 1 - window) : first;
-}
-
-// Fills a tile [32, 33] with a slab of tokens first .. first + 31 of x [limit, heads, HD]; 0 outside.
-// Rows are 33 apart, so that threads that walk down a column meet different banks.
+// Fills a tile [BR, STRIDE] with a slab of tokens first .. first + BR - 1 of x [limit, heads, HD]; 0 outside.
 template <unsigned DT>
 __device__ __forceinline__ void stage(float* tile, const void* x, u32 first, u32 limit, u32 heads,
                                       u32 head, u32 slab) {
-    for (u32 n = threadIdx.x; n < 1024; n += 128) {
-        u32 token = first + n / 32;
-        u32 d = slab * 32 + n % 32;
+    for (u32 n = threadIdx.x; n < BR * SLAB; n += 128) {
+        u32 token = first + n / SLAB;
+        u32 d = slab * SLAB + n % SLAB;
         float value = 0.0f;
         if (token < limit && d < HEAD_WIDTH) value = load<DT>(x, (token * heads + head) * HEAD_WIDTH + d);
-        tile[n / 32 * 33 + n % 32] = value;
+        tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
 // The tiles of a block and the place of the thread in them.
 struct Block {
-    float* a_tile; // [32, 33] a slab of queries or of dout
-    float* b_tile; // [32, 33] the other operand
-    float* p_tile; // [32, 33] p or ds
+    float* a_tile; // [BR, STRIDE] a slab of queries or of dout
+    float* b_tile; // [BR, STRIDE] the other operand
+    float* p_tile; // [BR, STRIDE] p or ds
     u32 x;
     u32 y;
 };
@@ -79,12 +68,12 @@ __device__ __forceinline__ void inner_products(float (&sums)[8], Block block, co
         stage<LEFT>(block.a_tile, a, first_a, limit, heads_a, head_a, slab);
         stage<RIGHT>(block.b_tile, b, first_b, limit, heads_b, head_b, slab);
         __syncthreads();
-        for (u32 d = 0; d < 32; d++) {
-            float low = block.b_tile[2 * block.x * 33 + d];
-            float high = block.b_tile[(2 * block.x + 1) * 33 + d];
+        for (u32 d = 0; d < SLAB; d++) {
+            float low = block.b_tile[2 * block.x * STRIDE + d];
+            float high = block.b_tile[(2 * block.x + 1) * STRIDE + d];
 #pragma unroll
             for (u32 r = 0; r < 4; r++) {
-                float value = block.a_tile[(block.y + 8 * r) * 33 + d];
+                float value = block.a_tile[(block.y + 8 * r) * STRIDE + d];
                 sums[2 * r] += value * low;
                 sums[2 * r + 1] += value * high;
             }
@@ -93,19 +82,19 @@ __device__ __forceinline__ void inner_products(float (&sums)[8], Block block, co
     }
 }
 
-// Adds p_tile times a slab of `b` [32, 32] to the thread's 4 x 2 sums of that slab.
+// Adds p_tile times a slab of `b` [BC, SLAB] to the thread's 4 x 2 sums of that slab.
 template <unsigned DT>
 __device__ __forceinline__ void weighted_rows(float* slab_sums, Block block, const void* b, u32 first,
                                               u32 limit, u32 heads, u32 head, u32 slab) {
     float sums[8] = {}; // [4, 2]
     stage<DT>(block.b_tile, b, first, limit, heads, head, slab);
     __syncthreads();
-    for (u32 n = 0; n < 32; n++) {
-        float low = block.b_tile[n * 33 + 2 * block.x];
-        float high = block.b_tile[n * 33 + 2 * block.x + 1];
+    for (u32 n = 0; n < BC; n++) {
+        float low = block.b_tile[n * STRIDE + 2 * block.x];
+        float high = block.b_tile[n * STRIDE + 2 * block.x + 1];
 #pragma unroll
         for (u32 r = 0; r < 4; r++) {
-            float weight = block.p_tile[(block.y + 8 * r) * 33 + n];
+            float weight = block.p_tile[(block.y + 8 * r) * STRIDE + n];
             sums[2 * r] += weight * low;
             sums[2 * r + 1] += weight * high;
         }
@@ -118,7 +107,8 @@ __device__ __forceinline__ void weighted_rows(float* slab_sums, Block block, con
 // p of a query and a key from their product.
 __device__ __forceinline__ float weight_of(float product, u32 query, u32 head, u32 key,
                                            const float* stats, const u32* bounds, const Params& params) {
-    if (query >= params.tokens || key > query || key < lowest_key(bounds, query, params.window)) return 0.0f;
+    if (query >= params.tokens || key > query) return 0.0f;
+    if (key < lowest_key(bounds[2 * query], query, params.window)) return 0.0f;
     return expf(product * params.scale - stats[(query * params.heads + head) * 2]);
 }
 
@@ -143,35 +133,35 @@ attention_bwd_delta(const void* out, const void* dout, float* stats, Params para
 extern "C" __global__ void __launch_bounds__(128, RESIDENT_BLOCKS)
 attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout, const float* stats,
                   const u32* bounds, void* dk, void* dv, Params params) {
-    __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each
+    __shared__ float a_tile[BR * STRIDE], b_tile[BR * STRIDE], p_tile[BR * STRIDE]; // [BR, STRIDE] each
     u32 x = threadIdx.x % 16;
     u32 y = threadIdx.x / 16;
     Block block = {a_tile, b_tile, p_tile, x, y};
-    u32 first_key = blockIdx.x * 32;
+    u32 first_key = blockIdx.x * BC;
     u32 kv_head = blockIdx.y;
     u32 group = params.heads / params.kv_heads;
     // [1] the queries that see any of these keys: first_key .. end
-    u32 last_key = min(first_key + 31, params.tokens - 1);
+    u32 last_key = min(first_key + BC - 1, params.tokens - 1);
     u32 end = bounds[2 * last_key + 1];
     if (params.window < end - last_key) end = last_key + params.window;
     float dk_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
     float dv_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
     for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        for (u32 first = first_key; first < end; first += 32) {
+        for (u32 first = first_key; first < end; first += BR) {
             // [2] s and dp of the thread's pairs
             float p[8], ds[8]; // [4, 2]
             inner_products<DT_Q, DT_K>(p, block, q, first, params.heads, head, k, first_key,
                                        params.kv_heads, kv_head, params.tokens);
             inner_products<DT_DOUT, DT_V>(ds, block, dout, first, params.heads, head, v, first_key,
                                           params.kv_heads, kv_head, params.tokens);
-            // [3] p and ds; p goes into the tile turned, a row per key
+            // [3] p and ds; p goes into the tile transposed, a row per key
 #pragma unroll
             for (u32 n = 0; n < 8; n++) {
                 u32 row = y + 8 * (n / 2);
                 u32 column = 2 * x + n % 2;
                 p[n] = weight_of(p[n], first + row, head, first_key + column, stats, bounds, params);
                 ds[n] = score_gradient(p[n], ds[n], first + row, head, stats, params);
-                p_tile[column * 33 + row] = p[n];
+                p_tile[column * STRIDE + row] = p[n];
             }
             // [4] dv += p^T dout; unrolled, so that the sums stay in registers
 #pragma unroll
@@ -181,7 +171,7 @@ attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout,
             }
             // [5] dk += ds^T q
 #pragma unroll
-            for (u32 n = 0; n < 8; n++) p_tile[(2 * x + n % 2) * 33 + y + 8 * (n / 2)] = ds[n];
+            for (u32 n = 0; n < 8; n++) p_tile[(2 * x + n % 2) * STRIDE + y + 8 * (n / 2)] = ds[n];
 #pragma unroll
             for (u32 slab = 0; slab < SLABS; slab++) {
                 weighted_rows<DT_Q>(dk_sums + slab * 8, block, q, first, params.tokens, params.heads,
@@ -193,7 +183,7 @@ attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout,
 #pragma unroll
     for (u32 n = 0; n < 8 * SLABS; n++) {
         u32 token = first_key + y + 8 * (n / 2 % 4);
-        u32 d = n / 8 * 32 + 2 * x + n % 2;
+        u32 d = n / 8 * SLAB + 2 * x + n % 2;
         u32 i = (token * params.kv_heads + kv_head) * HEAD_WIDTH + d;
         if (token < params.tokens && d < HEAD_WIDTH) {
             store<DT_DK>(dk, i, dk_sums[n]);
@@ -205,17 +195,17 @@ attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout,
 extern "C" __global__ void __launch_bounds__(128, RESIDENT_BLOCKS)
 attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, const float* stats,
                  const u32* bounds, void* dq, Params params) {
-    __shared__ float a_tile[1056], b_tile[1056], p_tile[1056]; // [32, 33] each
+    __shared__ float a_tile[BR * STRIDE], b_tile[BR * STRIDE], p_tile[BR * STRIDE]; // [BR, STRIDE] each
     u32 x = threadIdx.x % 16;
     u32 y = threadIdx.x / 16;
     Block block = {a_tile, b_tile, p_tile, x, y};
-    u32 first_query = (gridDim.x - 1 - blockIdx.x) * 32;
+    u32 first_query = (gridDim.x - 1 - blockIdx.x) * BR;
     u32 head = blockIdx.y;
     u32 kv_head = head / (params.heads / params.kv_heads);
     // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
-    u32 end = min(first_query + 32, params.tokens);
+    u32 end = min(first_query + BR, params.tokens);
     float dq_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
-    for (u32 first = lowest_key(bounds, first_query, params.window); first < end; first += 32) {
+    for (u32 first = lowest_key(bounds[2 * first_query], first_query, params.window); first < end; first += BC) {
         // [2] s and dp of the thread's pairs
         float s[8], dp[8]; // [4, 2]
         inner_products<DT_Q, DT_K>(s, block, q, first_query, params.heads, head, k, first,
@@ -228,7 +218,7 @@ attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, 
             u32 row = y + 8 * (n / 2);
             u32 column = 2 * x + n % 2;
             float p = weight_of(s[n], first_query + row, head, first + column, stats, bounds, params);
-            p_tile[row * 33 + column] = score_gradient(p, dp[n], first_query + row, head, stats, params);
+            p_tile[row * STRIDE + column] = score_gradient(p, dp[n], first_query + row, head, stats, params);
         }
         // [4] dq += ds k; unrolled, so that the sums stay in registers
 #pragma unroll
@@ -241,7 +231,7 @@ attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, 
 #pragma unroll
     for (u32 n = 0; n < 8 * SLABS; n++) {
         u32 token = first_query + y + 8 * (n / 2 % 4);
-        u32 d = n / 8 * 32 + 2 * x + n % 2;
+        u32 d = n / 8 * SLAB + 2 * x + n % 2;
         u32 i = (token * params.heads + head) * HEAD_WIDTH + d;
         if (token < params.tokens && d < HEAD_WIDTH) store<DT_DQ>(dq, i, dq_sums[n]);
     }

@@ -9,7 +9,7 @@
 // Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16; bounds u32 [T, 2] (first, end);
 //           stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   dkv: a block owns 64 keys of a kv-head, a warp 16 of them, and walks over the group's heads and
-//           their queries by 32: no sum leaves the block. Scores are made turned, keys x queries, so that
+//           their queries by 32: no sum leaves the block. Scores are made transposed, keys x queries, so that
 //           p and ds lie as the first operand of the products that follow
 //           dq: a block owns 64 queries of a head, a warp 16 of them, and walks over their keys by 32
 //
@@ -23,24 +23,17 @@
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  p and ds are rounded to bf16 before they are multiplied; all writes, no adds, one order of sums:
-//           deterministic; 3 x the naive error. Rounded to f16 they miss that: f16 stays with the twin
-// Versions  attention_bwd, this one; not yet measured on a device
-// Twin      kernels-cuda/attention_bwd.cu, the portable version. Reference: src/ops/attention/reference.rs.
+//           deterministic; 3 x the naive error. Rounded to f16 they miss that: f16 stays with the portable version
+// Versions  attention_bwd, this one, attention_bwd_wgmma; not yet measured on a device
+// Portable  kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
 constexpr u32 HD = HEAD_WIDTH;
-constexpr u32 OWN = 64, WALK = 32; // tokens of a block, and of a step of its walk
+// OWN tokens of a block, WALK of a step of its walk.
 constexpr u32 OWN_BYTES = OWN * HD * 2, WALK_BYTES = WALK * HD * 2;
+static_assert(OWN == 64 && WALK % 16 == 0 && WALK <= 64, "4 warps of 16 rows, whole steps of mma");
+static_assert(DQ_BYTES == 2 * OWN_BYTES + 2 * 2 * WALK_BYTES, "what the block owns, and two stages");
+static_assert(DKV_BYTES == DQ_BYTES + 2 * WALK * 16, "the same, with stats and bounds of each query");
 
 // Writes a warp's [16, HD] sums as rows first .. of a head of x [tokens, heads, HD].
 template <unsigned DT>

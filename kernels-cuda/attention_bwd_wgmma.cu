@@ -9,7 +9,7 @@
 // Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16; bounds u32 [T, 2] (first, end);
 //           stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   dkv: a block owns 128 keys of a kv-head, warpgroups 1 and 2 64 of them each, and walks over the
-//           group's heads and their queries by 64: no sum leaves the block. Scores are made turned, keys x
+//           group's heads and their queries by 64: no sum leaves the block. Scores are made transposed, keys x
 //           queries, so that p and ds lie as the first operand of the products that follow
 //           dq: a block owns 128 queries of a head, a warpgroup 64 of them, and walks over their keys by 64
 //
@@ -25,23 +25,16 @@
 // Numerics  as attention_bwd_mma: p and ds are rounded to bf16 before they are multiplied; deterministic; 3 x
 //           the naive error
 // Versions  attention_bwd, attention_bwd_mma, this one; not yet measured on a device
-// Twin      kernels-cuda/attention_bwd.cu, the portable version. Reference: src/ops/attention/reference.rs.
+// Portable  kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2407.08608
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
 constexpr u32 HD = HEAD_WIDTH;
-constexpr u32 OWN = 128, WALK = 64, STAGES = 2; // tokens of a block, and of a step of its walk
+// OWN tokens of a block, WALK of a step of its walk.
 constexpr u32 OWN_BYTES = OWN * HD * 2, WALK_BYTES = WALK * HD * 2;
 constexpr u32 CONSUMING_WARPS = 8;
+static_assert(OWN == 128 && WALK % 16 == 0, "2 warpgroups of 64 rows, whole steps of wgmma");
+static_assert(DQ_BYTES == 2 * OWN_BYTES + STAGES * 2 * WALK_BYTES + 8 + Ring<STAGES>::BYTES, "tiles and barriers");
+static_assert(DKV_BYTES == DQ_BYTES + STAGES * WALK * 8, "the same, with the stats of each query");
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 attention_bwd_dkv_wgmma(const void*, const void*, const void*, const void*, const float* stats, const u32* bounds,

@@ -16,16 +16,6 @@
 // Twin      kernels-wgsl/attention_eager.wgsl. Reference: src/ops/attention/eager.rs.
 //           Paper: arXiv:1706.03762
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
 extern "C" __global__ void __launch_bounds__(128)
 attention_eager_scores(const void* query, const void* key, float* scores, Params params) {
     // [1] the head, query and key of this thread
@@ -51,8 +41,7 @@ attention_eager_softmax(const u32* bounds, float* p, Params params) {
     if (number >= params.heads * params.tokens) return;
     u32 row = number * params.keys;
     u32 i = number % params.tokens + params.q_offset;
-    u32 lowest = bounds[2 * i];
-    if (i >= params.window) lowest = max(lowest, i + 1 - params.window);
+    u32 lowest = lowest_key(bounds[2 * i], i, params.window);
     // [2] largest score, sum of exponentials
     float largest = p[row + i];
     for (u32 j = lowest; j <= i; j++) largest = fmaxf(largest, p[row + j]);

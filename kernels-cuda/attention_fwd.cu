@@ -21,38 +21,26 @@
 //           k and v ceil(T / 32) / 2 times: bound by arithmetic
 // Numerics  online softmax: row maximum m and sum l are carried over the tiles, sums rescaled when m
 //           grows; unseen pairs weigh exactly 0, MASK is finite so that MASK - MASK is; deterministic
+// Versions  this one, attention_fwd_mma, attention_fwd_wgmma
 // Twin      kernels-wgsl/attention_fwd.wgsl. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
+// Columns of the head that are staged at once, and the numbers of a staged row: rows are BC + 1 apart, so that
+// threads that walk down a column meet different banks.
+constexpr u32 SLAB = 32, STRIDE = BC + 1;
+static_assert(BR == 32 && BC == 32 && SLAB == BC, "128 threads, each 4 rows and a pair of columns");
+constexpr u32 SLABS = (HEAD_WIDTH + SLAB - 1) / SLAB;
 
-constexpr u32 SLABS = (HEAD_WIDTH + 31) / 32;
-constexpr float MASK = -1e30f;
-
-__device__ __forceinline__ u32 lowest_key(const u32* bounds, u32 i, u32 window) {
-    u32 first = bounds[2 * i];
-    return i >= window ? max(first, i + 1 - window) : first;
-}
-
-// Fills a tile [32, 33] with a slab of tokens first .. first + 31 of x [limit, heads, HD]; 0 outside.
-// Rows are 33 apart, so that threads that walk down a column meet different banks.
+// Fills a tile [BR, STRIDE] with a slab of tokens first .. first + BR - 1 of x [limit, heads, HD]; 0 outside.
 template <unsigned DT>
 __device__ __forceinline__ void stage(float* tile, const void* x, u32 first, u32 limit, u32 heads,
                                       u32 head, u32 slab) {
-    for (u32 n = threadIdx.x; n < 1024; n += 128) {
-        u32 token = first + n / 32;
-        u32 d = slab * 32 + n % 32;
+    for (u32 n = threadIdx.x; n < BR * SLAB; n += 128) {
+        u32 token = first + n / SLAB;
+        u32 d = slab * SLAB + n % SLAB;
         float value = 0.0f;
         if (token < limit && d < HEAD_WIDTH) value = load<DT>(x, (token * heads + head) * HEAD_WIDTH + d);
-        tile[n / 32 * 33 + n % 32] = value;
+        tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
@@ -69,11 +57,11 @@ __device__ __forceinline__ float reduce_row(const float* partial, u32 row, bool 
 extern "C" __global__ void __launch_bounds__(128)
 attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, void* out, float* stats,
               Params params) {
-    __shared__ float q_tile[1056];  // [32, 33] a slab of the queries
-    __shared__ float kv_tile[1056]; // [32, 33] a slab of the keys, then of the values
-    __shared__ float p_tile[1056];  // [32, 33] weights of queries x keys
-    __shared__ float partial[512];  // [32, 16] one number per thread and row, to be reduced
-    u32 first_query = (gridDim.x - 1 - blockIdx.x) * 32;
+    __shared__ float q_tile[BR * STRIDE];  // [BR, STRIDE] a slab of the queries
+    __shared__ float kv_tile[BR * STRIDE]; // [BR, STRIDE] a slab of the keys, then of the values
+    __shared__ float p_tile[BR * STRIDE];  // [BR, STRIDE] weights of queries x keys
+    __shared__ float partial[BR * 16]; // [BR, 16] one number per thread and row, to be reduced
+    u32 first_query = (gridDim.x - 1 - blockIdx.x) * BR;
     u32 head = blockIdx.y;
     u32 kv_head = head / (params.heads / params.kv_heads);
     u32 x = threadIdx.x % 16;
@@ -84,15 +72,17 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
     for (u32 r = 0; r < 4; r++) {
         u32 token = first_query + y + 8 * r;
         if (token < params.tokens) {
-            lowest[r] = lowest_key(bounds, token + params.q_offset, params.window);
-            past[r] = token + params.q_offset + 1;
+            u32 i = token + params.q_offset;
+            lowest[r] = lowest_key(bounds[2 * i], i, params.window);
+            past[r] = i + 1;
         }
         m[r] = MASK;
     }
     float sums[8 * SLABS] = {}; // [SLABS, 4, 2] unnormalised output
-    u32 end = min(first_query + 32, params.tokens) + params.q_offset;
-    u32 first_key = lowest_key(bounds, first_query + params.q_offset, params.window);
-    for (; first_key < end; first_key += 32) {
+    u32 end = min(first_query + BR, params.tokens) + params.q_offset;
+    u32 first_i = first_query + params.q_offset;
+    u32 first_key = lowest_key(bounds[2 * first_i], first_i, params.window);
+    for (; first_key < end; first_key += BC) {
         // [2] scores of the thread's pairs, slab by slab
         float s[8] = {}; // [4, 2]
         for (u32 slab = 0; slab < SLABS; slab++) {
@@ -100,12 +90,12 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
             stage<DT_K>(kv_tile, k, first_key, params.keys, params.kv_heads, kv_head, slab);
             __syncthreads();
 #pragma unroll 4
-            for (u32 d = 0; d < 32; d++) {
-                float low = kv_tile[2 * x * 33 + d];
-                float high = kv_tile[(2 * x + 1) * 33 + d];
+            for (u32 d = 0; d < SLAB; d++) {
+                float low = kv_tile[2 * x * STRIDE + d];
+                float high = kv_tile[(2 * x + 1) * STRIDE + d];
 #pragma unroll
                 for (u32 r = 0; r < 4; r++) {
-                    float value = q_tile[(y + 8 * r) * 33 + d];
+                    float value = q_tile[(y + 8 * r) * STRIDE + d];
                     s[2 * r] += value * low;
                     s[2 * r + 1] += value * high;
                 }
@@ -138,7 +128,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
                 bool seen = key >= lowest[r] && key < past[r];
                 float weight = seen ? expf(s[2 * r + c] - larger) : 0.0f;
                 l[r] += weight;
-                p_tile[row * 33 + 2 * x + c] = weight;
+                p_tile[row * STRIDE + 2 * x + c] = weight;
             }
 #pragma unroll
             for (u32 slab = 0; slab < SLABS; slab++) {
@@ -152,12 +142,12 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
             stage<DT_V>(kv_tile, v, first_key, params.keys, params.kv_heads, kv_head, slab);
             __syncthreads();
 #pragma unroll 4
-            for (u32 j = 0; j < 32; j++) {
-                float low = kv_tile[j * 33 + 2 * x];
-                float high = kv_tile[j * 33 + 2 * x + 1];
+            for (u32 j = 0; j < BC; j++) {
+                float low = kv_tile[j * STRIDE + 2 * x];
+                float high = kv_tile[j * STRIDE + 2 * x + 1];
 #pragma unroll
                 for (u32 r = 0; r < 4; r++) {
-                    float weight = p_tile[(y + 8 * r) * 33 + j];
+                    float weight = p_tile[(y + 8 * r) * STRIDE + j];
                     sums[slab * 8 + 2 * r] += weight * low;
                     sums[slab * 8 + 2 * r + 1] += weight * high;
                 }
@@ -177,7 +167,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
         if (x == 0) stats[(token * params.heads + head) * 2] = m[r] + logf(total);
 #pragma unroll
         for (u32 slab = 0; slab < SLABS; slab++) {
-            u32 d = slab * 32 + 2 * x;
+            u32 d = slab * SLAB + 2 * x;
             u32 i = (token * params.heads + head) * HEAD_WIDTH + d;
             if (d < HEAD_WIDTH) store<DT_OUT>(out, i, sums[slab * 8 + 2 * r] / total);
             if (d + 1 < HEAD_WIDTH) store<DT_OUT>(out, i + 1, sums[slab * 8 + 2 * r + 1] / total);

@@ -27,24 +27,14 @@
 // Numerics  online softmax in f32 to base 2; weights are rounded to the inputs' dtype before they meet v;
 //           unseen pairs are -inf and weigh exactly 0, the row maximum starts at a finite MASK so that no
 //           difference is a NaN; deterministic; the naive rule
-// Versions  attention_fwd, this one; not yet measured on a device
-// Twin      kernels-cuda/attention_fwd.cu, the portable version. Reference: src/ops/attention/reference.rs.
+// Versions  attention_fwd, this one, attention_fwd_wgmma; not yet measured on a device
+// Portable  kernels-cuda/attention_fwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
 constexpr u32 HD = HEAD_WIDTH;
-constexpr u32 BR = 64, BC = KEYS;
 constexpr u32 KV_BYTES = BC * HD * 2;
-constexpr float MASK = -1e30f;
+static_assert(BR == 64 && BC % 16 == 0, "4 warps of 16 rows, whole steps of mma");
+static_assert(SHARED_BYTES == BR * HD * 2 + 2 * 2 * KV_BYTES, "queries, and two stages of keys and values");
 
 extern "C" __global__ void __launch_bounds__(128)
 attention_fwd_mma(const void* q, const void* k, const void* v, const u32* bounds, void* out, float* stats,

@@ -25,24 +25,14 @@
 // Numerics  as attention_fwd_mma: online softmax in f32 to base 2; weights are rounded to the inputs' dtype;
 //           unseen pairs are -inf and weigh exactly 0; deterministic; the naive rule
 // Versions  attention_fwd, attention_fwd_mma, this one; not yet measured on a device
-// Twin      kernels-cuda/attention_fwd.cu, the portable version. Reference: src/ops/attention/reference.rs.
+// Portable  kernels-cuda/attention_fwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2407.08608
 
-struct Params {
-    u32 tokens;
-    u32 keys;
-    u32 heads;
-    u32 kv_heads;
-    u32 q_offset;
-    u32 window;
-    float scale;
-};
-
 constexpr u32 HD = HEAD_WIDTH;
-constexpr u32 BR = 128, BC = 128, STAGES = 2;
 constexpr u32 Q_BYTES = BR * HD * 2, KV_BYTES = BC * HD * 2;
 constexpr u32 CONSUMING_WARPS = 8;
-constexpr float MASK = -1e30f;
+static_assert(BR == 128 && BC % 16 == 0, "2 warpgroups of 64 rows, whole steps of wgmma");
+static_assert(SHARED_BYTES == Q_BYTES + 2 * STAGES * KV_BYTES + 8 + 2 * Ring<STAGES>::BYTES, "tiles and barriers");
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 attention_fwd_wgmma(const void*, const void*, const void*, const u32* bounds, void* out, float* stats,

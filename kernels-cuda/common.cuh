@@ -151,6 +151,3 @@ __device__ __forceinline__ uint4 threefry(uint4 key, uint4 counter) {
     }
     return v;
 }
-
-// Slots of the step state: what changes between steps of equal shape (src/ops/step_state.rs).
-constexpr unsigned LEARNING_RATE = 0, BIAS_CORRECTION1 = 1, BIAS_CORRECTION2 = 2, CLIP = 3, INV_TOKENS = 4, LOSS_SCALE = 5, STEP = 6, SKIP = 7, GRAD_NORM = 8;

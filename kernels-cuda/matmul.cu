@@ -1,4 +1,4 @@
-// Matrix product, the fast rung: register-blocked tiles.
+// Matrix product, register-blocked: tiles in shared memory, sums of several elements in a thread's registers.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -23,35 +23,26 @@
 //           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs; a is read N / 64 times, b M / 64 times: bound by arithmetic
 // Numerics  one f32 sum per element (and split) in order of k: deterministic; reduction tolerance
-// Versions  matmul_naive, matmul_tiled, this one
-// Twin      kernels-wgsl/matmul.wgsl. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, matmul_tiled, this one, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-wgsl/matmul.wgsl. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, NN = 1, TN = 2;
-constexpr u32 BM = 64, BN = 64, BK = 16;
-constexpr u32 STRIDE = 68; // of a staged row: BM + 4 = BN + 4
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-    u32 depth; // k of a split
-};
+constexpr u32 STRIDE = BM + 4; // of a staged row
+static_assert(BM == 64 && BN == 64, "256 threads, each 4 rows and 4 columns");
 
 // A[m,k], 0 outside.
-__device__ __forceinline__ float load_a(const void* a, u32 m, u32 k, const Params& params) {
+__device__ __forceinline__ float load_a(const void* a, u32 m, u32 k, const SplitParams& params) {
     if (m >= params.M || k >= params.K) return 0.0f;
     return load<DT_A>(a, LAYOUT == TN ? k * params.M + m : m * params.K + k);
 }
 
 // B[k,n], 0 outside.
-__device__ __forceinline__ float load_b(const void* b, u32 k, u32 n, const Params& params) {
+__device__ __forceinline__ float load_b(const void* b, u32 k, u32 n, const SplitParams& params) {
     if (n >= params.N || k >= params.K) return 0.0f;
     return load<DT_B>(b, LAYOUT == NT ? n * params.K + k : k * params.N + n);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 5)
-matmul(const void* a, const void* b, void* out, Params params) {
+matmul(const void* a, const void* b, void* out, SplitParams params) {
     __shared__ __align__(16) float a_tile[BK * STRIDE]; // [BK, BM + 4]
     __shared__ __align__(16) float b_tile[BK * STRIDE]; // [BK, BN + 4]
     u32 thread = threadIdx.x;

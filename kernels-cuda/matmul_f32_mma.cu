@@ -1,5 +1,5 @@
 // Matrix product on tensor cores (mma.sync) where an operand is f32, or the two are of different dtypes:
-// LoRA's factors in f32 beside activations in bf16. Operands are cut into pieces of bf16, exactly.
+// LoRA's factors in f32 beside activations in bf16. Operands are cut into planes of bf16, exactly.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -13,13 +13,13 @@
 //
 // Tensors   a, b, out: f32 | bf16 | f16, each its own; sums in f32
 // Mapping   as in matmul_mma: a block owns a TILE x TILE tile of out, a warp TILE/2 x TILE/4 of it. Slabs of
-//           32 k come by way of registers, where they are cut; f32 makes 3 pieces, f16 2, bf16 is one:
+//           32 k come by way of registers, where they are cut; f32 makes 3 planes, f16 2, bf16 is one:
 //
 //             slab      n         n + 1            n + 2
 //                    [ in use | cut, stored |  into registers  ]
 //
 // Launch    grid (ceil(N / TILE), ceil(M / TILE), splits), block 256, 128 TILE bytes of shared memory for
-//           each piece of a and of b (at most 96 KiB); sm_80; rows of a and of b are multiples of 8 elements, a
+//           each plane of a and of b (at most 96 KiB); sm_80; rows of a and of b are multiples of 8 elements, a
 //           16-bit out has an even N (the host checks); any M, N, K otherwise: chunks outside are zeros
 // Splits    with few tiles and a long K, the blocks of z take k from z depth to (z + 1) depth and write to
 //           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
@@ -28,24 +28,17 @@
 //           matrices by memory bandwidth
 // Numerics  products as exact as f32 makes them, sums in f32 in a fixed order: deterministic; reduction
 //           tolerance. An infinity becomes a NaN
-// Versions  matmul_naive, matmul_tiled, matmul, this one; not yet measured on a device
-// Twin      kernels-cuda/matmul.cu, the portable version. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, matmul_tiled, matmul, matmul_mma, this one, matmul_wgmma; not yet measured on a device
+// Portable  kernels-cuda/matmul.cu. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, TN = 2;
 constexpr bool A_K_ROWS = LAYOUT == TN, B_K_ROWS = LAYOUT != NT;
 constexpr u32 BYTES = SLAB_BYTES<TILE>;
 constexpr u32 CHUNKS = TILE * SLAB_K / 8 / 256; // of an operand per thread and slab
 
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-    u32 depth; // k of a split, whole slabs
-};
+static_assert(STAGES == 2, "one slab in use, one being stored");
 
 template <unsigned DT>
-constexpr u32 PIECES = DT == F32 ? 3 : DT == F16 ? 2 : 1;
+constexpr u32 PLANES = DT == F32 ? 3 : DT == F16 ? 2 : 1;
 
 // A thread's chunks of 8 elements of a slab, as they are in memory.
 template <unsigned DT>
@@ -86,7 +79,7 @@ __device__ __forceinline__ float element(const uint4* chunk, u32 i) {
     return DT == BF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 
-// Cuts chunks into pieces and stores each in its slab.
+// Cuts chunks into planes and stores each in its slab.
 template <unsigned DT, bool K_ROWS>
 __device__ __forceinline__ void cut(u8* slabs, const Fetched<DT>& fetched) {
     constexpr u32 WIDTH = SLAB_WIDTH<TILE, K_ROWS>;
@@ -97,7 +90,7 @@ __device__ __forceinline__ void cut(u8* slabs, const Fetched<DT>& fetched) {
         for (u32 i = 0; i < 8; i++) rest[i] = element<DT>(fetched.words[c], i);
         u32 at = place<WIDTH>((threadIdx.x + 256 * c) / (WIDTH / 8), (threadIdx.x + 256 * c) % (WIDTH / 8));
 #pragma unroll
-        for (u32 piece = 0; piece < PIECES<DT>; piece++) {
+        for (u32 plane = 0; plane < PLANES<DT>; plane++) {
             u32 words[4];
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
@@ -106,19 +99,20 @@ __device__ __forceinline__ void cut(u8* slabs, const Fetched<DT>& fetched) {
                 rest[2 * i + 1] -= bf16_to_f32(words[i] >> 16);
             }
             uint4 chunk = make_uint4(words[0], words[1], words[2], words[3]);
-            *reinterpret_cast<uint4*>(slabs + piece * BYTES + at) = chunk;
+            *reinterpret_cast<uint4*>(slabs + plane * BYTES + at) = chunk;
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
-    constexpr u32 STAGE = (PIECES<DT_A> + PIECES<DT_B>) * BYTES;
-    extern __shared__ __align__(128) u8 shared[]; // [2, pieces of a and of b, BYTES]
+matmul_f32_mma(const void* a, const void* b, void* out, SplitParams params) {
+    constexpr u32 STAGE = (PLANES<DT_A> + PLANES<DT_B>) * BYTES;
+    static_assert(SHARED_BYTES == STAGES * STAGE, "the planes of a slab of each operand in every stage");
+    extern __shared__ __align__(128) u8 shared[]; // [STAGES, planes of a and of b, BYTES]
     u32 row, column;
     tile_of_block<TILE>(row, column);
     Sums<TILE> sums = {}; // [TILE/32, TILE/32, 4]
-    Sums<TILE> small = {}; // [TILE/32, TILE/32, 4] of the lesser pieces, which would lose bits among the others
+    Sums<TILE> small = {}; // [TILE/32, TILE/32, 4] of the lesser planes, which would lose bits among the others
     Fetched<DT_A> a_chunks;
     Fetched<DT_B> b_chunks;
     u32 first_slab = blockIdx.z * params.depth / SLAB_K;
@@ -128,9 +122,9 @@ matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
         fetch<DT_B, B_K_ROWS>(b_chunks, b, column, params.N, slab * SLAB_K, k_end, params.K);
     };
     auto cut_slab = [&](u32 slab) {
-        u8* stage = shared + slab % 2 * STAGE;
+        u8* stage = shared + slab % STAGES * STAGE;
         cut<DT_A, A_K_ROWS>(stage, a_chunks);
-        cut<DT_B, B_K_ROWS>(stage + PIECES<DT_A> * BYTES, b_chunks);
+        cut<DT_B, B_K_ROWS>(stage + PLANES<DT_A> * BYTES, b_chunks);
     };
     // [1] the first slab into shared memory, the second into registers
     fetch_slab(first_slab);
@@ -141,13 +135,13 @@ matmul_f32_mma(const void* a, const void* b, void* out, Params params) {
         __syncthreads();
         cut_slab(slab + 1);
         fetch_slab(slab + 2);
-        // [3] multiply all pieces but those whose product is too small to matter
-        u32 a_slab = shared_address(shared) + slab % 2 * STAGE;
-        u32 b_slab = a_slab + PIECES<DT_A> * BYTES;
+        // [3] multiply all planes but those whose product is too small to matter
+        u32 a_slab = shared_address(shared) + slab % STAGES * STAGE;
+        u32 b_slab = a_slab + PLANES<DT_A> * BYTES;
 #pragma unroll
-        for (u32 i = 0; i < PIECES<DT_A>; i++) {
+        for (u32 i = 0; i < PLANES<DT_A>; i++) {
 #pragma unroll
-            for (u32 j = 0; j < PIECES<DT_B> && i + j < 3; j++) {
+            for (u32 j = 0; j < PLANES<DT_B> && i + j < 3; j++) {
                 multiply_slabs<BF16, TILE, A_K_ROWS, B_K_ROWS>(i + j == 0 ? sums : small, a_slab + i * BYTES,
                                                                b_slab + j * BYTES);
             }

@@ -27,24 +27,15 @@
 // Cost      2 M N K FLOPs; a is read N / TILE times, b M / TILE times: bound by the tensor cores
 // Numerics  products are exact, one f32 sum per element in order of k by steps of 16: deterministic, the
 //           same bits for both tiles; the naive rule
-// Versions  matmul_naive, matmul_tiled, matmul, this one; not yet measured on a device
-// Twin      kernels-cuda/matmul.cu, the portable version. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, matmul_tiled, matmul, this one, matmul_f32_mma, matmul_wgmma; not yet measured on a device
+// Portable  kernels-cuda/matmul.cu. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, TN = 2;
-constexpr u32 STAGES = 4;
 constexpr bool A_K_ROWS = LAYOUT == TN, B_K_ROWS = LAYOUT != NT;
 constexpr u32 BYTES = SLAB_BYTES<TILE>;
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-    u32 depth; // k of a split, whole slabs
-};
+static_assert(SHARED_BYTES == STAGES * 2 * BYTES, "a slab of each operand in every stage");
 
 extern "C" __global__ void __launch_bounds__(256)
-matmul_mma(const void* a, const void* b, void* out, Params params) {
+matmul_mma(const void* a, const void* b, void* out, SplitParams params) {
     extern __shared__ __align__(128) u8 shared[]; // [STAGES, 2, BYTES]
     u32 row, column;
     tile_of_block<TILE>(row, column);

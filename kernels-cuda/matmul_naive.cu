@@ -1,4 +1,4 @@
-// Matrix product, the first rung: one thread per output word, no staging.
+// Matrix product, naive: one thread per output word, no staging.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -11,17 +11,9 @@
 // Cost      2 M N K FLOPs, and as many loads: every element of a is read N times, every one of b M times.
 //           Bound by the caches: what the next rungs mend
 // Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
-// Versions  this one, matmul_tiled, matmul
-// Twin      kernels-wgsl/matmul_naive.wgsl. Reference: src/ops/matmul.rs
+// Versions  this one, matmul_tiled, matmul, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-wgsl/matmul_naive.wgsl. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, NN = 1, TN = 2;
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-};
 
 // A[m,k]
 __device__ __forceinline__ float load_a(const void* a, u32 m, u32 k, const Params& params) {

@@ -1,4 +1,4 @@
-// Matrix product, the middle rung: 16 x 16 tiles staged in shared memory.
+// Matrix product, tiled: 16 x 16 tiles staged in shared memory.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -20,18 +20,10 @@
 // Cost      2 M N K FLOPs; a is read N / BN times, b M / 16 times. Still two loads from shared memory
 //           per multiply-add, which bounds it: what the next rung mends
 // Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
-// Versions  matmul_naive, this one, matmul
-// Twin      kernels-wgsl/matmul_tiled.wgsl. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, this one, matmul, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-wgsl/matmul_tiled.wgsl. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, NN = 1, TN = 2;
-constexpr u32 TILE = 16;
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-};
+static_assert(TILE * TILE == 256, "a thread for each element of a tile");
 
 // A[m,k], 0 outside.
 __device__ __forceinline__ float load_a(const void* a, u32 m, u32 k, const Params& params) {

@@ -1,4 +1,4 @@
-// Matrix product on Hopper's tensor cores (wgmma), fed by its copy engine, for 16-bit operands of one dtype.
+// Matrix product on Hopper's tensor cores (wgmma), fed by TMA, for 16-bit operands of one dtype.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -8,8 +8,8 @@
 //   TN       a [K, M]       b [K, N]       backward     dw = dout^T x
 //
 // Tensors   a, b: bf16 | f16, both the same; out: f32 | bf16 | f16; sums in f32
-// Mapping   a block stays and works on every gridDim.x-th tile of out, 128 x TILE (256, or 128 where that
-//           gives too few tiles). Warpgroup 0 is the producer: one of its threads has slabs of 64 k copied,
+// Mapping   a persistent kernel: a block works on every gridDim.x-th tile of out, 128 x TILE (256, or 128 where
+//           that gives too few tiles). Warpgroup 0 is the producer: one of its threads has slabs of 64 k copied,
 //           STAGES ahead, into the next tile too; warpgroups 1 and 2 multiply, 64 rows each:
 //
 //                      TILE                 stage   [ A 128 x 64 k | B TILE x 64 k ]
@@ -19,30 +19,22 @@
 //        64   |  warpgroup 2       |
 //             +--------------------+
 //
-//           while one warpgroup writes its sums, the engine already fetches the next tile
+//           while one warpgroup writes its sums (the epilogue), TMA already fetches the next tile
 // Launch    grid min(tiles, multiprocessors), block 384, STAGES (128 + TILE) 128 bytes of shared memory and the
 //           barriers (193 KiB at 256); sm_90a; rows of a and of b are multiples of 8 elements, a 16-bit out
-//           has an even N (the host checks); any M, N, K otherwise: the engine gives zeros outside
+//           has an even N (the host checks); any M, N, K otherwise: TMA gives zeros outside
 // Cost      2 M N K FLOPs; a is read N / TILE times, b M / 128 times: bound by the tensor cores
 // Numerics  products are exact, one f32 sum per element, in the same steps of 16 k for both tiles:
 //           deterministic; the naive rule
-// Versions  matmul_naive, matmul_tiled, matmul, matmul_mma, this one; not yet measured on a device
-// Twin      kernels-cuda/matmul.cu, the portable version. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, matmul_tiled, matmul, matmul_mma, matmul_f32_mma, this one; not yet measured on a device
+// Portable  kernels-cuda/matmul.cu. Reference: src/ops/matmul/reference.rs
 
-constexpr u32 NT = 0, TN = 2;
-constexpr u32 STAGES = 4;
-constexpr u32 TILE_M = 128, SLAB = 64;
 constexpr bool A_K_ROWS = LAYOUT == TN, B_K_ROWS = LAYOUT != NT;
 constexpr u32 A_BOX_ROWS = A_K_ROWS ? SLAB : TILE_M, B_BOX_ROWS = B_K_ROWS ? SLAB : TILE;
 constexpr u32 A_BYTES = TILE_M * BOX_ROW_BYTES, B_BYTES = TILE * BOX_ROW_BYTES;
 constexpr u32 CONSUMING_WARPS = 8;
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    float alpha;
-};
+static_assert(TILE_M == 128 && SLAB == BOX_WIDTH, "2 warpgroups of 64 rows, whole rows of a box");
+static_assert(SHARED_BYTES == STAGES * (A_BYTES + B_BYTES) + Ring<STAGES>::BYTES, "slabs and barriers");
 
 // Has a slab of an operand copied: `first` .. first + COUNT of its rows, k .. k + 64.
 template <u32 COUNT, bool K_ROWS>
@@ -113,7 +105,7 @@ matmul_wgmma(const void*, const void*, void* out, const __grid_constant__ Tensor
             wait_for_products<0>(sums);
             if (slabs > 0) used.release();
             if (slabs > 0) used.advance();
-            // [4] write
+            // [4] the epilogue: write
             u32 row, column;
             tile_at(tile, tile_rows, tile_columns, row, column);
             store_rows<DT_OUT, ACCUMULATE == 1>(out, sums, row * TILE_M + group_row, column * TILE, params.M,

@@ -2,8 +2,8 @@
 // without a WGSL twin is compiled with this file in front of it.
 //
 // A tile in shared memory is rows of WIDTH 16-bit elements, a row is chunks of 8 elements (16 bytes):
-// what cp.async copies and what ldmatrix reads as a row of an 8 x 8 matrix. The chunk number is xor-ed
-// with bits of the row number, so that the 8 rows of a matrix lie in 8 different groups of 4 banks:
+// what cp.async copies and what ldmatrix reads as a row of an 8 x 8 matrix. Tiles are swizzled: the chunk number
+// is xor-ed with bits of the row number, so that the 8 rows of a matrix lie in 8 different groups of 4 banks:
 //
 //                 chunk 0    1    2    3         64 bytes a row, 2 rows to a line of all 32 banks
 //        row 0   [  0    1    2    3 ]
@@ -29,8 +29,8 @@ template <u32 WIDTH>
 __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
     constexpr u32 CHUNKS = WIDTH / 8;
     static_assert(WIDTH % 16 == 0, "rows of whole pairs of chunks");
-    u32 turn = CHUNKS % 8 == 0 ? row % 8 : CHUNKS % 4 == 0 ? row / 2 % 4 : row / 4 % 2;
-    return (row * CHUNKS + (chunk ^ turn)) * 16;
+    u32 swizzle = CHUNKS % 8 == 0 ? row % 8 : CHUNKS % 4 == 0 ? row / 2 % 4 : row / 4 % 2;
+    return (row * CHUNKS + (chunk ^ swizzle)) * 16;
 }
 
 // Starts a copy of 8 elements to shared memory; of zeros where `inside` is false.
@@ -120,7 +120,7 @@ __device__ __forceinline__ void store_pair(void* out, u32 i, bool both, float lo
 // part of TILE/2 x TILE/4. Operands come in slabs of SLAB_K k; in a slab an operand lies as in memory:
 // [TILE, SLAB_K] with k inside the rows, or with K_ROWS [SLAB_K, TILE].
 
-constexpr u32 SLAB_K = 32;
+static_assert(SLAB_K % 16 == 0, "whole steps of mma");
 
 template <u32 TILE, bool K_ROWS>
 constexpr u32 SLAB_WIDTH = K_ROWS ? TILE : SLAB_K;
@@ -241,11 +241,6 @@ __device__ __forceinline__ float row_max(float value) {
 __device__ __forceinline__ float row_sum(float value) {
     value += __shfl_xor_sync(0xffffffff, value, 1);
     return value + __shfl_xor_sync(0xffffffff, value, 2);
-}
-
-// The first key that key index i sees, of a sequence that starts at `first`; the last one is i itself.
-__device__ __forceinline__ u32 lowest_key(u32 first, u32 i, u32 window) {
-    return i >= window ? max(first, i + 1 - window) : first;
 }
 
 // Sums of 16 rows x COLUMNS: the inner products of 16 rows of one tile with the rows of another.

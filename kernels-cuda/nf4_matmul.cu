@@ -10,7 +10,7 @@
 // Tensors   x [M, K], out [M, N]: f32 | bf16 | f16; codes [N K / 2] bytes, two codes each, the even
 //           element in the high half; scales [blocks] bytes q (NESTED; else unused); tables f32:
 //           levels [16], then absmax [blocks], or map [256], offset [1], nested_absmax [..]; sums in f32
-// Mapping   as in matmul: a block owns a 64 x 64 tile of out, a thread 4 rows x 4 adjacent columns of it;
+// Mapping   as in matmul: a thread block owns a 64 x 64 tile of out, a thread 4 rows x 4 adjacent columns of it;
 //           64 x 16 slabs of both operands are staged as f32, k first:
 //
 //                  BN = 64                    x_tile [BK, BM + 4], w_tile [BK, BN + 4]
@@ -25,23 +25,14 @@
 //           element: bound by arithmetic, and by decoding where M is small
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k: deterministic; the naive rule
+// Versions  this one, nf4_matmul_mma
 // Twin      kernels-wgsl/nf4_matmul.wgsl. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
 
-constexpr u32 NT = 0, NN = 1;
-constexpr u32 BM = 64, BN = 64, BK = 16;
-constexpr u32 STRIDE = 68; // of a staged row: BM + 4 = BN + 4
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    u32 blocksize;
-    u32 nested_blocksize;
-    u32 zero; // for the twin
-};
+constexpr u32 STRIDE = BM + 4; // of a staged row
+static_assert(BM == 64 && BN == 64, "256 threads, each 4 rows and 4 columns");
 
 // x[m,k], 0 outside.
-__device__ __forceinline__ float load_x(const void* x, u32 m, u32 k, const Params& params) {
+__device__ __forceinline__ float load_x(const void* x, u32 m, u32 k, const ProductParams& params) {
     if (m >= params.M || k >= params.K) return 0.0f;
     return load<DT_X>(x, m * params.K + k);
 }
@@ -54,14 +45,14 @@ struct Weight {
 };
 
 // The scale of a block; the product and the sum must not become one fused operation.
-__device__ __forceinline__ float scale_of(const Weight& w, u32 block, const Params& params) {
+__device__ __forceinline__ float scale_of(const Weight& w, u32 block, const ProductParams& params) {
     if (NESTED == 0) return w.tables[16 + block];
     float nested_absmax = w.tables[273 + block / params.nested_blocksize];
     return __fadd_rn(__fmul_rn(w.tables[16 + w.scales[block]], nested_absmax), w.tables[272]);
 }
 
 // The weight at (k, n) of the product, decoded and rounded; 0 outside.
-__device__ __forceinline__ float load_w(const Weight& w, u32 k, u32 n, const Params& params) {
+__device__ __forceinline__ float load_w(const Weight& w, u32 k, u32 n, const ProductParams& params) {
     if (n >= params.N || k >= params.K) return 0.0f;
     u32 i = LAYOUT == NT ? n * params.K + k : k * params.N + n;
     u32 code = i % 2 == 1 ? w.codes[i / 2] & 15 : w.codes[i / 2] >> 4;
@@ -70,7 +61,7 @@ __device__ __forceinline__ float load_w(const Weight& w, u32 k, u32 n, const Par
 
 extern "C" __global__ void __launch_bounds__(256)
 nf4_matmul(const void* x, const u8* codes, const u8* scales, const float* tables, void* out,
-           Params params) {
+           ProductParams params) {
     Weight w = {codes, scales, tables};
     __shared__ __align__(16) float x_tile[BK * STRIDE]; // [BK, BM + 4]
     __shared__ __align__(16) float w_tile[BK * STRIDE]; // [BK, BN + 4]

@@ -11,7 +11,7 @@
 // Tensors   x [M, K]: bf16 | f16; out [M, N]: f32 | bf16 | f16; codes [N K / 8] words of 8 codes; scales
 //           [blocks] bytes q (NESTED; else unused); tables f32: levels [16], then absmax [blocks], or
 //           map [256], offset [1], nested_absmax [..]; sums in f32
-// Mapping   as in matmul_mma: a block owns a TILE x TILE tile of out, a warp TILE/2 x TILE/4 of it. Slabs
+// Mapping   as in matmul_mma: a thread block owns a TILE x TILE tile of out, a warp TILE/2 x TILE/4 of it. Slabs
 //           of x come by cp.async. A thread decodes TILE/64 words of codes of each slab of W: what is
 //           decoded for the next slab was fetched during the one before:
 //
@@ -27,25 +27,15 @@
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k by steps of 16: deterministic, the bits of matmul_mma with the decoded weight; the naive rule
 // Versions  nf4_matmul, this one; not yet measured on a device
-// Twin      kernels-cuda/nf4_matmul.cu, the portable version. Reference: src/ops/nf4.rs.
+// Portable  kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4.rs.
 //           Paper: arXiv:2305.14314
 
-constexpr u32 NT = 0;
-constexpr u32 STAGES = 4;
 constexpr bool W_K_ROWS = LAYOUT != NT;
 constexpr u32 WIDTH = SLAB_WIDTH<TILE, W_K_ROWS>;
 constexpr u32 BYTES = SLAB_BYTES<TILE>;
+static_assert(SHARED_BYTES == STAGES * BYTES + 2 * BYTES, "stages of x, and two slabs of the weight");
 constexpr u32 WORDS = TILE * SLAB_K / 8 / 256; // of codes per thread and slab
 constexpr u32 ZEROS = 0x77777777;              // 8 codes of level 7, which is 0
-
-struct Params {
-    u32 M;
-    u32 N;
-    u32 K;
-    u32 blocksize;
-    u32 nested_blocksize;
-    u32 zero; // for the portable version's twin
-};
 
 // The weight in memory, and the tables of it that were copied to shared memory.
 struct Weight {
@@ -67,7 +57,7 @@ struct Fetched {
 
 // Fetches this thread's words of the slab at k0.
 __device__ __forceinline__ void fetch(Fetched& fetched, const Weight& w, u32 first, u32 k0,
-                                      const Params& params) {
+                                      const ProductParams& params) {
 #pragma unroll
     for (u32 c = 0; c < WORDS; c++) {
         u32 n = threadIdx.x + 256 * c;
@@ -107,7 +97,7 @@ __device__ __forceinline__ void decode(u8* slab, const Fetched& fetched, const W
 
 extern "C" __global__ void __launch_bounds__(256)
 nf4_matmul_mma(const void* x, const u32* codes, const u8* scales, const float* tables, void* out,
-               Params params) {
+               ProductParams params) {
     extern __shared__ __align__(128) u8 shared[]; // [STAGES, BYTES] of x, [2, BYTES] of W
     __shared__ float levels[16 * 32];             // [16, 32]
     __shared__ float map[257];                    // [256 + 1] and the offset

@@ -12,15 +12,8 @@
 //           blocksize are multiples of 8 (the host checks)
 // Cost      2.5 bytes per element in 16 bits: bound by memory bandwidth
 // Numerics  as nf4_dequantize: bit-equal to bitsandbytes, one rounding per operation
-// Versions  nf4_dequantize, this one; not yet measured on a device
-// Twin      kernels-cuda/nf4.cu, the portable version. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
-
-struct Params {
-    u32 count;
-    u32 blocksize;
-    u32 nested_blocksize;
-    u32 zero; // for the portable version's twin
-};
+// Versions  nf4, this one; not yet measured on a device
+// Portable  kernels-cuda/nf4.cu. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
 
 // The scale of a block.
 __device__ __forceinline__ float scale_of(u32 block, const u8* scales, const float* tables,

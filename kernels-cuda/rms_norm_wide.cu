@@ -15,7 +15,7 @@
 //           All loads of a row are on their way before the first is used
 // Numerics  sums in f32, in a fixed order: deterministic; all writes, no adds
 // Versions  rms_norm, this one; not yet measured on a device
-// Twin      kernels-cuda/rms_norm.cu, the portable version. Reference: src/ops/rms_norm.rs.
+// Portable  kernels-cuda/rms_norm.cu. Reference: src/ops/rms_norm.rs.
 //           Paper: arXiv:1910.07467
 
 struct Params {

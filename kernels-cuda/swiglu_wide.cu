@@ -11,7 +11,7 @@
 // Cost      fwd 3, bwd 5 x count elements moved, about 10 FLOPs each: bound by memory bandwidth
 // Numerics  as swiglu
 // Versions  swiglu, this one; not yet measured on a device
-// Twin      kernels-cuda/swiglu.cu, the portable version. Reference: src/ops/swiglu.rs. Paper: arXiv:2002.05202
+// Portable  kernels-cuda/swiglu.cu. Reference: src/ops/swiglu.rs. Paper: arXiv:2002.05202
 
 struct Params {
     u32 count;

@@ -1,15 +1,15 @@
 // Hopper (sm_90a): what the versions on wgmma share. Text of such a kernel comes after mma.cuh and this.
 //
-// One thread, the producer, asks the copy engine for boxes of a matrix; two warpgroups of 128 threads, the
-// consumers, multiply them straight from shared memory. Two barriers for each stage of a ring hold them apart:
+// One thread, the producer, asks TMA (the Tensor Memory Accelerator) for boxes of a matrix; two warpgroups of
+// 128 threads, the consumers, multiply them straight from shared memory. Two barriers for each stage of a ring hold them apart:
 //
 //        producer                            shared memory                        consumers
 //        wait for empty, expect bytes   -->  [ stage 0 | stage 1 | ... ]   -->    wait for full, multiply
-//                  ^                     the copy engine arrives at full           |
+//                  ^                     TMA arrives at full                       |
 //                  +------------------- empty: each warp arrives once -------------+
 //
-// A box is rows of 64 elements of 16 bits, 128 bytes, and starts at a multiple of 1024 bytes. The copy engine
-// turns it by itself: chunk c (16 bytes) of row r lies at place c ^ r % 8, so that neither copies nor wgmma
+// A box is rows of 64 elements of 16 bits, 128 bytes, and starts at a multiple of 1024 bytes. TMA swizzles
+// it by itself: chunk c (16 bytes) of row r lies at place c ^ r % 8, so that neither copies nor wgmma
 // meet a bank twice. What lies outside the matrix comes as zeros. A tile wider than 64 is several boxes.
 //
 // wgmma computes D [64, N] += A [64, 16] B [16, N] with f32 sums, asynchronously. Warp w of the group owns rows
@@ -19,13 +19,14 @@
 //
 // Source: PTX ISA 8.0 and later, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions"
 
-// A matrix as the copy engine sees it; the host encodes it.
+// A matrix as TMA sees it; the host encodes it.
 struct alignas(64) TensorMap {
     u64 words[16];
 };
 
-constexpr u32 BOX_WIDTH = 64;      // elements
-constexpr u32 BOX_ROW_BYTES = 128;
+// BOX_WIDTH elements of 16 bits, as the host encodes a map
+constexpr u32 BOX_ROW_BYTES = BOX_WIDTH * 2;
+static_assert(BOX_ROW_BYTES == 128, "the swizzle is that of rows of 128 bytes");
 
 // Barriers are addresses in shared memory of 8 bytes each.
 
@@ -34,7 +35,7 @@ __device__ __forceinline__ void init_barrier(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
 }
 
-// Shows new barriers to the copy engine; a __syncthreads must follow.
+// Shows new barriers to TMA; a __syncthreads must follow.
 __device__ __forceinline__ void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }

@@ -13,26 +13,17 @@
 //           dq: a block owns 32 queries of a head, walks over their keys
 //           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
 //
-//             dkv:  s, dp [queries, keys] -> turned: p, ds [keys, queries] x dout, q [queries, d]
-//             dq:   s, dp [queries, keys] ->             ds [queries, keys] x k      [keys, d]
+//             dkv:  s, dp [queries, keys] -> transposed: p, ds [keys, queries] x dout, q [queries, d]
+//             dq:   s, dp [queries, keys] ->                 ds [queries, keys] x k      [keys, d]
 //
 // Launch    grid delta ceil(T NH / 128), dkv (ceil(T / 32), NKV), dq (ceil(T / 32), NH); block 128,
 //           12.4 KiB workgroup memory; HD <= 256, even for 16-bit types (the host checks)
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by arithmetic. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  all writes, no adds; one order of sums: deterministic; 3 x the naive error
+// Versions  this one, attention_bwd_mma, attention_bwd_wgmma
 // Twin      kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
-
-struct Params {
-    tokens: u32,
-    keys: u32,
-    heads: u32,
-    kv_heads: u32,
-    q_offset: u32,
-    window: u32,
-    scale: f32,
-}
 
 @group(0) @binding(0) var<storage, read> delta_out: array<u32>; // [T, NH, HD]
 @group(0) @binding(1) var<storage, read> delta_dout: array<u32>; // [T, NH, HD]
@@ -51,7 +42,13 @@ struct Params {
 
 @group(1) @binding(0) var<uniform> params: Params;
 
-const SLABS: u32 = (HEAD_WIDTH + 31u) / 32u;
+// Columns of the head that are staged at once, and the numbers of a staged row: rows are BC + 1 apart, so that
+// threads that walk down a column meet different banks.
+const SLAB: u32 = 32u;
+const STRIDE: u32 = BC + 1u;
+// 128 threads, each 4 rows and a pair of columns.
+const_assert BR == 32u && BC == 32u && SLAB == BC;
+const SLABS: u32 = (HEAD_WIDTH + SLAB - 1u) / SLAB;
 
 // Which tensor a tile is filled from.
 const OF_Q: u32 = 0u;
@@ -59,14 +56,13 @@ const OF_K: u32 = 1u;
 const OF_V: u32 = 2u;
 const OF_DOUT: u32 = 3u;
 
-// Rows are 33 apart, so that threads that walk down a column meet different banks.
-var<workgroup> a_tile: array<f32, 1056>; // [32, 33] a slab of queries or of dout
-var<workgroup> b_tile: array<f32, 1056>; // [32, 33] the other operand
-var<workgroup> p_tile: array<f32, 1056>; // [32, 33] p or ds
+var<workgroup> a_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of queries or of dout
+var<workgroup> b_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] the other operand
+var<workgroup> p_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] p or ds
 
-fn lowest_key(i: u32) -> u32 {
-    let first = bounds[2u * i];
-    return select(first, max(first, i + 1u - params.window), i >= params.window);
+// The first key that key index i sees.
+fn first_seen(i: u32) -> u32 {
+    return lowest_key(bounds[2u * i], i, params.window);
 }
 
 fn element(tensor: u32, token: u32, head: u32, d: u32) -> f32 {
@@ -92,16 +88,16 @@ fn element(tensor: u32, token: u32, head: u32, d: u32) -> f32 {
 }
 
 fn stage_a(tensor: u32, first: u32, head: u32, slab: u32, thread: u32) {
-    for (var n = thread; n < 1024u; n += 128u) {
-        let value = element(tensor, first + n / 32u, head, slab * 32u + n % 32u);
-        a_tile[n / 32u * 33u + n % 32u] = value;
+    for (var n = thread; n < BR * SLAB; n += 128u) {
+        let value = element(tensor, first + n / SLAB, head, slab * SLAB + n % SLAB);
+        a_tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
 fn stage_b(tensor: u32, first: u32, head: u32, slab: u32, thread: u32) {
-    for (var n = thread; n < 1024u; n += 128u) {
-        let value = element(tensor, first + n / 32u, head, slab * 32u + n % 32u);
-        b_tile[n / 32u * 33u + n % 32u] = value;
+    for (var n = thread; n < BR * SLAB; n += 128u) {
+        let value = element(tensor, first + n / SLAB, head, slab * SLAB + n % SLAB);
+        b_tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
@@ -120,11 +116,11 @@ fn inner_products(
         stage_a(a, first_a, head_a, slab, thread);
         stage_b(b, first_b, head_b, slab, thread);
         workgroupBarrier();
-        for (var d = 0u; d < 32u; d++) {
-            let low = b_tile[2u * (thread % 16u) * 33u + d];
-            let high = b_tile[(2u * (thread % 16u) + 1u) * 33u + d];
+        for (var d = 0u; d < SLAB; d++) {
+            let low = b_tile[2u * (thread % 16u) * STRIDE + d];
+            let high = b_tile[(2u * (thread % 16u) + 1u) * STRIDE + d];
             for (var r = 0u; r < 4u; r++) {
-                let value = a_tile[(thread / 16u + 8u * r) * 33u + d];
+                let value = a_tile[(thread / 16u + 8u * r) * STRIDE + d];
                 sums[2u * r] += value * low;
                 sums[2u * r + 1u] += value * high;
             }
@@ -134,16 +130,16 @@ fn inner_products(
     return sums;
 }
 
-// p_tile times a slab of `b` [32, 32]: the thread's 4 x 2 sums.
+// p_tile times a slab of `b` [BC, SLAB]: the thread's 4 x 2 sums.
 fn weighted_rows(b: u32, first: u32, head: u32, slab: u32, thread: u32) -> array<f32, 8> {
     var sums: array<f32, 8>; // [4, 2]
     stage_b(b, first, head, slab, thread);
     workgroupBarrier();
-    for (var n = 0u; n < 32u; n++) {
-        let low = b_tile[n * 33u + 2u * (thread % 16u)];
-        let high = b_tile[n * 33u + 2u * (thread % 16u) + 1u];
+    for (var n = 0u; n < BC; n++) {
+        let low = b_tile[n * STRIDE + 2u * (thread % 16u)];
+        let high = b_tile[n * STRIDE + 2u * (thread % 16u) + 1u];
         for (var r = 0u; r < 4u; r++) {
-            let weight = p_tile[(thread / 16u + 8u * r) * 33u + n];
+            let weight = p_tile[(thread / 16u + 8u * r) * STRIDE + n];
             sums[2u * r] += weight * low;
             sums[2u * r + 1u] += weight * high;
         }
@@ -154,7 +150,7 @@ fn weighted_rows(b: u32, first: u32, head: u32, slab: u32, thread: u32) -> array
 
 // p of a query and a key from their product.
 fn weight_of(product: f32, query: u32, head: u32, key: u32) -> f32 {
-    if (query >= params.tokens || key > query || key < lowest_key(query)) {
+    if (query >= params.tokens || key > query || key < first_seen(query)) {
         return 0.0;
     }
     return exp(product * params.scale - stats[(query * params.heads + head) * 2u]);
@@ -191,13 +187,13 @@ fn attention_bwd_dkv(
     @builtin(workgroup_id) block: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let first_key = block.x * 32u;
+    let first_key = block.x * BC;
     let kv_head = block.y;
     let group = params.heads / params.kv_heads;
     let x = thread % 16u;
     let y = thread / 16u;
     // [1] the queries that see any of these keys: first_key .. end
-    let last_key = min(first_key + 31u, params.tokens - 1u);
+    let last_key = min(first_key + BC - 1u, params.tokens - 1u);
     var end = bounds[2u * last_key + 1u];
     if (params.window < end - last_key) {
         end = last_key + params.window;
@@ -205,17 +201,17 @@ fn attention_bwd_dkv(
     var dk_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
     var dv_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
     for (var head = kv_head * group; head < (kv_head + 1u) * group; head++) {
-        for (var first = first_key; first < end; first += 32u) {
+        for (var first = first_key; first < end; first += BR) {
             // [2] s and dp of the thread's pairs
             var p = inner_products(OF_Q, first, head, OF_K, first_key, kv_head, thread);
             var ds = inner_products(OF_DOUT, first, head, OF_V, first_key, kv_head, thread);
-            // [3] p and ds; p goes into the tile turned, a row per key
+            // [3] p and ds; p goes into the tile transposed, a row per key
             for (var n = 0u; n < 8u; n++) {
                 let row = y + 8u * (n / 2u);
                 let column = 2u * x + n % 2u;
                 p[n] = weight_of(p[n], first + row, head, first_key + column);
                 ds[n] = score_gradient(p[n], ds[n], first + row, head);
-                p_tile[column * 33u + row] = p[n];
+                p_tile[column * STRIDE + row] = p[n];
             }
             // [4] dv += p^T dout
             for (var slab = 0u; slab < SLABS; slab++) {
@@ -226,7 +222,7 @@ fn attention_bwd_dkv(
             }
             // [5] dk += ds^T q
             for (var n = 0u; n < 8u; n++) {
-                p_tile[(2u * x + n % 2u) * 33u + y + 8u * (n / 2u)] = ds[n];
+                p_tile[(2u * x + n % 2u) * STRIDE + y + 8u * (n / 2u)] = ds[n];
             }
             for (var slab = 0u; slab < SLABS; slab++) {
                 let sums = weighted_rows(OF_Q, first, head, slab, thread);
@@ -239,7 +235,7 @@ fn attention_bwd_dkv(
     // [6] write
     for (var n = 0u; n < 4u * SLABS; n++) {
         let token = first_key + y + 8u * (n % 4u);
-        let d = n / 4u * 32u + 2u * x;
+        let d = n / 4u * SLAB + 2u * x;
         let i = (token * params.kv_heads + kv_head) * HEAD_WIDTH + d;
         if (token < params.tokens && d < HEAD_WIDTH) {
             dk[word_of(i, DT_DK)] = pack(dk_sums[2u * n], dk_sums[2u * n + 1u], DT_DK);
@@ -258,15 +254,15 @@ fn attention_bwd_dq(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let first_query = (grid.x - 1u - block.x) * 32u;
+    let first_query = (grid.x - 1u - block.x) * BR;
     let head = block.y;
     let kv_head = head / (params.heads / params.kv_heads);
     let x = thread % 16u;
     let y = thread / 16u;
-    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
-    let end = min(first_query + 32u, params.tokens);
+    // [1] the keys that any of these queries sees: first_seen(first_query) .. end
+    let end = min(first_query + BR, params.tokens);
     var dq_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
-    for (var first = lowest_key(first_query); first < end; first += 32u) {
+    for (var first = first_seen(first_query); first < end; first += BC) {
         // [2] s and dp of the thread's pairs
         let s = inner_products(OF_Q, first_query, head, OF_K, first, kv_head, thread);
         let dp = inner_products(OF_DOUT, first_query, head, OF_V, first, kv_head, thread);
@@ -275,7 +271,7 @@ fn attention_bwd_dq(
             let row = y + 8u * (n / 2u);
             let column = 2u * x + n % 2u;
             let p = weight_of(s[n], first_query + row, head, first + column);
-            p_tile[row * 33u + column] = score_gradient(p, dp[n], first_query + row, head);
+            p_tile[row * STRIDE + column] = score_gradient(p, dp[n], first_query + row, head);
         }
         // [4] dq += ds k
         for (var slab = 0u; slab < SLABS; slab++) {
@@ -288,7 +284,7 @@ fn attention_bwd_dq(
     // [5] write
     for (var n = 0u; n < 4u * SLABS; n++) {
         let token = first_query + y + 8u * (n % 4u);
-        let d = n / 4u * 32u + 2u * x;
+        let d = n / 4u * SLAB + 2u * x;
         let i = (token * params.heads + head) * HEAD_WIDTH + d;
         if (token < params.tokens && d < HEAD_WIDTH) {
             dq[word_of(i, DT_DQ)] = pack(dq_sums[2u * n], dq_sums[2u * n + 1u], DT_DQ);

@@ -16,16 +16,6 @@
 // Twin      kernels-cuda/attention_eager.cu. Reference: src/ops/attention/eager.rs.
 //           Paper: arXiv:1706.03762
 
-struct Params {
-    tokens: u32,
-    keys: u32,
-    heads: u32,
-    kv_heads: u32,
-    q_offset: u32,
-    window: u32,
-    scale: f32,
-}
-
 @group(0) @binding(0) var<storage, read> query: array<u32>; // [T, NH, HD]
 @group(0) @binding(1) var<storage, read> key: array<u32>; // [S, NKV, HD]
 @group(0) @binding(2) var<storage, read_write> scores: array<f32>; // [NH, T, S]
@@ -83,10 +73,7 @@ fn attention_eager_softmax(
     }
     let row = number * params.keys;
     let i = number % params.tokens + params.q_offset;
-    var lowest = bounds[2u * i];
-    if (i >= params.window) {
-        lowest = max(lowest, i + 1u - params.window);
-    }
+    let lowest = lowest_key(bounds[2u * i], i, params.window);
     // [2] largest score, sum of exponentials
     var largest = p[row + i];
     for (var j = lowest; j <= i; j++) {

@@ -21,18 +21,9 @@
 //           k and v ceil(T / 32) / 2 times: bound by arithmetic
 // Numerics  online softmax: row maximum m and sum l are carried over the tiles, sums rescaled when m
 //           grows; unseen pairs weigh exactly 0, MASK is finite so that MASK - MASK is; deterministic
+// Versions  this one, attention_fwd_mma, attention_fwd_wgmma
 // Twin      kernels-cuda/attention_fwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2307.08691
-
-struct Params {
-    tokens: u32,
-    keys: u32,
-    heads: u32,
-    kv_heads: u32,
-    q_offset: u32,
-    window: u32,
-    scale: f32,
-}
 
 @group(0) @binding(0) var<storage, read> q: array<u32>; // [T, NH, HD]
 @group(0) @binding(1) var<storage, read> k: array<u32>; // [S, NKV, HD]
@@ -42,37 +33,41 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> stats: array<f32>; // [T, NH, 2]
 @group(1) @binding(0) var<uniform> params: Params;
 
-const SLABS: u32 = (HEAD_WIDTH + 31u) / 32u;
-const MASK: f32 = -1e30;
+// Columns of the head that are staged at once, and the numbers of a staged row: rows are BC + 1 apart, so that
+// threads that walk down a column meet different banks.
+const SLAB: u32 = 32u;
+const STRIDE: u32 = BC + 1u;
+// 128 threads, each 4 rows and a pair of columns.
+const_assert BR == 32u && BC == 32u && SLAB == BC;
+const SLABS: u32 = (HEAD_WIDTH + SLAB - 1u) / SLAB;
 
-// Rows are 33 apart, so that threads that walk down a column meet different banks.
-var<workgroup> q_tile: array<f32, 1056>; // [32, 33] a slab of the queries
-var<workgroup> kv_tile: array<f32, 1056>; // [32, 33] a slab of the keys, then of the values
-var<workgroup> p_tile: array<f32, 1056>; // [32, 33] weights of queries x keys
-var<workgroup> partial: array<f32, 512>; // [32, 16] one number per thread and row, to be reduced
+var<workgroup> q_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of the queries
+var<workgroup> kv_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of the keys, then of the values
+var<workgroup> p_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] weights of queries x keys
+var<workgroup> partial: array<f32, BR * 16u>; // [BR, 16] one number per thread and row, to be reduced
 
-fn lowest_key(i: u32) -> u32 {
-    let first = bounds[2u * i];
-    return select(first, max(first, i + 1u - params.window), i >= params.window);
+// The first key that key index i sees.
+fn first_seen(i: u32) -> u32 {
+    return lowest_key(bounds[2u * i], i, params.window);
 }
 
 fn stage_q(first: u32, head: u32, slab: u32, thread: u32) {
-    for (var n = thread; n < 1024u; n += 128u) {
-        let token = first + n / 32u;
-        let d = slab * 32u + n % 32u;
+    for (var n = thread; n < BR * SLAB; n += 128u) {
+        let token = first + n / SLAB;
+        let d = slab * SLAB + n % SLAB;
         var value = 0.0;
         if (token < params.tokens && d < HEAD_WIDTH) {
             let i = (token * params.heads + head) * HEAD_WIDTH + d;
             value = unpack(q[word_of(i, DT_Q)], i, DT_Q);
         }
-        q_tile[n / 32u * 33u + n % 32u] = value;
+        q_tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
 fn stage_kv(values: bool, first: u32, head: u32, slab: u32, thread: u32) {
-    for (var n = thread; n < 1024u; n += 128u) {
-        let token = first + n / 32u;
-        let d = slab * 32u + n % 32u;
+    for (var n = thread; n < BR * SLAB; n += 128u) {
+        let token = first + n / SLAB;
+        let d = slab * SLAB + n % SLAB;
         var value = 0.0;
         if (token < params.keys && d < HEAD_WIDTH) {
             let i = (token * params.kv_heads + head) * HEAD_WIDTH + d;
@@ -82,7 +77,7 @@ fn stage_kv(values: bool, first: u32, head: u32, slab: u32, thread: u32) {
                 value = unpack(k[word_of(i, DT_K)], i, DT_K);
             }
         }
-        kv_tile[n / 32u * 33u + n % 32u] = value;
+        kv_tile[n / SLAB * STRIDE + n % SLAB] = value;
     }
 }
 
@@ -102,7 +97,7 @@ fn attention_fwd(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let first_query = (grid.x - 1u - block.x) * 32u;
+    let first_query = (grid.x - 1u - block.x) * BR;
     let head = block.y;
     let kv_head = head / (params.heads / params.kv_heads);
     let x = thread % 16u;
@@ -115,25 +110,25 @@ fn attention_fwd(
     for (var r = 0u; r < 4u; r++) {
         let token = first_query + y + 8u * r;
         if (token < params.tokens) {
-            lowest[r] = lowest_key(token + params.q_offset);
+            lowest[r] = first_seen(token + params.q_offset);
             past[r] = token + params.q_offset + 1u;
         }
         m[r] = MASK;
     }
     var sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2] unnormalised output
-    let end = min(first_query + 32u, params.tokens) + params.q_offset;
-    for (var first_key = lowest_key(first_query + params.q_offset); first_key < end; first_key += 32u) {
+    let end = min(first_query + BR, params.tokens) + params.q_offset;
+    for (var first_key = first_seen(first_query + params.q_offset); first_key < end; first_key += BC) {
         // [2] scores of the thread's pairs, slab by slab
         var s: array<f32, 8>; // [4, 2]
         for (var slab = 0u; slab < SLABS; slab++) {
             stage_q(first_query, head, slab, thread);
             stage_kv(false, first_key, kv_head, slab, thread);
             workgroupBarrier();
-            for (var d = 0u; d < 32u; d++) {
-                let low = kv_tile[2u * x * 33u + d];
-                let high = kv_tile[(2u * x + 1u) * 33u + d];
+            for (var d = 0u; d < SLAB; d++) {
+                let low = kv_tile[2u * x * STRIDE + d];
+                let high = kv_tile[(2u * x + 1u) * STRIDE + d];
                 for (var r = 0u; r < 4u; r++) {
-                    let value = q_tile[(y + 8u * r) * 33u + d];
+                    let value = q_tile[(y + 8u * r) * STRIDE + d];
                     s[2u * r] += value * low;
                     s[2u * r + 1u] += value * high;
                 }
@@ -162,7 +157,7 @@ fn attention_fwd(
                 let seen = key >= lowest[r] && key < past[r];
                 let weight = select(0.0, exp(s[2u * r + c] - larger), seen);
                 l[r] += weight;
-                p_tile[row * 33u + 2u * x + c] = weight;
+                p_tile[row * STRIDE + 2u * x + c] = weight;
             }
             for (var slab = 0u; slab < SLABS; slab++) {
                 sums[slab * 8u + 2u * r] *= shrink;
@@ -173,11 +168,11 @@ fn attention_fwd(
         for (var slab = 0u; slab < SLABS; slab++) {
             stage_kv(true, first_key, kv_head, slab, thread);
             workgroupBarrier();
-            for (var j = 0u; j < 32u; j++) {
-                let low = kv_tile[j * 33u + 2u * x];
-                let high = kv_tile[j * 33u + 2u * x + 1u];
+            for (var j = 0u; j < BC; j++) {
+                let low = kv_tile[j * STRIDE + 2u * x];
+                let high = kv_tile[j * STRIDE + 2u * x + 1u];
                 for (var r = 0u; r < 4u; r++) {
-                    let weight = p_tile[(y + 8u * r) * 33u + j];
+                    let weight = p_tile[(y + 8u * r) * STRIDE + j];
                     sums[slab * 8u + 2u * r] += weight * low;
                     sums[slab * 8u + 2u * r + 1u] += weight * high;
                 }
@@ -200,7 +195,7 @@ fn attention_fwd(
             stats[(token * params.heads + head) * 2u] = m[r] + log(total);
         }
         for (var slab = 0u; slab < SLABS; slab++) {
-            let d = slab * 32u + 2u * x;
+            let d = slab * SLAB + 2u * x;
             let i = (token * params.heads + head) * HEAD_WIDTH + d;
             let low = sums[slab * 8u + 2u * r] / total;
             let high = sums[slab * 8u + 2u * r + 1u] / total;

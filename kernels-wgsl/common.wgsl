@@ -108,14 +108,3 @@ fn threefry(key: vec4<u32>, counter: vec4<u32>) -> vec4<u32> {
     }
     return v;
 }
-
-// Slots of the step state: what changes between steps of equal shape (src/ops/step_state.rs).
-const LEARNING_RATE: u32 = 0u;
-const BIAS_CORRECTION1: u32 = 1u;
-const BIAS_CORRECTION2: u32 = 2u;
-const CLIP: u32 = 3u;
-const INV_TOKENS: u32 = 4u;
-const LOSS_SCALE: u32 = 5u;
-const STEP: u32 = 6u;
-const SKIP: u32 = 7u;
-const GRAD_NORM: u32 = 8u;

@@ -1,4 +1,4 @@
-// Matrix product, the fast rung: register-blocked tiles.
+// Matrix product, register-blocked: tiles in workgroup memory, sums of several elements in a thread's registers.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -23,33 +23,20 @@
 //           out[z] of an f32 [splits, M, N], with alpha 1; sum_splits adds them. Else depth >= K
 // Cost      2 M N K FLOPs; a is read N / 64 times, b M / 64 times: bound by arithmetic
 // Numerics  one f32 sum per element (and split) in order of k: deterministic; reduction tolerance
-// Versions  matmul_naive, matmul_tiled, this one
-// Twin      kernels-cuda/matmul.cu. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, matmul_tiled, this one, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-cuda/matmul.cu. Reference: src/ops/matmul/reference.rs
 
-const NT: u32 = 0u;
-const NN: u32 = 1u;
-const TN: u32 = 2u;
-
-const BM: u32 = 64u;
-const BN: u32 = 64u;
-const BK: u32 = 16u;
-const STRIDE: u32 = 68u; // of a staged row: BM + 4 = BN + 4
-
-struct Params {
-    M: u32,
-    N: u32,
-    K: u32,
-    alpha: f32,
-    depth: u32, // k of a split
-}
+const STRIDE: u32 = BM + 4u; // of a staged row
+// 256 threads, each 4 rows and 4 columns.
+const_assert BM == 64u && BN == 64u;
 
 @group(0) @binding(0) var<storage, read> a: array<u32>; // [M, K], or [K, M] when TN
 @group(0) @binding(1) var<storage, read> b: array<u32>; // [K, N], or [N, K] when NT
 @group(0) @binding(2) var<storage, read_write> out: array<u32>; // [splits, M, N]
-@group(1) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: SplitParams;
 
-var<workgroup> a_tile: array<f32, 1088>; // [BK, BM + 4]
-var<workgroup> b_tile: array<f32, 1088>; // [BK, BN + 4]
+var<workgroup> a_tile: array<f32, BK * STRIDE>; // [BK, BM + 4]
+var<workgroup> b_tile: array<f32, BK * STRIDE>; // [BK, BN + 4]
 
 // A[m,k], 0 outside.
 fn load_a(m: u32, k: u32) -> f32 {

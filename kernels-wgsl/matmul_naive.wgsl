@@ -1,4 +1,4 @@
-// Matrix product, the first rung: one thread per output word, no staging.
+// Matrix product, naive: one thread per output word, no staging.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -11,19 +11,8 @@
 // Cost      2 M N K FLOPs, and as many loads: every element of a is read N times, every one of b M times.
 //           Bound by the caches: what the next rungs mend
 // Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
-// Versions  this one, matmul_tiled, matmul
-// Twin      kernels-cuda/matmul_naive.cu. Reference: src/ops/matmul.rs
-
-const NT: u32 = 0u;
-const NN: u32 = 1u;
-const TN: u32 = 2u;
-
-struct Params {
-    M: u32,
-    N: u32,
-    K: u32,
-    alpha: f32,
-}
+// Versions  this one, matmul_tiled, matmul, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-cuda/matmul_naive.cu. Reference: src/ops/matmul/reference.rs
 
 @group(0) @binding(0) var<storage, read> a: array<u32>; // [M, K], or [K, M] when TN
 @group(0) @binding(1) var<storage, read> b: array<u32>; // [K, N], or [N, K] when NT

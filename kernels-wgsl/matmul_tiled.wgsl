@@ -1,4 +1,4 @@
-// Matrix product, the middle rung: 16 x 16 tiles staged in workgroup memory.
+// Matrix product, tiled: 16 x 16 tiles staged in workgroup memory.
 //
 //   out[m,n] = alpha * sum_k A[m,k] * B[k,n]     (+ out[m,n] with ACCUMULATE)
 //
@@ -20,29 +20,18 @@
 // Cost      2 M N K FLOPs; a is read N / BN times, b M / 16 times. Still two loads from workgroup memory
 //           per multiply-add, which bounds it: what the next rung mends
 // Numerics  one f32 sum per element in order of k: deterministic; reduction tolerance
-// Versions  matmul_naive, this one, matmul
-// Twin      kernels-cuda/matmul_tiled.cu. Reference: src/ops/matmul.rs
+// Versions  matmul_naive, this one, matmul, matmul_mma, matmul_f32_mma, matmul_wgmma
+// Twin      kernels-cuda/matmul_tiled.cu. Reference: src/ops/matmul/reference.rs
 
-const NT: u32 = 0u;
-const NN: u32 = 1u;
-const TN: u32 = 2u;
-
-const TILE: u32 = 16u;
-
-struct Params {
-    M: u32,
-    N: u32,
-    K: u32,
-    alpha: f32,
-}
+const_assert TILE * TILE == 256u; // a thread for each element of a tile
 
 @group(0) @binding(0) var<storage, read> a: array<u32>; // [M, K], or [K, M] when TN
 @group(0) @binding(1) var<storage, read> b: array<u32>; // [K, N], or [N, K] when NT
 @group(0) @binding(2) var<storage, read_write> out: array<u32>; // [M, N]
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> a_tile: array<f32, 256>; // [16 of m, 16 of k]
-var<workgroup> b_tile: array<f32, 528>; // [16 of k, BN + 1], the 1 against bank conflicts
+var<workgroup> a_tile: array<f32, TILE * TILE>; // [TILE of m, TILE of k]
+var<workgroup> b_tile: array<f32, TILE * (2u * TILE + 1u)>; // [TILE of k, BN + 1], the 1 against bank conflicts
 
 // A[m,k], 0 outside.
 fn load_a(m: u32, k: u32) -> f32 {

@@ -10,7 +10,7 @@
 // Tensors   x [M, K], out [M, N]: f32 | bf16 | f16; codes [N K / 2] bytes, two codes each, the even
 //           element in the high half; scales [blocks] bytes q (NESTED; else unused); tables f32:
 //           levels [16], then absmax [blocks], or map [256], offset [1], nested_absmax [..]; sums in f32
-// Mapping   as in matmul: a block owns a 64 x 64 tile of out, a thread 4 rows x 4 adjacent columns of it;
+// Mapping   as in matmul: a thread block owns a 64 x 64 tile of out, a thread 4 rows x 4 adjacent columns of it;
 //           64 x 16 slabs of both operands are staged as f32, k first:
 //
 //                  BN = 64                    x_tile [BK, BM + 4], w_tile [BK, BN + 4]
@@ -25,15 +25,12 @@
 //           element: bound by arithmetic, and by decoding where M is small
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k: deterministic; the naive rule
+// Versions  this one, nf4_matmul_mma
 // Twin      kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
 
-const NT: u32 = 0u;
-const NN: u32 = 1u;
-
-const BM: u32 = 64u;
-const BN: u32 = 64u;
-const BK: u32 = 16u;
-const STRIDE: u32 = 68u; // of a staged row: BM + 4 = BN + 4
+const STRIDE: u32 = BM + 4u; // of a staged row
+// 256 threads, each 4 rows and 4 columns.
+const_assert BM == 64u && BN == 64u;
 
 struct Params {
     M: u32,
@@ -51,8 +48,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<u32>; // [M, N]
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> x_tile: array<f32, 1088>; // [BK, BM + 4]
-var<workgroup> w_tile: array<f32, 1088>; // [BK, BN + 4]
+var<workgroup> x_tile: array<f32, BK * STRIDE>; // [BK, BM + 4]
+var<workgroup> w_tile: array<f32, BK * STRIDE>; // [BK, BN + 4]
 
 // x[m,k], 0 outside.
 fn load_x(m: u32, k: u32) -> f32 {

@@ -12,6 +12,7 @@
 //           16-bit rows have an even width (the host checks)
 // Cost      fwd 2, bwd_dx 3 passes over the rows, about 4 FLOPs per element: bound by memory bandwidth
 // Numerics  sums in f32, in a fixed order: deterministic; all writes, no adds
+// Versions  this one, rms_norm_wide
 // Twin      kernels-cuda/rms_norm.cu. Reference: src/ops/rms_norm.rs. Paper: arXiv:1910.07467
 
 struct Params {

@@ -10,6 +10,7 @@
 // Launch    grid ceil(words / 256) split over x and y, block 256; the host checks count and shapes
 // Cost      fwd 3, bwd 5 x count elements moved, about 10 FLOPs each: bound by memory bandwidth
 // Numerics  -gate is cut at 80 before e^, so that nothing overflows; deterministic; elementwise tolerance
+// Versions  this one, swiglu_wide
 // Twin      kernels-cuda/swiglu.cu. Reference: src/ops/swiglu.rs. Paper: arXiv:2002.05202
 
 struct Params {

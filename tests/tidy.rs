@@ -195,6 +195,20 @@ fn unsafe_code_is_rare_and_says_why_it_is_sound() {
     report(problems);
 }
 
+/// What the versions of a kernel add to its name, slowest first.
+const VERSIONS: [&str; 7] = ["_naive", "_tiled", "", "_wide", "_mma", "_f32_mma", "_wgmma"];
+
+/// The `Versions` line that a kernel file must have: all versions of its kernel, as the files say;
+/// `None` where there is one.
+fn versions_of(stem: &str, stems: &BTreeSet<String>) -> Option<String> {
+    let bases = VERSIONS.iter().filter_map(|suffix| stem.strip_suffix(suffix));
+    let base = bases.min_by_key(|base| base.len())?;
+    let all = VERSIONS.iter().map(|suffix| format!("{base}{suffix}"));
+    let all: Vec<_> = all.filter(|version| stems.contains(version)).collect();
+    let this = |version: &String| if version == stem { "this one" } else { version }.to_owned();
+    (all.len() > 1).then(|| all.iter().map(this).collect::<Vec<_>>().join(", "))
+}
+
 /// The entry points of a kernel file in order: (name, parameters, body up to the next one).
 fn entry_points<'a>(text: &'a str, marker: &str) -> Vec<(&'a str, &'a str, &'a str)> {
     let starts: Vec<usize> = text.match_indices(marker).map(|(at, _)| at).collect();
@@ -232,14 +246,21 @@ fn kernel_twins_are_twins() {
     };
     let mut wgsl = by_stem("kernels-wgsl", "wgsl");
     let cuda = by_stem("kernels-cuda", "cu");
-    assert!(wgsl.remove("common").is_some(), "common.wgsl is shared by every kernel");
+    // Headers are no kernels.
+    let headers = ops::kernels().into_iter().flat_map(|spec| spec.text.headers);
+    let shared = headers.filter(|header| header.wgsl.is_some()).map(|header| header.stem);
+    for stem in shared.chain(["common"]).collect::<BTreeSet<_>>() {
+        assert!(wgsl.remove(stem).is_some(), "kernels-wgsl/{stem}.wgsl is a header");
+        assert!(root().join(format!("kernels-cuda/{stem}.cuh")).exists(), "{stem}.cuh is its twin");
+    }
+    let cuda_stems: BTreeSet<String> = cuda.keys().cloned().collect();
     let wgsl_stems: BTreeSet<String> = wgsl.keys().cloned().collect();
     let cuda_only: BTreeSet<&str> = ops::kernels()
         .iter()
         .filter(|spec| spec.text.wgsl.is_none())
         .map(|spec| spec.text.stem)
         .collect();
-    const SECTIONS: [&str; 6] = ["Tensors", "Mapping", "Launch", "Cost", "Numerics", "Twin"];
+    const SECTIONS: [&str; 5] = ["Tensors", "Mapping", "Launch", "Cost", "Numerics"];
     let section = |text: &str, name: &str| -> Option<String> {
         let mut lines = text.lines().filter_map(|line| line.strip_prefix("// "));
         lines.find_map(|line| line.strip_prefix(name)).map(str::to_owned)
@@ -250,6 +271,15 @@ fn kernel_twins_are_twins() {
             problems.push(format!("kernels-wgsl/{stem}.wgsl has no twin in kernels-cuda"));
             continue;
         };
+        let expected = versions_of(stem, &cuda_stems);
+        for text in [Some(cuda), wgsl.get(stem)].into_iter().flatten() {
+            let found = section(text, "Versions");
+            let list =
+                found.as_deref().map(|list| list.split(';').next().unwrap_or_default().trim());
+            if list != expected.as_deref() {
+                problems.push(format!("{stem}: Versions should be {expected:?}, not {found:?}"));
+            }
+        }
         let Some(wgsl) = wgsl.get(stem) else {
             if !cuda_only.contains(stem.as_str()) {
                 problems.push(format!("kernels-cuda/{stem}.cu has no twin in kernels-wgsl"));
@@ -258,13 +288,14 @@ fn kernel_twins_are_twins() {
             for name in SECTIONS.iter().filter(|name| section(cuda, name).is_none()) {
                 problems.push(format!("{stem}.cu: the header says nothing of {name}"));
             }
-            let twin = section(cuda, "Twin").unwrap_or_default();
-            if !wgsl_stems.iter().any(|stem| twin.contains(&format!("kernels-cuda/{stem}.cu"))) {
-                problems.push(format!("{stem}.cu: its twin is no portable kernel: {twin}"));
+            let portable = section(cuda, "Portable").unwrap_or_default();
+            if !wgsl_stems.iter().any(|stem| portable.contains(&format!("kernels-cuda/{stem}.cu")))
+            {
+                problems.push(format!("{stem}.cu: {portable:?} is no portable kernel"));
             }
             continue;
         };
-        for name in SECTIONS {
+        for name in SECTIONS.iter().chain(&["Twin"]) {
             for (text, file) in [(wgsl, format!("{stem}.wgsl")), (cuda, format!("{stem}.cu"))] {
                 if section(text, name).is_none() {
                     problems.push(format!("{file}: the header says nothing of {name}"));
@@ -290,7 +321,7 @@ fn kernel_twins_are_twins() {
     report(problems);
 }
 
-/// How a kernel takes a matrix for the copy engine.
+/// How a kernel takes a matrix that TMA copies.
 const TENSOR_MAP: &str = "const __grid_constant__ TensorMap ";
 
 /// Naga checks the WGSL twin against the spec (`tests/shaders.rs`); a pointer of the wrong kind or in

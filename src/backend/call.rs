@@ -12,8 +12,8 @@ const MAX_PARAMS: usize = 128;
 /// Views begin at multiples of this many bytes (WebGPU's `min_storage_buffer_offset_alignment`).
 pub const VIEW_ALIGNMENT: usize = 256;
 
-/// A view as Hopper's copy engine sees it: a matrix, of which it copies boxes of 128 bytes by `box_rows`
-/// rows into shared memory, turned so that neither copies nor tensor cores meet a bank twice.
+/// A view as Hopper's TMA sees it: a matrix, of which it copies boxes of 128 bytes by `box_rows` rows into
+/// shared memory, swizzled so that neither copies nor tensor cores meet a bank twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     /// Which of the call's views.
@@ -80,7 +80,8 @@ impl KernelCall {
         self
     }
 
-    /// Sets the dynamic shared memory.
+    /// Sets the dynamic shared memory. The constant `SHARED_BYTES` or one of another name tells the kernel's
+    /// text, which asserts that its tiles fit.
     pub fn shared_bytes(mut self, bytes: u32) -> Self {
         self.shared_bytes = bytes;
         self
@@ -145,7 +146,7 @@ impl KernelCall {
         }
         for map in &self.maps {
             let TensorMap { view, rows, columns, box_rows } = map;
-            // The rules of the copy engine: at least one element, rows of whole 16 bytes.
+            // The rules of TMA: at least one element, rows of whole 16 bytes.
             let fits = self.views.get(*view).is_some_and(|view| {
                 rows * columns == view.len
                     && view.len > 0

@@ -40,7 +40,7 @@ pub struct Capabilities {
     pub many_blocks: bool,
     /// CUDA compute capability times ten (90 for sm_90); `None` elsewhere.
     pub compute_capability: Option<u32>,
-    /// Multiprocessors of an NVIDIA GPU: the blocks of a kernel whose blocks stay. 1 elsewhere.
+    /// Multiprocessors of an NVIDIA GPU: the blocks of a persistent kernel. 1 elsewhere.
     pub multiprocessors: u32,
     /// The largest single binding in bytes; larger tensors are worked on by slices.
     pub max_binding_bytes: usize,

@@ -5,10 +5,11 @@
 //! module knows no op by name.
 
 mod host;
+pub mod slots;
 mod source;
 
 pub use host::{HostArg, HostCall, Real, RefArg, RefCall};
-pub use source::{Header, KernelText, MMA, Texts, WGMMA};
+pub use source::{BOX_WIDTH, Constants, Header, KernelText, MMA, SLAB_K, Texts, WGMMA};
 
 /// What a kernel does to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,16 @@
 //! Kernel text, and how constants are put into it.
 //!
-//! WGSL: file, then `common.wgsl`, then the constants, so that the compiler's line numbers are the
-//! file's own. CUDA: constants and `common.cuh` first, each behind a `#line` of its own.
+//! WGSL: file, then its headers and `common.wgsl`, then the constants, so that the compiler's line numbers
+//! are the file's own. CUDA: constants, `common.cuh` and headers first, each behind a `#line` of its own.
+//!
+//! Constants are what a call decides (layout, dtypes, a tile that suits the sizes), what the host and the text
+//! must agree on (tile sizes, stages), and the slots of the step state. Each number stands once, in Rust; the
+//! texts assert what they need of it.
+
+use super::slots;
+
+/// Names and values.
+pub type Constants = &'static [(&'static str, u32)];
 
 /// The text of one kernel file in both languages.
 pub struct KernelText {
@@ -13,36 +22,103 @@ pub struct KernelText {
     pub cuda: &'static str,
     /// What comes before it, besides `common.cuh`.
     pub headers: &'static [Header],
+    /// Tile sizes, stages and whatever else the host and the text must agree on.
+    pub constants: &'static [Constants],
+}
+
+impl KernelText {
+    /// The same text with these headers.
+    pub const fn with_headers(self, headers: &'static [Header]) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// The same text with these constants.
+    pub const fn with_constants(self, constants: &'static [Constants]) -> Self {
+        Self { constants, ..self }
+    }
+
+    /// All constants of a call: its own, those of the text, those of its headers, and the slots.
+    fn all_constants<'a>(&self, of_call: &[(&'a str, u32)]) -> Vec<(&'a str, u32)> {
+        let mut all = of_call.to_vec();
+        all.extend(self.constants.iter().copied().flatten());
+        all.extend(self.headers.iter().flat_map(|header| header.constants));
+        all.extend(slots::TABLE);
+        all
+    }
 }
 
 /// A file that several kernels share.
+#[derive(Clone, Copy)]
 pub struct Header {
-    path: &'static str,
-    text: &'static str,
+    /// File name without extension.
+    pub stem: &'static str,
+    /// `kernels-wgsl/<stem>.wgsl`; none for one that only CUDA's fast versions need.
+    pub wgsl: Option<&'static str>,
+    /// `kernels-cuda/<stem>.cuh`.
+    pub cuda: &'static str,
+    /// What the host and the file must agree on.
+    pub constants: Constants,
 }
 
+/// k of a slab of a product on tensor cores.
+pub const SLAB_K: u32 = 32;
+
+/// Elements of 16 bits in a row of a box that TMA copies.
+pub const BOX_WIDTH: u32 = 64;
+
 /// `kernels-cuda/mma.cuh`: tensor cores from sm_80 on.
-pub const MMA: Header =
-    Header { path: "kernels-cuda/mma.cuh", text: include_str!("../../kernels-cuda/mma.cuh") };
+pub const MMA: Header = cuda_header!("mma", &[("SLAB_K", SLAB_K)]);
 
-/// `kernels-cuda/wgmma.cuh`: tensor cores and copy engine of sm_90a.
-pub const WGMMA: Header =
-    Header { path: "kernels-cuda/wgmma.cuh", text: include_str!("../../kernels-cuda/wgmma.cuh") };
+/// `kernels-cuda/wgmma.cuh`: tensor cores and TMA of sm_90a.
+pub const WGMMA: Header = cuda_header!("wgmma", &[("BOX_WIDTH", BOX_WIDTH)]);
 
-/// The [`KernelText`] of a stem that both directories have.
+/// A [`Header`] of a stem that both directories have.
 #[macro_export]
-macro_rules! kernel_text {
+macro_rules! kernel_header {
     ($stem:literal) => {
-        $crate::kernels::KernelText {
-            stem: $stem,
+        $crate::kernels::Header {
             wgsl: Some(include_str!(concat!(
                 env!("CARGO_MANIFEST_DIR"),
                 "/kernels-wgsl/",
                 $stem,
                 ".wgsl"
             ))),
-            cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
-            headers: &[],
+            ..$crate::cuda_header!($stem, &[])
+        }
+    };
+}
+
+/// A [`Header`] of a stem in `kernels-cuda/` alone, with its constants.
+#[macro_export]
+macro_rules! cuda_header {
+    ($stem:literal, $constants:expr) => {
+        $crate::kernels::Header {
+            stem: $stem,
+            wgsl: None,
+            cuda: include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/kernels-cuda/",
+                $stem,
+                ".cuh"
+            )),
+            constants: $constants,
+        }
+    };
+}
+use cuda_header;
+
+/// The [`KernelText`] of a stem that both directories have.
+#[macro_export]
+macro_rules! kernel_text {
+    ($stem:literal) => {
+        $crate::kernels::KernelText {
+            wgsl: Some(include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/kernels-wgsl/",
+                $stem,
+                ".wgsl"
+            ))),
+            ..$crate::cuda_text!($stem)
         }
     };
 }
@@ -57,6 +133,7 @@ macro_rules! cuda_text {
             wgsl: None,
             cuda: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-cuda/", $stem, ".cu")),
             headers: &[$($header),*],
+            constants: &[],
         }
     };
 }
@@ -86,12 +163,16 @@ impl Texts {
     /// The complete WGSL module, or `None` where the kernel has no WGSL text.
     pub fn wgsl(&self, text: &KernelText, constants: &[(&str, u32)]) -> Option<String> {
         let wgsl = self.file(&format!("kernels-wgsl/{}.wgsl", text.stem), text.wgsl?);
-        let common = self.file("kernels-wgsl/common.wgsl", COMMON_WGSL);
-        let mut source = format!("{wgsl}\n{common}\n");
-        for (name, value) in with_other_dtypes(wgsl, constants) {
-            source += &format!("const {name}: u32 = {value}u;\n");
+        let mut source = format!("{wgsl}\n");
+        for Header { stem, wgsl, .. } in text.headers {
+            let path = format!("kernels-wgsl/{stem}.wgsl");
+            source += &wgsl.map(|wgsl| format!("{}\n", self.file(&path, wgsl))).unwrap_or_default();
         }
-        Some(source)
+        source += self.file("kernels-wgsl/common.wgsl", COMMON_WGSL);
+        for (name, value) in with_other_dtypes(wgsl, text.all_constants(constants)) {
+            source += &format!("\nconst {name}: u32 = {value}u;");
+        }
+        Some(source + "\n")
     }
 
     /// The complete CUDA translation unit.
@@ -100,12 +181,13 @@ impl Texts {
             ("kernels-cuda/common.cuh", format!("kernels-cuda/{}.cu", text.stem));
         let (common, cuda) = (self.file(common_path, COMMON_CUDA), self.file(&path, text.cuda));
         let mut source = String::from("#line 1 \"constants\"\n");
-        for (name, value) in with_other_dtypes(cuda, constants) {
+        for (name, value) in with_other_dtypes(cuda, text.all_constants(constants)) {
             source += &format!("constexpr unsigned {name} = {value};\n");
         }
         source += &format!("#line 1 \"{common_path}\"\n{common}\n");
-        for Header { path, text } in text.headers {
-            source += &format!("#line 1 \"{path}\"\n{}\n", self.file(path, text));
+        for Header { stem, cuda, .. } in text.headers {
+            let path = format!("kernels-cuda/{stem}.cuh");
+            source += &format!("#line 1 \"{path}\"\n{}\n", self.file(&path, cuda));
         }
         source += &format!("#line 1 \"{path}\"\n{cuda}");
         source
@@ -114,8 +196,7 @@ impl Texts {
 
 /// `constants`, and a `DT_*` of 0 for each that the text names besides: those of the file's other
 /// entry points, which are compiled along but not run.
-fn with_other_dtypes<'a>(text: &'a str, constants: &[(&'a str, u32)]) -> Vec<(&'a str, u32)> {
-    let mut all = constants.to_vec();
+fn with_other_dtypes<'a>(text: &'a str, mut all: Vec<(&'a str, u32)>) -> Vec<(&'a str, u32)> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     for word in words.filter(|word| word.starts_with("DT_")) {
         if !all.iter().any(|(name, _)| *name == word) {

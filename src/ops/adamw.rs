@@ -2,8 +2,8 @@
 //! and gradient, with decoupled decay, bias correction and the clip factor folded in.
 
 use super::StepState;
+use super::binding_slices::in_slices;
 use super::host::rows_per_task;
-use super::pieces::in_pieces;
 use super::simd::vectorized;
 use super::step_state::index;
 use crate::backend::KernelCall;
@@ -42,7 +42,7 @@ pub fn adamw(
     if [m, v, grad].iter().any(|tensor| tensor.len() != param.len()) {
         return Err(Error::internal("adamw", format!("{param:?}, {m:?}, {v:?}, {grad:?}")));
     }
-    in_pieces([param, m, v, grad], |_, [param, m, v, grad]| {
+    in_slices([param, m, v, grad], |_, [param, m, v, grad]| {
         let state = state.tensor();
         KernelCall::new(&ADAMW, &[grad.view(), state.view(), param.view(), m.view(), v.view()])
             .params(Params {

@@ -1,7 +1,7 @@
 //! Filling with one value.
 
+use super::binding_slices::in_slices;
 use super::host::words;
-use super::pieces::in_pieces;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor> {
 
 /// Overwrites every element of a float tensor with `value`.
 pub fn fill(tensor: &Tensor, value: f32) -> Result<()> {
-    in_pieces([tensor], |_, [part]| {
+    in_slices([tensor], |_, [part]| {
         KernelCall::new(&FILL, &[part.view()])
             .params(Params { count: part.len() as u32, value })
             .launch(part.device(), grid_1d(words(part), BLOCK))

@@ -1,7 +1,7 @@
 //! The global gradient norm, and from it the clip factor and the skip flag of the step.
 
 use super::StepState;
-use super::pieces::in_pieces;
+use super::binding_slices::in_slices;
 use super::step_state::index;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::DType;
@@ -29,7 +29,7 @@ pub fn grad_norm(
     let partials = Tensor::empty(device, &[total], DType::F32)?;
     let mut first = 0;
     for grad in grads {
-        in_pieces([grad], |start, [part]| {
+        in_slices([grad], |start, [part]| {
             let first = (first + start / CHUNK) as u32;
             KernelCall::new(&SUM_SQUARES, &[part.view(), partials.view()])
                 .params(SumParams { count: part.len() as u32, first })

@@ -13,8 +13,9 @@ mod specs;
 mod split;
 pub(super) mod wgmma;
 
-pub(crate) use layout::{Layout, check_width};
+pub(crate) use layout::{LAYOUTS, Layout, check_width};
 pub(crate) use product::{Product, Rung};
+pub(crate) use specs::{BLOCKED, BLOCKED_TILE};
 
 use super::grad_target::GradTarget;
 use crate::error::{Error, Result};

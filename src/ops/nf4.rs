@@ -4,21 +4,21 @@
 use super::cpu::{Elements, Matrix, Scale, product as cpu_product};
 use super::grad_target::GradTarget;
 use super::host::words;
-use super::matmul::{Layout, check_width, matmul_into, mma};
-use super::wide;
+use super::matmul::{BLOCKED, BLOCKED_TILE, LAYOUTS, Layout, check_width, matmul_into, mma};
+use super::wide_loads;
 use crate::backend::{Device, KernelCall};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Binding, HostCall, KernelSpec, KernelText, Kind, MMA, Real, RefCall, Requires, TENSOR_CORES,
-    grid_1d,
+    Binding, Header, HostCall, KernelSpec, KernelText, Kind, MMA, Real, RefCall, Requires,
+    TENSOR_CORES, grid_1d,
 };
 use crate::quant::Nf4View;
 use crate::quant::nf4::quantize_block;
 use crate::quant::nf4::{Absmax, BLOCKSIZE, CODEBOOK, NESTED_BLOCKSIZE, Nf4Weight, THRESHOLDS};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
-use crate::{cuda_text, kernel_text, with_element};
+use crate::{cuda_header, cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -189,7 +189,8 @@ pub fn nf4_dequantize(weight: &Nf4Tensor, dtype: DType) -> Result<Tensor> {
     check_width("nf4_dequantize", &w)?;
     let views = [weight.codes.view(), weight.scales.view(), weight.tables.view(), w.view()];
     // Codes that lie together must share a scale.
-    let chunks = wide::chunks(&w).filter(|_| weight.blocksize.is_multiple_of(wide::CHUNK));
+    let chunks =
+        wide_loads::chunks(&w).filter(|_| weight.blocksize.is_multiple_of(wide_loads::CHUNK));
     let (spec, threads) = match chunks {
         Some(chunks) => (&NF4_DEQUANTIZE_WIDE, chunks),
         None => (&NF4_DEQUANTIZE, words(&w)),
@@ -242,11 +243,16 @@ fn product(
     let views =
         [x.view(), weight.codes.view(), weight.scales.view(), weight.tables.view(), out.view()];
     let fast = fits_tensor_cores(x, weight);
-    let (spec, tile) = if fast { (&NF4_MATMUL_MMA, mma::tile(m, n)) } else { (&NF4_MATMUL, 64) };
+    let (spec, tile) =
+        if fast { (&NF4_MATMUL_MMA, mma::tile(m, n)) } else { (&NF4_MATMUL, BLOCKED_TILE) };
     let mut call = KernelCall::new(spec, &views);
     if fast {
-        // Four slabs of x and two of the weight, of 32 k in 16 bits.
-        call = call.constant("TILE", tile as u32).shared_bytes(6 * 64 * tile as u32);
+        // The stages of x, and two slabs of the weight.
+        let shared_bytes = (mma::STAGES + 2) * mma::slab_bytes(tile);
+        call = call
+            .constant("TILE", tile as u32)
+            .constant("SHARED_BYTES", shared_bytes)
+            .shared_bytes(shared_bytes);
     }
     call.constant("LAYOUT", layout as u32)
         .constant("ACCUMULATE", u32::from(accumulate))
@@ -317,11 +323,15 @@ struct ProductParams {
     zero: u32,
 }
 
-static TEXT: KernelText = kernel_text!("nf4");
-static PRODUCT_TEXT: KernelText = kernel_text!("nf4_matmul");
-static PRODUCT_MMA_TEXT: KernelText = cuda_text!("nf4_matmul_mma", MMA);
+/// `kernels-cuda/nf4.cuh`: the parameters above.
+const NF4: Header = cuda_header!("nf4", &[]);
 
-static WIDE_TEXT: KernelText = cuda_text!("nf4_wide");
+static TEXT: KernelText = kernel_text!("nf4").with_headers(&[NF4]);
+static PRODUCT_TEXT: KernelText =
+    kernel_text!("nf4_matmul").with_headers(&[NF4]).with_constants(&[LAYOUTS, BLOCKED]);
+static PRODUCT_MMA_TEXT: KernelText =
+    cuda_text!("nf4_matmul_mma", MMA, NF4).with_constants(&[LAYOUTS, &[("STAGES", mma::STAGES)]]);
+static WIDE_TEXT: KernelText = cuda_text!("nf4_wide", NF4);
 
 pub(super) const KERNELS: &[&KernelSpec] =
     &[&NF4_QUANTIZE, &NF4_DEQUANTIZE, &NF4_DEQUANTIZE_WIDE, &NF4_MATMUL, &NF4_MATMUL_MMA];
@@ -363,7 +373,7 @@ static NF4_DEQUANTIZE: KernelSpec = KernelSpec {
 static NF4_DEQUANTIZE_WIDE: KernelSpec = KernelSpec {
     name: "nf4_dequantize_wide",
     text: &WIDE_TEXT,
-    requires: wide::REQUIRES,
+    requires: wide_loads::REQUIRES,
     ..NF4_DEQUANTIZE
 };
 
@@ -388,7 +398,7 @@ static NF4_MATMUL: KernelSpec = KernelSpec {
 static NF4_MATMUL_MMA: KernelSpec = KernelSpec {
     name: "nf4_matmul_mma",
     text: &PRODUCT_MMA_TEXT,
-    constants: &["TILE", "LAYOUT", "ACCUMULATE", "NESTED"],
+    constants: &["TILE", "LAYOUT", "ACCUMULATE", "NESTED", "SHARED_BYTES"],
     requires: Requires::Sm(TENSOR_CORES),
     ..NF4_MATMUL
 };

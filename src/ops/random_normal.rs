@@ -1,8 +1,8 @@
 //! Random weights, made where they are used: a large model's would take longer to make on the host and
 //! to upload than a training step.
 
+use super::binding_slices::in_slices;
 use super::host::{rows_per_task, words};
-use super::pieces::in_pieces;
 use super::simd::vectorized;
 use crate::backend::KernelCall;
 use crate::dtype::Element;
@@ -22,7 +22,7 @@ use rayon::prelude::*;
 pub fn random_normal(tensor: &Tensor, std: f32, seed: u64, site: u32) -> Result<()> {
     // Of 2 S - 8 * 65535, S the sum of 8 uniform 16-bit numbers: 4 * 8 (65536^2 - 1) / 12.
     let std_of_sum = (8.0 / 3.0 * (65536.0f64.powi(2) - 1.0)).sqrt();
-    in_pieces([tensor], |first, [part]| {
+    in_slices([tensor], |first, [part]| {
         let params = Params {
             count: part.len() as u32,
             first: first as u32,

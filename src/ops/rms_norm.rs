@@ -5,7 +5,7 @@ use super::grad_target::GradTarget;
 use super::host::rows_per_task;
 use super::simd::vectorized;
 use super::vector::dot;
-use super::wide;
+use super::wide_loads;
 use crate::backend::{KernelCall, View};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -72,8 +72,8 @@ const WIDE: std::ops::RangeInclusive<usize> = 1024..=8192;
 /// How many chunks a thread of the wide versions has of a row; `None` where they do not fit.
 fn chunks_per_thread(x: &Tensor) -> Option<usize> {
     let columns = x.columns();
-    let fits = WIDE.contains(&columns) && columns.is_multiple_of(wide::CHUNK);
-    (fits && wide::chunks(x).is_some()).then(|| columns.div_ceil(wide::CHUNK * BLOCK))
+    let fits = WIDE.contains(&columns) && columns.is_multiple_of(wide_loads::CHUNK);
+    (fits && wide_loads::chunks(x).is_some()).then(|| columns.div_ceil(wide_loads::CHUNK * BLOCK))
 }
 
 /// A call of the wide version where there are chunks.
@@ -164,7 +164,7 @@ static RMS_NORM_FWD_WIDE: KernelSpec = KernelSpec {
     name: "rms_norm_fwd_wide",
     text: &WIDE_TEXT,
     constants: &["CHUNKS"],
-    requires: wide::REQUIRES,
+    requires: wide_loads::REQUIRES,
     ..RMS_NORM_FWD
 };
 
@@ -172,7 +172,7 @@ static RMS_NORM_BWD_DX_WIDE: KernelSpec = KernelSpec {
     name: "rms_norm_bwd_dx_wide",
     text: &WIDE_TEXT,
     constants: &["CHUNKS"],
-    requires: wide::REQUIRES,
+    requires: wide_loads::REQUIRES,
     ..RMS_NORM_BWD_DX
 };
 

@@ -18,7 +18,7 @@ pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Whether the processor has AVX-512 as all have it that are not the very first.
+/// Whether the processor has the parts of AVX-512 that all server processors since Skylake have.
 #[cfg(target_arch = "x86_64")]
 pub fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f")

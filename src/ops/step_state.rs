@@ -7,31 +7,8 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Indices into the buffer; `common.wgsl` and `common.cuh` name the same.
-pub mod index {
-    /// Learning rate of this step.
-    pub const LEARNING_RATE: usize = 0;
-    /// 1 - beta1^step.
-    pub const BIAS_CORRECTION1: usize = 1;
-    /// 1 - beta2^step.
-    pub const BIAS_CORRECTION2: usize = 2;
-    /// What gradients are multiplied with: clipping and the inverse of the loss scale. Written by
-    /// the gradient norm.
-    pub const CLIP: usize = 3;
-    /// 1 / (tokens that carry loss in the whole optimizer step).
-    pub const INV_TOKENS: usize = 4;
-    /// What the loss is multiplied with before the backward (f16 only, else 1).
-    pub const LOSS_SCALE: usize = 5;
-    /// The optimizer step's number, from 1; exact up to 2^24.
-    pub const STEP: usize = 6;
-    /// 1 when the gradient is not finite and must not be applied. Written by the gradient norm.
-    pub const SKIP: usize = 7;
-    /// Global gradient norm before clipping, with the loss scale taken out. Written by the gradient
-    /// norm.
-    pub const GRAD_NORM: usize = 8;
-    /// Number of slots.
-    pub const LEN: usize = 16;
-}
+/// Indices into the buffer.
+pub use crate::kernels::slots as index;
 
 /// The buffer of one run.
 #[derive(Clone, Debug)]

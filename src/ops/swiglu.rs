@@ -4,7 +4,7 @@
 use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::simd::vectorized;
-use super::{vector, wide};
+use super::{vector, wide_loads};
 use crate::backend::{KernelCall, View};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ fn launch(
     views: &[&View],
     gate: &Tensor,
 ) -> Result<()> {
-    let (spec, threads) = match wide::chunks(gate) {
+    let (spec, threads) = match wide_loads::chunks(gate) {
         Some(chunks) => (wide, chunks),
         None => (portable, words(gate)),
     };
@@ -116,14 +116,14 @@ static SWIGLU_BWD: KernelSpec = KernelSpec {
 static SWIGLU_FWD_WIDE: KernelSpec = KernelSpec {
     name: "swiglu_fwd_wide",
     text: &WIDE_TEXT,
-    requires: wide::REQUIRES,
+    requires: wide_loads::REQUIRES,
     ..SWIGLU_FWD
 };
 
 static SWIGLU_BWD_WIDE: KernelSpec = KernelSpec {
     name: "swiglu_bwd_wide",
     text: &WIDE_TEXT,
-    requires: wide::REQUIRES,
+    requires: wide_loads::REQUIRES,
     ..SWIGLU_BWD
 };
 

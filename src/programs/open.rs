@@ -38,7 +38,7 @@ struct FoundAdapter {
     text: Option<TextProcessor>,
 }
 
-/// A model on a device, with what it speaks and the adapters it may wear.
+/// A model on a device, with its tokenizer and adapters.
 pub struct OpenModel {
     /// The model, without an adapter.
     pub model: Model,

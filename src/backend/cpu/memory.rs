@@ -170,7 +170,7 @@ fn new_lines(count: usize) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     lines.try_reserve_exact(count).map_err(|_| {
         Error::run(format!(
-            "out of memory: {} MiB more are not to be had; lower per_device_train_batch_size or \
+            "out of memory: {} MiB more cannot be allocated; lower per_device_train_batch_size or \
              max_length, or turn on gradient_checkpointing",
             count * 64 / (1 << 20)
         ))

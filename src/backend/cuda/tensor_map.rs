@@ -2,12 +2,13 @@
 
 use crate::backend::{KernelCall, TensorMap};
 use crate::dtype::DType;
+use crate::kernels::BOX_WIDTH;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 use std::mem::MaybeUninit;
 
-/// Bytes of a row of a box: what the copy engine can turn.
-const BOX_ROW_BYTES: usize = 128;
+/// Bytes of a row of a box: what TMA can swizzle.
+const BOX_ROW_BYTES: usize = 2 * BOX_WIDTH as usize;
 
 /// A matrix of a call: element size, sizes and bytes between rows, innermost first, and the box.
 struct Matrix {
@@ -29,7 +30,7 @@ fn matrix(call: &KernelCall, map: &TensorMap, pointers: &[u64]) -> Matrix {
     }
 }
 
-/// For the copy engine of a GPU.
+/// For the TMA of a GPU.
 pub(super) fn of_driver(
     call: &KernelCall,
     map: &TensorMap,

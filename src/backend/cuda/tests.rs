@@ -13,6 +13,7 @@ one_too_many(const float* x, float* y, Params params) {
 }
 ",
     headers: &[],
+    constants: &[],
 };
 
 static BROKEN: KernelText = KernelText {
@@ -20,6 +21,7 @@ static BROKEN: KernelText = KernelText {
     wgsl: None,
     cuda: "\nextern \"C\" __global__ void broken(float* y) { y[0] = z; }\n",
     headers: &[],
+    constants: &[],
 };
 
 const BINDINGS: &[Binding] = &[Binding::read("x", Kind::F32), Binding::write("y", Kind::F32)];

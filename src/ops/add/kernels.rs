@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::kernels::{
     Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
+use crate::ops::binding_slices::in_slices;
 use crate::ops::host::{rows_per_task, words};
-use crate::ops::pieces::in_pieces;
 use crate::ops::simd::vectorized;
 use crate::tensor::Tensor;
 use crate::{kernel_text, with_element};
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 /// a + b, element by element, both of one shape and dtype.
 pub(in crate::ops) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = Tensor::empty(a.device(), a.shape(), a.dtype())?;
-    in_pieces([a, b, &out], |_, [a, b, out]| {
+    in_slices([a, b, &out], |_, [a, b, out]| {
         KernelCall::new(&ADD, &[a.view(), b.view(), out.view()])
             .params(Params { count: a.len() as u32 })
             .launch(a.device(), grid_1d(words(out), BLOCK))
@@ -27,7 +27,7 @@ pub(in crate::ops) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// y += x; the dtypes may differ.
 pub(in crate::ops) fn add_into(y: &Tensor, x: &Tensor) -> Result<()> {
-    in_pieces([x, y], |_, [x, y]| {
+    in_slices([x, y], |_, [x, y]| {
         KernelCall::new(&ADD_INTO, &[x.view(), y.view()])
             .params(Params { count: y.len() as u32 })
             .launch(y.device(), grid_1d(words(y), BLOCK))

@@ -11,7 +11,7 @@
 //! weighted_sum_bwd                           dv = pᵀ dout, dk = dsᵀ q
 //! ```
 
-use super::params::{AttentionLayout, Params, Sizes, launch};
+use super::params::{ATTENTION, AttentionLayout, Params, Sizes, launch};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -101,7 +101,7 @@ pub fn attention(
 
 const BLOCK: u32 = 128;
 
-static TEXT: KernelText = kernel_text!("attention_eager");
+static TEXT: KernelText = kernel_text!("attention_eager").with_headers(&[ATTENTION]);
 
 pub static SCORES: KernelSpec = KernelSpec {
     name: "attention_eager_scores",

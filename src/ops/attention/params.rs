@@ -3,7 +3,8 @@
 
 use crate::backend::{Device, KernelCall, View};
 use crate::error::Result;
-use crate::kernels::KernelSpec;
+use crate::kernel_header;
+use crate::kernels::{Header, KernelSpec};
 use crate::tensor::Tensor;
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -22,6 +23,9 @@ pub struct AttentionLayout {
     /// Factor of the scores, usually 1/sqrt(HD).
     pub scale: f32,
 }
+
+/// `kernels-cuda/attention.cuh` and its twin: these parameters, and who sees whom.
+pub const ATTENTION: Header = kernel_header!("attention");
 
 /// The parameters of every kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]

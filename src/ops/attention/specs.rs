@@ -1,7 +1,8 @@
 //! The portable kernels of flash attention.
 
+use super::params::ATTENTION;
 use super::{cpu, reference};
-use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Requires};
+use crate::kernels::{Binding, Constants, KernelSpec, KernelText, Kind, Requires};
 use crate::{kernel_text, with_element};
 
 /// Queries and keys of a tile, which have the same number.
@@ -9,8 +10,12 @@ pub const TILE: usize = 32;
 /// Threads of a block.
 pub const THREADS: u32 = 128;
 
-static FWD_TEXT: KernelText = kernel_text!("attention_fwd");
-static BWD_TEXT: KernelText = kernel_text!("attention_bwd");
+const TILES: Constants = &[("BR", TILE as u32), ("BC", TILE as u32)];
+
+static FWD_TEXT: KernelText =
+    kernel_text!("attention_fwd").with_headers(&[ATTENTION]).with_constants(&[TILES]);
+static BWD_TEXT: KernelText =
+    kernel_text!("attention_bwd").with_headers(&[ATTENTION]).with_constants(&[TILES]);
 
 pub static ATTENTION_FWD: KernelSpec = KernelSpec {
     name: "attention_fwd",

@@ -1,6 +1,6 @@
 //! The versions of the flash kernels: portable, on tensor cores, on Hopper's.
 
-use super::params::Params;
+use super::params::{ATTENTION, Params};
 use super::specs::{ATTENTION_BWD_DKV, ATTENTION_BWD_DQ, ATTENTION_FWD, TILE};
 use crate::DType;
 use crate::backend::{KernelCall, TensorMap, View};
@@ -9,17 +9,21 @@ use crate::error::Result;
 use crate::kernels::{KernelSpec, KernelText, MMA, Requires, TENSOR_CORES, WGMMA};
 use crate::tensor::Tensor;
 
-/// Queries or keys that a block owns on tensor cores.
+/// Queries or keys that a block owns on tensor cores, and those of a step of the backward's walk.
 const MMA_TILE: usize = 64;
+const MMA_WALK: usize = 32;
 /// The widest heads: of the forward, and of the backward, where dk and dv share the registers.
 const MAX_WIDTH: [usize; 2] = [256, 128];
 
-/// Queries or keys that a block owns on Hopper's, where there are as many.
+/// Queries or keys that a block owns on Hopper's, where there are as many, and those of a step of the
+/// backward's walk.
 const HOPPER_TILE: usize = 128;
-/// Widths of heads there: whole boxes of the copy engine, and sums that fit the registers.
+const HOPPER_WALK: usize = 64;
+/// Widths of heads there: whole boxes of TMA, and sums that fit the registers.
 const HOPPER_WIDTHS: [usize; 2] = [64, 128];
-/// The barriers of a ring of two stages, and the one for what comes once.
-const RING_BYTES: usize = 32;
+/// Stages of a ring, the two barriers of each, and the one for what comes once.
+const STAGES: usize = 2;
+const RING_BYTES: usize = STAGES * 2 * BARRIER_BYTES;
 const BARRIER_BYTES: usize = 8;
 
 /// One of the kernels that walk over tiles, chosen for queries [T, NH, HD].
@@ -27,8 +31,8 @@ pub(super) struct Version {
     spec: &'static KernelSpec,
     tile: usize,
     shared_bytes: usize,
-    /// How many keys the forward takes at a time, where the host decides it.
-    keys: Option<usize>,
+    /// What only the host knows of the kernel's tiles.
+    constants: Vec<(&'static str, usize)>,
     /// Rows of the boxes in which the first views are copied: q, k, v, dout.
     boxes: &'static [u32],
 }
@@ -38,9 +42,11 @@ impl Version {
     pub fn fwd(q: &Tensor) -> Self {
         let width = q.columns();
         if fits_hopper(q) {
-            // The queries, and two stages of keys and of values, of 16 bits.
-            let shared_bytes = 10 * HOPPER_TILE * width + 2 * RING_BYTES + BARRIER_BYTES;
-            return Self::hopper(&ATTENTION_FWD_WGMMA, shared_bytes, &[128, 128, 128]);
+            // The queries, and the stages of keys and of values, of 16 bits.
+            let tiles = (1 + 2 * STAGES) * HOPPER_TILE * 2 * width;
+            let bytes = tiles + 2 * RING_BYTES + BARRIER_BYTES;
+            let boxes = &[HOPPER_TILE as u32; 3];
+            return Self::hopper(&ATTENTION_FWD_WGMMA, bytes, boxes).with("SHARED_BYTES", bytes);
         }
         if !fits(q, MAX_WIDTH[0]) {
             return Self::portable(&ATTENTION_FWD);
@@ -52,36 +58,38 @@ impl Version {
             _ => 16,
         };
         // The queries, and two stages of keys and values, of 16 bits.
-        let shared_bytes = (2 * MMA_TILE + 8 * keys) * width;
-        Self { keys: Some(keys), ..Self::mma(&ATTENTION_FWD_MMA, shared_bytes) }
+        let bytes = (MMA_TILE + 2 * 2 * keys) * 2 * width;
+        Self::mma(&ATTENTION_FWD_MMA, bytes).with("BC", keys).with("SHARED_BYTES", bytes)
     }
 
     /// The gradients of keys and values.
     pub fn bwd_dkv(q: &Tensor) -> Self {
+        const BOXES: &[u32] =
+            &[HOPPER_WALK as u32, HOPPER_TILE as u32, HOPPER_TILE as u32, HOPPER_WALK as u32];
         match Backward::of(q) {
             Backward::Portable => Self::portable(&ATTENTION_BWD_DKV),
-            // A step brings lse, delta and the bounds of its 32 queries too,
-            Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DKV_MMA, bytes + 2 * 32 * 16),
-            // or lse and delta of its 64.
+            Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DKV_MMA, bytes.dkv).of_both(bytes),
             Backward::Hopper(bytes) => {
-                Self::hopper(&ATTENTION_BWD_DKV_WGMMA, bytes + 2 * 64 * 8, &[64, 128, 128, 64])
+                Self::hopper(&ATTENTION_BWD_DKV_WGMMA, bytes.dkv, BOXES).of_both(bytes)
             }
         }
     }
 
     /// The gradient of queries.
     pub fn bwd_dq(q: &Tensor) -> Self {
+        const BOXES: &[u32] =
+            &[HOPPER_TILE as u32, HOPPER_WALK as u32, HOPPER_WALK as u32, HOPPER_TILE as u32];
         match Backward::of(q) {
             Backward::Portable => Self::portable(&ATTENTION_BWD_DQ),
-            Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DQ_MMA, bytes),
+            Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DQ_MMA, bytes.dq).of_both(bytes),
             Backward::Hopper(bytes) => {
-                Self::hopper(&ATTENTION_BWD_DQ_WGMMA, bytes, &[128, 64, 64, 128])
+                Self::hopper(&ATTENTION_BWD_DQ_WGMMA, bytes.dq, BOXES).of_both(bytes)
             }
         }
     }
 
     fn portable(spec: &'static KernelSpec) -> Self {
-        Self { spec, tile: TILE, shared_bytes: 0, keys: None, boxes: &[] }
+        Self { spec, tile: TILE, shared_bytes: 0, constants: Vec::new(), boxes: &[] }
     }
 
     fn mma(spec: &'static KernelSpec, shared_bytes: usize) -> Self {
@@ -92,6 +100,16 @@ impl Version {
         Self { tile: HOPPER_TILE, shared_bytes, boxes, ..Self::portable(spec) }
     }
 
+    fn with(mut self, constant: &'static str, value: usize) -> Self {
+        self.constants.push((constant, value));
+        self
+    }
+
+    /// The two kernels of the backward are one text, which asserts the shared memory of each.
+    fn of_both(self, bytes: SharedBytes) -> Self {
+        self.with("DKV_BYTES", bytes.dkv).with("DQ_BYTES", bytes.dq)
+    }
+
     /// Launches the kernel for `q` and `heads` heads, of queries or of keys.
     pub fn launch(&self, views: &[&View], params: Params, q: &Tensor, heads: u32) -> Result<()> {
         let tiles = q.dim(0).div_ceil(self.tile) as u32;
@@ -99,8 +117,8 @@ impl Version {
             .constant("HEAD_WIDTH", q.columns() as u32)
             .params(params)
             .shared_bytes(self.shared_bytes as u32);
-        if let Some(keys) = self.keys {
-            call = call.constant("KEYS", keys as u32);
+        for &(name, value) in &self.constants {
+            call = call.constant(name, value as u32);
         }
         // All heads of a token are a row.
         let rows = [params.tokens, params.keys, params.keys, params.tokens];
@@ -113,11 +131,18 @@ impl Version {
     }
 }
 
-/// The version of both kernels of the backward, with the shared memory for their tiles.
+/// The version of both kernels of the backward.
 enum Backward {
     Portable,
-    Mma(usize),
-    Hopper(usize),
+    Mma(SharedBytes),
+    Hopper(SharedBytes),
+}
+
+/// What each of them needs.
+#[derive(Clone, Copy)]
+struct SharedBytes {
+    dkv: usize,
+    dq: usize,
 }
 
 impl Backward {
@@ -126,11 +151,16 @@ impl Backward {
         if !fits(q, MAX_WIDTH[1]) || q.dtype() == DType::F16 {
             return Self::Portable;
         }
-        // Two tiles that the block owns, and two stages of two tiles half as long, of 16 bits.
-        match fits_hopper(q) {
-            true => Self::Hopper(8 * HOPPER_TILE * q.columns() + RING_BYTES + BARRIER_BYTES),
-            false => Self::Mma(8 * MMA_TILE * q.columns()),
+        // Two tiles that the block owns, and two stages of two tiles of a step, of 16 bits.
+        let tiles = |own: usize, walk: usize| (2 * own + 2 * 2 * walk) * 2 * q.columns();
+        if fits_hopper(q) {
+            let dq = tiles(HOPPER_TILE, HOPPER_WALK) + RING_BYTES + BARRIER_BYTES;
+            // Of dkv a step brings lse and delta of its queries too.
+            return Self::Hopper(SharedBytes { dq, dkv: dq + STAGES * HOPPER_WALK * 8 });
         }
+        let dq = tiles(MMA_TILE, MMA_WALK);
+        // Lse, delta and the bounds.
+        Self::Mma(SharedBytes { dq, dkv: dq + 2 * MMA_WALK * 16 })
     }
 }
 
@@ -147,13 +177,17 @@ fn fits_hopper(q: &Tensor) -> bool {
     q.device().capabilities().is_hopper() && q.dtype() != DType::F32 && whole
 }
 
-static FWD_MMA_TEXT: KernelText = cuda_text!("attention_fwd_mma", MMA);
-static BWD_MMA_TEXT: KernelText = cuda_text!("attention_bwd_mma", MMA);
+const BWD_CONSTANTS: &[&str] = &["HEAD_WIDTH", "DKV_BYTES", "DQ_BYTES"];
+
+static FWD_MMA_TEXT: KernelText =
+    cuda_text!("attention_fwd_mma", ATTENTION, MMA).with_constants(&[&[("BR", MMA_TILE as u32)]]);
+static BWD_MMA_TEXT: KernelText = cuda_text!("attention_bwd_mma", ATTENTION, MMA)
+    .with_constants(&[&[("OWN", MMA_TILE as u32), ("WALK", MMA_WALK as u32)]]);
 
 pub(super) static ATTENTION_FWD_MMA: KernelSpec = KernelSpec {
     name: "attention_fwd_mma",
     text: &FWD_MMA_TEXT,
-    constants: &["HEAD_WIDTH", "KEYS"],
+    constants: &["HEAD_WIDTH", "BC", "SHARED_BYTES"],
     requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_FWD
 };
@@ -161,6 +195,7 @@ pub(super) static ATTENTION_FWD_MMA: KernelSpec = KernelSpec {
 pub(super) static ATTENTION_BWD_DKV_MMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dkv_mma",
     text: &BWD_MMA_TEXT,
+    constants: BWD_CONSTANTS,
     requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_BWD_DKV
 };
@@ -168,18 +203,30 @@ pub(super) static ATTENTION_BWD_DKV_MMA: KernelSpec = KernelSpec {
 pub(super) static ATTENTION_BWD_DQ_MMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dq_mma",
     text: &BWD_MMA_TEXT,
+    constants: BWD_CONSTANTS,
     requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_BWD_DQ
 };
 
-static FWD_WGMMA_TEXT: KernelText = cuda_text!("attention_fwd_wgmma", MMA, WGMMA);
-static BWD_WGMMA_TEXT: KernelText = cuda_text!("attention_bwd_wgmma", MMA, WGMMA);
-/// Threads of a block: those who copy, and two warpgroups that multiply.
+static FWD_WGMMA_TEXT: KernelText = cuda_text!("attention_fwd_wgmma", ATTENTION, MMA, WGMMA)
+    .with_constants(&[&[
+        ("BR", HOPPER_TILE as u32),
+        ("BC", HOPPER_TILE as u32),
+        ("STAGES", STAGES as u32),
+    ]]);
+static BWD_WGMMA_TEXT: KernelText = cuda_text!("attention_bwd_wgmma", ATTENTION, MMA, WGMMA)
+    .with_constants(&[&[
+        ("OWN", HOPPER_TILE as u32),
+        ("WALK", HOPPER_WALK as u32),
+        ("STAGES", STAGES as u32),
+    ]]);
+/// Threads of a block: the producer's warpgroup, and two that multiply.
 const HOPPER_BLOCK: [u32; 3] = [384, 1, 1];
 
 pub(super) static ATTENTION_FWD_WGMMA: KernelSpec = KernelSpec {
     name: "attention_fwd_wgmma",
     text: &FWD_WGMMA_TEXT,
+    constants: &["HEAD_WIDTH", "SHARED_BYTES"],
     block: HOPPER_BLOCK,
     requires: Requires::Hopper,
     ..ATTENTION_FWD
@@ -188,6 +235,7 @@ pub(super) static ATTENTION_FWD_WGMMA: KernelSpec = KernelSpec {
 pub(super) static ATTENTION_BWD_DKV_WGMMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dkv_wgmma",
     text: &BWD_WGMMA_TEXT,
+    constants: BWD_CONSTANTS,
     block: HOPPER_BLOCK,
     requires: Requires::Hopper,
     ..ATTENTION_BWD_DKV
@@ -196,6 +244,7 @@ pub(super) static ATTENTION_BWD_DKV_WGMMA: KernelSpec = KernelSpec {
 pub(super) static ATTENTION_BWD_DQ_WGMMA: KernelSpec = KernelSpec {
     name: "attention_bwd_dq_wgmma",
     text: &BWD_WGMMA_TEXT,
+    constants: BWD_CONSTANTS,
     block: HOPPER_BLOCK,
     requires: Requires::Hopper,
     ..ATTENTION_BWD_DQ

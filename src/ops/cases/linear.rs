@@ -149,7 +149,7 @@ fn tensor_core_cases() -> Vec<Case> {
     cases
 }
 
-/// Blocks that stay for several tiles, tails of every kind, sums shorter and longer than the ring.
+/// A persistent kernel whose blocks take several tiles, tails of every kind, sums shorter and longer than the ring.
 fn hopper_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for tile in [128, 256] {

@@ -2,6 +2,8 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernel_header;
+use crate::kernels::{Constants, Header};
 use crate::tensor::Tensor;
 use bytemuck::{Pod, Zeroable};
 
@@ -15,6 +17,13 @@ pub(crate) enum Layout {
     /// a [K, M], b [K, N]: the gradient of w.
     TN,
 }
+
+/// The layouts by name, for kernel text.
+pub(crate) const LAYOUTS: Constants =
+    &[("NT", Layout::NT as u32), ("NN", Layout::NN as u32), ("TN", Layout::TN as u32)];
+
+/// `kernels-cuda/product.cuh` and its twin: the parameters below.
+pub const PRODUCT: Header = kernel_header!("product");
 
 /// Threads of a block of the portable versions.
 pub const THREADS: usize = 256;

@@ -1,10 +1,11 @@
 //! The product on tensor cores: when it can be had, and its tiles.
 
+use super::layout::{LAYOUTS, PRODUCT};
 use super::specs::splitting;
 use crate::DType;
 use crate::backend::Device;
 use crate::cuda_text;
-use crate::kernels::{KernelSpec, KernelText, MMA, Requires, TENSOR_CORES};
+use crate::kernels::{KernelSpec, KernelText, MMA, Requires, SLAB_K, TENSOR_CORES};
 use crate::tensor::Tensor;
 
 /// Elements of 16 bits that are copied at once; rows of operands are whole multiples.
@@ -43,15 +44,14 @@ pub(crate) enum Version {
 impl Version {
     /// Its kernel, and the dynamic shared memory that it needs for these operands.
     pub(super) fn kernel(self, a: DType, b: DType, tile: usize) -> (&'static KernelSpec, u32) {
-        // A slab of 32 k in 16 bits.
-        let slab = 64 * tile as u32;
+        let slab = slab_bytes(tile);
         match self {
-            // Four stages of both operands.
-            Self::Mma => (&MATMUL_MMA, 4 * 2 * slab),
-            // Two stages of all planes.
+            // Slabs of both operands.
+            Self::Mma => (&MATMUL_MMA, STAGES * 2 * slab),
+            // Slabs of all planes.
             Self::F32Mma => {
                 let planes = a.bf16_planes() + b.bf16_planes();
-                (&MATMUL_F32_MMA, 2 * planes as u32 * slab)
+                (&MATMUL_F32_MMA, F32_STAGES * planes as u32 * slab)
             }
         }
     }
@@ -71,17 +71,29 @@ pub(crate) fn tile(m: usize, n: usize) -> usize {
     if m.div_ceil(128) * n.div_ceil(128) >= FEW_BLOCKS { 128 } else { 64 }
 }
 
-static TEXT: KernelText = cuda_text!("matmul_mma", MMA);
-static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma", MMA);
+/// Bytes of an operand's slab, of 16 bits each.
+pub(crate) fn slab_bytes(tile: usize) -> u32 {
+    SLAB_K * 2 * tile as u32
+}
+
+/// Slabs that are on their way or in use.
+pub(crate) const STAGES: u32 = 4;
+/// The same where they come by way of registers.
+const F32_STAGES: u32 = 2;
+
+static TEXT: KernelText =
+    cuda_text!("matmul_mma", MMA, PRODUCT).with_constants(&[LAYOUTS, &[("STAGES", STAGES)]]);
+static F32_TEXT: KernelText = cuda_text!("matmul_f32_mma", MMA, PRODUCT)
+    .with_constants(&[LAYOUTS, &[("STAGES", F32_STAGES)]]);
 
 pub(super) static MATMUL_MMA: KernelSpec = KernelSpec {
-    constants: &["LAYOUT", "ACCUMULATE", "TILE"],
+    constants: &["LAYOUT", "ACCUMULATE", "TILE", "SHARED_BYTES"],
     requires: Requires::Sm(TENSOR_CORES),
     ..splitting("matmul_mma", &TEXT)
 };
 
 pub(super) static MATMUL_F32_MMA: KernelSpec = KernelSpec {
-    constants: &["LAYOUT", "ACCUMULATE", "TILE"],
+    constants: &["LAYOUT", "ACCUMULATE", "TILE", "SHARED_BYTES"],
     requires: Requires::Sm(TENSOR_CORES),
     ..splitting("matmul_f32_mma", &F32_TEXT)
 };

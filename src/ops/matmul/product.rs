@@ -1,7 +1,7 @@
 //! One product as it is launched: which version takes it, and with what grid.
 
 use super::layout::{Layout, Params, SplitParams, THREADS, check_width};
-use super::specs::{MATMUL, MATMUL_NAIVE, MATMUL_TILED};
+use super::specs::{BLOCKED_TILE, MATMUL, MATMUL_NAIVE, MATMUL_TILED, TILE};
 use super::{mma, split, wgmma};
 use crate::backend::KernelCall;
 use crate::dtype::DType;
@@ -30,7 +30,7 @@ impl Rung {
     fn tile(self) -> Option<usize> {
         match self {
             Self::Naive | Self::Tiled | Self::Hopper(_) => None,
-            Self::Blocked => Some(64),
+            Self::Blocked => Some(BLOCKED_TILE),
             Self::TensorCore(_, tile) => Some(tile),
         }
     }
@@ -142,13 +142,16 @@ impl Product<'_> {
         match rung {
             Rung::Naive => (call(&MATMUL_NAIVE), grid_1d(words(out), THREADS)),
             Rung::Tiled => {
-                let width = if out.dtype() == DType::F32 { 16 } else { 32 };
-                (call(&MATMUL_TILED), tiles(16, width))
+                let width = if out.dtype() == DType::F32 { TILE } else { 2 * TILE };
+                (call(&MATMUL_TILED), tiles(TILE, width))
             }
-            Rung::Blocked => (call(&MATMUL), tiles(64, 64)),
+            Rung::Blocked => (call(&MATMUL), tiles(BLOCKED_TILE, BLOCKED_TILE)),
             Rung::TensorCore(version, tile) => {
                 let (spec, shared_bytes) = version.kernel(a.dtype(), b.dtype(), tile);
-                let call = call(spec).constant("TILE", tile as u32).shared_bytes(shared_bytes);
+                let call = call(spec)
+                    .constant("TILE", tile as u32)
+                    .constant("SHARED_BYTES", shared_bytes)
+                    .shared_bytes(shared_bytes);
                 (call, tiles(tile, tile))
             }
             Rung::Hopper(tile) => {

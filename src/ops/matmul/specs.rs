@@ -1,13 +1,25 @@
 //! The kernels of the portable versions, and what the specs of all versions share.
 
-use super::layout::THREADS;
+use super::layout::{LAYOUTS, PRODUCT, THREADS};
 use super::{cpu, reference};
 use crate::kernel_text;
-use crate::kernels::{Binding, KernelSpec, KernelText, Kind, Requires};
+use crate::kernels::{Binding, Constants, KernelSpec, KernelText, Kind, Requires};
 
-static NAIVE_TEXT: KernelText = kernel_text!("matmul_naive");
-static TILED_TEXT: KernelText = kernel_text!("matmul_tiled");
-static TEXT: KernelText = kernel_text!("matmul");
+/// Rows of a tile of [`MATMUL_TILED`], and words of a row.
+pub const TILE: usize = 16;
+/// Rows and columns of a tile of [`MATMUL`], and k of a slab.
+pub const BLOCKED_TILE: usize = 64;
+/// The same, for kernel text.
+pub(crate) const BLOCKED: Constants =
+    &[("BM", BLOCKED_TILE as u32), ("BN", BLOCKED_TILE as u32), ("BK", 16)];
+
+static NAIVE_TEXT: KernelText =
+    kernel_text!("matmul_naive").with_headers(&[PRODUCT]).with_constants(&[LAYOUTS]);
+static TILED_TEXT: KernelText = kernel_text!("matmul_tiled")
+    .with_headers(&[PRODUCT])
+    .with_constants(&[LAYOUTS, &[("TILE", TILE as u32)]]);
+static TEXT: KernelText =
+    kernel_text!("matmul").with_headers(&[PRODUCT]).with_constants(&[LAYOUTS, BLOCKED]);
 
 pub static MATMUL_NAIVE: KernelSpec = whole("matmul_naive", &NAIVE_TEXT);
 pub static MATMUL_TILED: KernelSpec = whole("matmul_tiled", &TILED_TEXT);

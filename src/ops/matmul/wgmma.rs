@@ -1,6 +1,6 @@
 //! The product on Hopper's tensor cores: when it is worth it, its tiles and its launch.
 
-use super::layout::Layout;
+use super::layout::{LAYOUTS, Layout, PRODUCT};
 use super::mma;
 use super::specs::whole;
 use crate::backend::{KernelCall, TensorMap};
@@ -61,20 +61,25 @@ pub(super) fn launch(
     };
     let stage = (TILE_M + tile) * SLAB * a.dtype().size();
     let barriers = 2 * size_of::<u64>();
+    let shared_bytes = (STAGES * (stage + barriers)) as u32;
     let call = call
         .constant("TILE", tile as u32)
+        .constant("SHARED_BYTES", shared_bytes)
         .map(map(0, a, a_rows))
         .map(map(1, b, b_rows))
-        .shared_bytes((STAGES * (stage + barriers)) as u32);
+        .shared_bytes(shared_bytes);
     let tiles = out.rows().div_ceil(TILE_M) * out.columns().div_ceil(tile);
     let blocks = tiles.min(out.device().capabilities().multiprocessors as usize);
     (call, [blocks as u32, 1, 1])
 }
 
-static TEXT: KernelText = cuda_text!("matmul_wgmma", MMA, WGMMA);
+static TEXT: KernelText = cuda_text!("matmul_wgmma", MMA, WGMMA, PRODUCT).with_constants(&[
+    LAYOUTS,
+    &[("STAGES", STAGES as u32), ("TILE_M", TILE_M as u32), ("SLAB", SLAB as u32)],
+]);
 
 pub(super) static MATMUL_WGMMA: KernelSpec = KernelSpec {
-    constants: &["LAYOUT", "ACCUMULATE", "TILE"],
+    constants: &["LAYOUT", "ACCUMULATE", "TILE", "SHARED_BYTES"],
     block: [384, 1, 1],
     requires: Requires::Hopper,
     ..whole("matmul_wgmma", &TEXT)

@@ -1,15 +1,15 @@
-//! Element-wise work on tensors larger than a device binds at once.
+//! Element-wise work on tensors larger than a device binds at once, slice by slice.
 
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// Pieces hold a multiple of this many elements: views of any dtype then start at aligned bytes, and
+/// Slices hold a multiple of this many elements: views of any dtype then start at aligned bytes, and
 /// no block of a sum is cut.
 const MULTIPLE: usize = 4096;
 
 /// Calls `work` with the same elements of each of `tensors` (all of one length): all of them where
-/// the device binds that much, else one piece after another. `work` is told the first element.
-pub(super) fn in_pieces<const N: usize>(
+/// the device binds that much, else one slice after another. `work` is told the first element.
+pub(super) fn in_slices<const N: usize>(
     tensors: [&Tensor; N],
     mut work: impl FnMut(usize, [&Tensor; N]) -> Result<()>,
 ) -> Result<()> {
@@ -18,13 +18,13 @@ pub(super) fn in_pieces<const N: usize>(
         return Ok(());
     };
     let limit = longest.device().capabilities().max_binding_bytes / longest.dtype().size();
-    let piece = (limit / MULTIPLE * MULTIPLE).max(MULTIPLE);
+    let slice = (limit / MULTIPLE * MULTIPLE).max(MULTIPLE);
     let len = longest.len();
     if len <= limit {
         return work(0, tensors);
     }
-    for first in (0..len).step_by(piece) {
-        let count = piece.min(len - first);
+    for first in (0..len).step_by(slice) {
+        let count = slice.min(len - first);
         let mut parts = tensors.map(Tensor::detach);
         for part in &mut parts {
             *part = part.reshape(&[len])?.narrow(first, count)?;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_beyond_the_binding_limit_are_trained_in_pieces_and_the_rest_is_refused() {
+    fn tables_beyond_the_binding_limit_are_trained_in_slices_and_the_rest_is_refused() {
         let capabilities = Cpu::new().capabilities().clone();
         let capabilities = Capabilities { max_binding_bytes: 64 << 10, ..capabilities };
         let narrow = Device::new(Narrow(Cpu::poisoned(), capabilities));
