@@ -17,7 +17,7 @@
 // Numerics  bit-equal to bitsandbytes: one rounding per operation. The product and the sum of a nested
 //           scale must not become one fused operation: hence __fmul_rn and __fadd_rn
 // Versions  this one, nf4_wide
-// Twin      kernels-wgsl/nf4.wgsl. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
+// Twin      kernels-wgsl/nf4.wgsl. Reference: src/ops/nf4/reference.rs. Paper: arXiv:2305.14314
 
 extern "C" __global__ void __launch_bounds__(256)
 nf4_quantize(const void* source, const float* thresholds, u8* new_codes, float* absmax,

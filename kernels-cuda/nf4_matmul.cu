@@ -26,7 +26,7 @@
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k: deterministic; the naive rule
 // Versions  this one, nf4_matmul_mma
-// Twin      kernels-wgsl/nf4_matmul.wgsl. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
+// Twin      kernels-wgsl/nf4_matmul.wgsl. Reference: src/ops/nf4/reference.rs. Paper: arXiv:2305.14314
 
 constexpr u32 STRIDE = BM + 4; // of a staged row
 static_assert(BM == 64 && BN == 64, "256 threads, each 4 rows and 4 columns");

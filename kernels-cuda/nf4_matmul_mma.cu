@@ -27,7 +27,7 @@
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k by steps of 16: deterministic, the bits of matmul_mma with the decoded weight; the naive rule
 // Versions  nf4_matmul, this one; not yet measured on a device
-// Portable  kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4.rs.
+// Portable  kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4/reference.rs.
 //           Paper: arXiv:2305.14314
 
 constexpr bool W_K_ROWS = LAYOUT != NT;

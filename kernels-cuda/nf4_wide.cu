@@ -13,7 +13,7 @@
 // Cost      2.5 bytes per element in 16 bits: bound by memory bandwidth
 // Numerics  as nf4_dequantize: bit-equal to bitsandbytes, one rounding per operation
 // Versions  nf4, this one; not yet measured on a device
-// Portable  kernels-cuda/nf4.cu. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
+// Portable  kernels-cuda/nf4.cu. Reference: src/ops/nf4/reference.rs. Paper: arXiv:2305.14314
 
 // The scale of a block.
 __device__ __forceinline__ float scale_of(u32 block, const u8* scales, const float* tables,

@@ -17,7 +17,7 @@
 // Numerics  bit-equal to bitsandbytes: one rounding per operation. The product and the sum of a nested
 //           scale must not become one fused operation: `unfused` hides the product from the compiler
 // Versions  this one, nf4_wide
-// Twin      kernels-cuda/nf4.cu. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
+// Twin      kernels-cuda/nf4.cu. Reference: src/ops/nf4/reference.rs. Paper: arXiv:2305.14314
 
 struct Params {
     count: u32,

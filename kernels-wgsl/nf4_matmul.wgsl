@@ -26,7 +26,7 @@
 // Numerics  decoded weights are bit-equal to bitsandbytes (see nf4); one f32 sum per element in order of
 //           k: deterministic; the naive rule
 // Versions  this one, nf4_matmul_mma
-// Twin      kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4.rs. Paper: arXiv:2305.14314
+// Twin      kernels-cuda/nf4_matmul.cu. Reference: src/ops/nf4/reference.rs. Paper: arXiv:2305.14314
 
 const STRIDE: u32 = BM + 4u; // of a staged row
 // 256 threads, each 4 rows and 4 columns.

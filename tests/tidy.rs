@@ -1,6 +1,9 @@
 //! The rules of the house: who may import whom, how long files are, that kernel twins are twins, and
 //! that the README's table of ops says what the code does.
 
+#[path = "tidy/imports.rs"]
+mod imports;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -129,6 +132,46 @@ fn modules_know_only_whom_they_may() {
         }
     }
     report(problems);
+}
+
+#[test]
+fn no_files_use_one_another_in_a_circle() {
+    let circle_in = |folder: &str| imports::circle(folder, &files(folder, &["rs"]));
+    let circles = ["src/", "tools/ptx-emulator/src/"].into_iter().filter_map(circle_in);
+    report(circles.map(|circle| circle.join(" -> ")).collect());
+}
+
+#[test]
+fn a_circle_is_found_where_items_are_defined() {
+    let files = |inner: &str| {
+        [
+            ("src/lib.rs", "mod a; mod b; pub use b::Thing;"),
+            ("src/a.rs", "use crate::Thing;\npub const SIZE: usize = 1;"),
+            ("src/b/mod.rs", "mod inner; mod other; pub use inner::Thing; pub struct Whole;"),
+            (
+                "src/b/other.rs",
+                "use super::Whole;\n#[cfg(test)]\nmod tests { use crate::a::SIZE; }",
+            ),
+            ("src/b/inner.rs", inner),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+    };
+    let circle = |inner: &str| imports::circle("src/", &files(inner));
+    let found = ["src/a.rs", "src/b/inner.rs", "src/a.rs"].map(str::to_owned).to_vec();
+    for inner in [
+        "pub struct Thing;\nuse crate::{a::{SIZE as OTHER}};",
+        "pub struct Thing([u8; crate::a::SIZE]);",
+        "use super::super::a;\npub struct Thing([u8; a::SIZE]);",
+    ] {
+        assert_eq!(circle(inner), Some(found.clone()), "{inner}");
+    }
+    for inner in [
+        "pub struct Thing; // crate::a::SIZE",
+        "pub struct Thing;\npub use crate::a::SIZE;",
+        "use super::Whole;\npub struct Thing(Whole, &'static str);",
+    ] {
+        assert_eq!(circle(inner), None, "{inner}");
+    }
 }
 
 #[test]

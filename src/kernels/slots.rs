@@ -6,7 +6,7 @@ macro_rules! slots {
         $($(#[$doc])* pub const $name: usize = $index;)*
 
         /// Names and indices, for kernel text.
-        pub(super) const TABLE: super::source::Constants = &[$((stringify!($name), $index)),*];
+        pub(super) const TABLE: &[(&str, u32)] = &[$((stringify!($name), $index)),*];
     };
 }
 

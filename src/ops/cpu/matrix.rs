@@ -9,6 +9,9 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
 
+/// Rows of the left operand of a product up to which reading the right one is all that counts.
+pub const FEW_ROWS: usize = 4;
+
 /// A matrix whose element (i, j) is at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
 pub struct Matrix<E> {

@@ -28,6 +28,3 @@ mod unit;
 pub use matrix::{Elements, Matrix, Scale, widened};
 pub use product::{product, widened_product};
 pub use small::small_product;
-
-/// Rows of the left operand up to which reading the right one is all that counts.
-const FEW_ROWS: usize = 4;

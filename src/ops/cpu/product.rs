@@ -7,8 +7,7 @@
 //!
 //! Work is cut by sizes alone, and [`sgemm`] cuts only M and N among threads: same bits at any number.
 
-use super::FEW_ROWS;
-use super::matrix::{Elements, Matrix, Scale};
+use super::matrix::{Elements, FEW_ROWS, Matrix, Scale};
 use super::scratch::with_scratch;
 use super::sgemm::{Threads, sgemm};
 use crate::dtype::{DType, Element};

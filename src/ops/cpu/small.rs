@@ -1,7 +1,6 @@
 //! Small products of f32 on one thread: what attention's tiles are made of.
 
-use super::FEW_ROWS;
-use super::matrix::{Matrix, Scale};
+use super::matrix::{FEW_ROWS, Matrix, Scale};
 use super::sgemm::{Threads, sgemm};
 use crate::ops::vector::dot;
 
