@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::card::model_card;
+use super::card::Card;
 use crate::model::save::{TensorPlan, save_tensors};
 use crate::model::{ModelConfig, Object, Spec, Weights, parse_object, shorten};
 use crate::{Error, Result, files};
@@ -309,7 +309,17 @@ pub fn save(dir: &Path, config: &PeftConfig, adapter: &[LoraWeights], details: &
         let factor = values.get(&plan.name).copied();
         Ok(factor.into_iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
     })?;
-    files::write(&dir.join("README.md"), model_card(config, details))?;
+    let card = Card {
+        base: config.base_model_name_or_path.as_deref(),
+        r: config.r,
+        lora_alpha: config.lora_alpha,
+        targets: match &config.target_modules {
+            TargetModules::AllLinear => "all linear layers".into(),
+            TargetModules::Names(names) => names.join(", "),
+        },
+        details,
+    };
+    files::write(&dir.join("README.md"), card.text())?;
     files::write(&dir.join(CONFIG), config.to_json())
 }
 
