@@ -363,6 +363,22 @@ fn kernel_twins_are_twins() {
     report(problems);
 }
 
+/// The host grants shared memory that a text cuts into tiles by itself: each text must say that both agree.
+#[test]
+fn kernels_assert_the_shared_memory_that_the_host_grants() {
+    let mut problems = Vec::new();
+    for (name, text) in files("kernels-cuda", &["cu"]) {
+        let kernels = text.lines().filter(|line| code(line).contains("extern __shared__")).count();
+        let asserts = |line: &&str| line.contains("static_assert(") && line.contains("_BYTES ==");
+        let asserted = text.lines().filter(asserts).count();
+        if asserted != kernels {
+            problems
+                .push(format!("{name}: {kernels} kernels with such memory, {asserted} asserts"));
+        }
+    }
+    report(problems);
+}
+
 /// How a kernel takes a matrix that TMA copies.
 const TENSOR_MAP: &str = "const __grid_constant__ TensorMap ";
 
