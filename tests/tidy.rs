@@ -136,7 +136,9 @@ fn modules_know_only_whom_they_may() {
 
 #[test]
 fn no_files_use_one_another_in_a_circle() {
-    let circle = imports::circle("src/", &files("src", &["rs"]));
+    // An interpreter calls itself: values hold scopes, filters apply tests, tests know filters.
+    const WHOLES: &[&str] = &["src/tokenizer/jinja/"];
+    let circle = imports::circle("src/", &files("src", &["rs"]), WHOLES);
     report(circle.into_iter().map(|circle| circle.join(" -> ")).collect());
 }
 
@@ -155,7 +157,7 @@ fn a_circle_is_found_where_items_are_defined() {
         ]
         .map(|(name, text)| (name.to_owned(), text.to_owned()))
     };
-    let circle = |inner: &str| imports::circle("src/", &files(inner));
+    let circle = |inner: &str| imports::circle("src/", &files(inner), &[]);
     let found = ["src/a.rs", "src/b/inner.rs", "src/a.rs"].map(str::to_owned).to_vec();
     for inner in [
         "pub struct Thing;\nuse crate::{a::{SIZE as OTHER}};",
@@ -171,6 +173,13 @@ fn a_circle_is_found_where_items_are_defined() {
     ] {
         assert_eq!(circle(inner), None, "{inner}");
     }
+    let own = "use super::other::Part;\npub struct Thing(Part);";
+    let other =
+        ("src/b/other.rs".to_owned(), "use super::inner::Thing; pub struct Part;".to_owned());
+    let mut files = files(own).to_vec();
+    files[3] = other;
+    assert!(imports::circle("src/", &files, &[]).is_some());
+    assert_eq!(imports::circle("src/", &files, &["src/b/"]), None);
 }
 
 #[test]

@@ -4,14 +4,13 @@
 //! Rows go through in chunks. Where a binding cannot hold the whole weight, the vocabulary goes through in
 //! slices as well, with an online softmax over them.
 
+pub use super::softmax::IGNORE;
+
 use super::matmul::{Layout, matmul_into};
 use super::softmax::{self, Scales};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
-
-/// The target of a token that has none: the -100 of label files.
-pub const IGNORE: u32 = u32::MAX;
 
 /// Labels as these ops take them: -100, which PyTorch ignores, becomes [`IGNORE`].
 pub fn target_ids(labels: &[i32]) -> Vec<u32> {

@@ -1,7 +1,6 @@
 //! Softmax over rows of logits that may come in slices of the vocabulary: its statistics, and its gradient
 //! in the logits' place. The probabilities themselves are never written.
 
-use super::output_layer::IGNORE;
 use super::simd::vectorized;
 use super::step_state::{StepState, index};
 use super::vector;
@@ -15,6 +14,9 @@ use crate::tensor::Tensor;
 use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
+
+/// The target of a token that has none: the -100 of label files.
+pub const IGNORE: u32 = u32::MAX;
 
 /// Numbers that are kept of a row: m, l, z, and with details s and a.
 pub(super) fn width(details: bool) -> usize {

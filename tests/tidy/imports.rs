@@ -41,11 +41,21 @@ enum Target {
 }
 
 /// A circle among the files below `folder` (with a `/` at its end), as the files along it and back to the
-/// first; `None` if there is none. `files` are paths with their texts.
-pub fn circle(folder: &str, files: &[(String, String)]) -> Option<Vec<String>> {
+/// first; `None` if there is none. `files` are paths with their texts. Files of one of the folders `wholes`
+/// may use one another as they like.
+pub fn circle(folder: &str, files: &[(String, String)], wholes: &[&str]) -> Option<Vec<String>> {
     let whole = Crate::parse(folder, files);
+    let whole_of = |module: &Path| {
+        let file = &whole.modules[module].file;
+        wholes.iter().find(|folder| file.starts_with(**folder))
+    };
+    let used_by = |module: &Path| {
+        let mut used = whole.used_by(module);
+        used.retain(|used| whole_of(used).is_none() || whole_of(used) != whole_of(module));
+        used
+    };
     let edges: BTreeMap<&Path, BTreeSet<Path>> =
-        whole.modules.keys().map(|module| (module, whole.used_by(module))).collect();
+        whole.modules.keys().map(|module| (module, used_by(module))).collect();
     let mut done = BTreeSet::new();
     edges
         .keys()
