@@ -11,6 +11,7 @@
 // Launch    grid ceil(words / 256) split over x and y, block 256; the host checks count and shapes
 // Cost      fwd 3, bwd 5 x count elements moved, about 20 FLOPs each: bound by memory bandwidth
 // Numerics  -2 u is cut at 80 before e^, so that nothing overflows; deterministic; elementwise tolerance
+// Versions  this one, geglu_wide
 // Twin      kernels-wgsl/geglu.wgsl. Reference: src/ops/geglu.rs. Papers: arXiv:1606.08415, arXiv:2002.05202
 
 struct Params {

@@ -12,7 +12,7 @@
 // Cost      fwd 3, bwd 5 x count elements moved, about 20 FLOPs each: bound by memory bandwidth
 // Numerics  as geglu
 // Versions  geglu, this one; not yet measured on a device
-// Twin      kernels-cuda/geglu.cu, the portable version. Reference: src/ops/geglu.rs. Paper: arXiv:2002.05202
+// Portable  kernels-cuda/geglu.cu. Reference: src/ops/geglu.rs. Paper: arXiv:2002.05202
 
 struct Params {
     u32 count;

@@ -6,7 +6,7 @@
 use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
 use super::simd::vectorized;
-use super::{vector, wide};
+use super::{vector, wide_loads};
 use crate::backend::{KernelCall, View};
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ fn launch(
     views: &[&View],
     gate: &Tensor,
 ) -> Result<()> {
-    let (spec, threads) = match wide::chunks(gate) {
+    let (spec, threads) = match wide_loads::chunks(gate) {
         Some(chunks) => (wide, chunks),
         None => (portable, words(gate)),
     };
@@ -115,11 +115,19 @@ static GEGLU_BWD: KernelSpec = KernelSpec {
     cpu: |call| with_element!(call.dtype(0), T => bwd_cpu::<T>(call)),
 };
 
-static GEGLU_FWD_WIDE: KernelSpec =
-    KernelSpec { name: "geglu_fwd_wide", text: &WIDE_TEXT, requires: wide::REQUIRES, ..GEGLU_FWD };
+static GEGLU_FWD_WIDE: KernelSpec = KernelSpec {
+    name: "geglu_fwd_wide",
+    text: &WIDE_TEXT,
+    requires: wide_loads::REQUIRES,
+    ..GEGLU_FWD
+};
 
-static GEGLU_BWD_WIDE: KernelSpec =
-    KernelSpec { name: "geglu_bwd_wide", text: &WIDE_TEXT, requires: wide::REQUIRES, ..GEGLU_BWD };
+static GEGLU_BWD_WIDE: KernelSpec = KernelSpec {
+    name: "geglu_bwd_wide",
+    text: &WIDE_TEXT,
+    requires: wide_loads::REQUIRES,
+    ..GEGLU_BWD
+};
 
 /// 2 sqrt(2 / pi).
 const TWO_ROOT: f64 = 1.595_769_121_605_730_8;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::settings::{Settings, Sources};
+use super::settings::{Settings, Sources, kind};
 use crate::{Error, Result};
 
 /// Files of a tokenizer that a trained result carries along, where the model has them.
@@ -204,18 +204,6 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::input(format!("cannot read {}: {error}", path.display()))
-}
-
-/// What a JSON value is, in words for a message.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

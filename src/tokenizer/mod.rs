@@ -21,11 +21,11 @@ pub(crate) mod testing;
 
 pub use end_of_turn::EndOfTurn;
 pub use files::TokenizerFiles;
-pub(crate) use files::kind as json_kind;
 #[cfg(feature = "tokenizers")]
 pub use hf::HfTokenizer;
 pub use jinja::Rendered;
 pub use processor::TextProcessor;
+pub(crate) use settings::kind as json_kind;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderInput};
 

@@ -231,7 +231,7 @@ fn token_of(key: &str, value: &Value) -> Result<AddedToken, String> {
         }),
         other => Err(format!(
             "`{key}` is {}; expected a string or an object with `content`",
-            super::json_kind(other)
+            kind(other)
         )),
     }
 }
@@ -252,9 +252,7 @@ fn extra_tokens(
                 .iter()
                 .map(|token| Ok(AddedToken { special: true, ..token_of(key, token)? }))
                 .collect(),
-            Some(other) => {
-                Err(format!("`{key}` is {}; expected a list of tokens", super::json_kind(other)))
-            }
+            Some(other) => Err(format!("`{key}` is {}; expected a list of tokens", kind(other))),
         }
     };
     let mut tokens = of(config, EXTRA)?;
@@ -373,5 +371,17 @@ fn class(sources: &Sources) -> Class {
             Class::Gpt2 { add_prefix_space: flag("add_prefix_space").unwrap_or(false) }
         }
         _ => Class::Backend,
+    }
+}
+
+/// What a JSON value is, in words for a message.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
