@@ -259,7 +259,7 @@ fn attention_bwd_dq(
     let kv_head = head / (params.heads / params.kv_heads);
     let x = thread % 16u;
     let y = thread / 16u;
-    // [1] the keys that any of these queries sees: first_seen(first_query) .. end
+    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
     let end = min(first_query + BR, params.tokens);
     var dq_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
     for (var first = first_seen(first_query); first < end; first += BC) {
