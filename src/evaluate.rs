@@ -59,7 +59,7 @@ impl Evaluation {
             step_state: &StepState::new(device)?,
             context: Rc::new(Context { adapter, ..context }),
             tape: Tape::inference(),
-            one: None,
+            gradient: None,
         })?;
         self.divisor += objective.divisor(std::slice::from_ref(batch));
         self.totals.add(&measures)

@@ -12,7 +12,7 @@ use std::path::Path;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::config::{Override, Syntax, TrainConfig};
 use tunesmith::train::memory::choose;
-use tunesmith::train::metrics::StepMetrics;
+use tunesmith::train::metrics::Metrics;
 use tunesmith::train::prepare::Prepared;
 use tunesmith::train::run::{Observer, Summary, run};
 use tunesmith::{Device, Error, Result};
@@ -64,8 +64,8 @@ seed = 3
 struct StopAfter(u64, bool);
 
 impl Observer for StopAfter {
-    fn logged(&mut self, metrics: &StepMetrics, _total: u64) {
-        self.1 = metrics.step == self.0;
+    fn logged(&mut self, metrics: &Metrics, _total: u64) {
+        self.1 = metrics.step() == self.0;
     }
 
     fn interrupted(&self) -> Option<i32> {

@@ -134,6 +134,36 @@ fn modules_know_only_whom_they_may() {
     report(problems);
 }
 
+/// Trainer, data, checkpoints, memory plan and programs know the trait and the list, and no objective.
+#[test]
+fn only_its_own_folder_names_an_objective() {
+    let objectives = fs::read_dir(root().join("src/objective")).unwrap();
+    let folders = objectives.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+    let names: Vec<String> =
+        folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(!names.is_empty(), "src/objective has no folders");
+    let mut problems = Vec::new();
+    for (path, text) in files("src", &["rs"]) {
+        // Tests at the end of a file may use anything.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            let code = code(line);
+            let named = |name: &&String| {
+                has_word(code, &format!("objective::{name}"))
+                    || code.contains(&format!("{name:?}"))
+                    || code.contains(&format!("\\\"{name}\\\""))
+            };
+            if let Some(name) = names.iter().find(named)
+                && !path.starts_with("src/objective/")
+                && path != "src/config/tests.rs"
+            {
+                problems.push(format!("{path}:{}: names the objective {name}", number + 1));
+            }
+        }
+    }
+    report(problems);
+}
+
 #[test]
 fn no_files_use_one_another_in_a_circle() {
     // An interpreter calls itself: values hold scopes, filters apply tests, tests know filters.

@@ -1,7 +1,39 @@
 //! What a run optimizes: each objective is a folder here and one line of [`OBJECTIVES`].
 //!
 //! An objective says what a row becomes, what the loss of a step is divided by, how a micro-batch is
-//! computed, and what is measured on the way. It holds its settings and nothing else.
+//! computed, and what is measured on the way. It holds its settings and nothing else; the trainer, the
+//! loader, checkpoints, the memory plan and the programs know this trait and no objective.
+//!
+//! A micro-batch on its way, with who does it:
+//!
+//! ```text
+//! row -> Rows::group -> Group -> Plan -> Batch          the folder, then data
+//! Objective::divisor(all batches of the step)           the folder; into the step state
+//! Pass -> Objective::accumulate -> Measures             the folder; forward, backward, sums
+//! optimizer, metrics.jsonl, trainer_state.json          train
+//! ```
+//!
+//! # What carries the objectives to come
+//!
+//! - Losses of whole sequences (preferences, rewards, policy gradients): [`Pass::hidden`],
+//!   [`token_logprobs`](crate::ops::token_logprobs), its few numbers read to the host, the loss and its
+//!   derivative by each token's log-probability computed there in f64, and [`Pass::backward`]. What the
+//!   numbers are of is in [`Batch::groups`].
+//! - Terms with another divisor than the loss (a likelihood per token beside a loss per pair):
+//!   [`Pass::step`] has all batches of the step to count in.
+//! - A reference policy: [`Pass::reference`], with the adapter off or under another name
+//!   ([`attach_as`](crate::adapter::attach_as)), on this batch or on one of other sequences.
+//!
+//! Where these are needed, the trait grows a method with a default of "nothing", and the place that asks
+//! for it is this:
+//!
+//! - Further models (a teacher, a frozen copy), adapters (a reference as training found it, a value
+//!   model) and trained tensors (a score head): declared, and made in `train/build.rs`, which makes them
+//!   on the counting device too, so that the memory plan has them; a [`Pass`] hands them out. Trained
+//!   ones join the trainer's parameters, and by that optimizer, checkpoints and resuming.
+//! - Sampling before a step: groups of prompts to groups of completions, in `train/steps.rs` between
+//!   plan and collation. How many rows a micro-batch holds is asked there as well.
+//! - Numbers that live through a run: in `run_state.json`, beside the loss scale.
 
 mod chosen;
 mod measures;
@@ -10,6 +42,7 @@ pub mod sft;
 
 pub use chosen::{Chosen, all, register};
 pub use measures::{Means, Measures, Sum, Totals};
+pub(crate) use pass::Gradient;
 pub use pass::Pass;
 
 use crate::config::key::Settings;
@@ -41,6 +74,15 @@ pub(crate) const COMING: &[&str] = &[
     "pretrain",
 ];
 
+/// How evaluations compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Best {
+    /// The metric, by its name in `metrics.jsonl`.
+    pub metric: &'static str,
+    /// Its direction.
+    pub greater_is_better: bool,
+}
+
 /// What a run optimizes. Its keys in the config are its [`Keys`](crate::config::key::Keys), and what it
 /// makes of rows is in [`Rows`].
 pub trait Objective: Rows + Settings + BoxedCopy + Debug + Send + Sync {
@@ -64,6 +106,11 @@ pub trait Objective: Rows + Settings + BoxedCopy + Debug + Send + Sync {
     /// What follows from the mean loss of an evaluation: names and values, printed after it.
     fn derive(&self, _loss: f64) -> Vec<(&'static str, f64)> {
         Vec::new()
+    }
+
+    /// Which evaluation is the best, for `load_best_model_at_end` and early stopping.
+    fn best(&self) -> Best {
+        Best { metric: "eval_loss", greater_is_better: false }
     }
 
     /// The largest group there may be, to plan memory with where there are no rows: sequences of

@@ -1,6 +1,7 @@
 //! What an objective computes with: one micro-batch and the model.
 
 use crate::data::Batch;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::llama::Model;
 use crate::nn::{AdapterChoice, Context};
@@ -23,8 +24,16 @@ pub struct Pass<'a> {
     pub context: Rc<Context>,
     /// What is differentiated: recording in training only.
     pub tape: Tape,
-    /// f32 [1]: a one, where the loss is differentiated.
-    pub(crate) one: Option<&'a Tensor>,
+    /// What backward passes start from, in training.
+    pub(crate) gradient: Option<Gradient<'a>>,
+}
+
+/// Where a backward pass starts.
+pub(crate) struct Gradient<'a> {
+    /// f32 [1]: a one.
+    pub one: &'a Tensor,
+    /// The loss scale over the divisor of the step.
+    pub scale: f32,
 }
 
 impl Pass<'_> {
@@ -36,15 +45,25 @@ impl Pass<'_> {
         self.model.hidden(&self.tape, &self.batch.input_ids, &self.context)
     }
 
-    /// The final hidden states [T, C] of the batch as another policy has them: the base, or the model
-    /// under another adapter. Nothing is recorded, nothing drops out, and there is no second copy of
-    /// the weights.
+    /// The final hidden states [T, C] of `batch`, this one or another, as a policy beside the trained
+    /// one has them: the base, or the model under an adapter. Nothing is recorded, nothing drops out,
+    /// and there is no second copy of the weights.
     ///
     /// # Errors
     /// What the ops report.
-    pub fn reference(&self, adapter: AdapterChoice) -> Result<Tensor> {
-        let context = Context { adapter, noise: None, ..(*self.context).clone() };
-        self.model.hidden(&Tape::inference(), &self.batch.input_ids, &Rc::new(context))
+    pub fn reference(&self, adapter: AdapterChoice, batch: &Batch) -> Result<Tensor> {
+        let whole = match std::ptr::eq(batch, self.batch) {
+            true => (*self.context).clone(),
+            false => Context::of_sequences(
+                self.model.embed_tokens.device(),
+                &batch.positions,
+                &batch.bounds,
+                self.context.attention,
+                None,
+            )?,
+        };
+        let context = Rc::new(Context { adapter, noise: None, ..whole });
+        self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
     }
 
     /// Backward from a loss f32 [1] that has the step's divisor and the loss scale in it. Does
@@ -53,9 +72,21 @@ impl Pass<'_> {
     /// # Errors
     /// What the ops report.
     pub fn minimize(&self, scaled_loss: &Tensor) -> Result<()> {
-        match self.one {
-            Some(one) => self.tape.backward(scaled_loss, one.clone()),
+        match &self.gradient {
+            Some(gradient) => self.tape.backward(scaled_loss, gradient.one.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Backward from `output`, f32 of any shape, given the derivative of the loss's terms by each of
+    /// its elements; the step's divisor and the loss scale come in here. Does nothing in an evaluation.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn backward(&self, output: &Tensor, derivative: &[f32]) -> Result<()> {
+        let Some(Gradient { scale, .. }) = &self.gradient else { return Ok(()) };
+        let dout: Vec<f32> = derivative.iter().map(|d| d * scale).collect();
+        let dout = Tensor::from_f32(output.device(), output.shape(), DType::F32, &dout)?;
+        self.tape.backward(output, dout)
     }
 }

@@ -1,8 +1,8 @@
 //! A run on the terminal: a progress bar with loss, tokens/s and time left; elsewhere plain lines.
 
 use crate::error::Result;
-use crate::train::metrics::{EvalMetrics, StepMetrics};
-use crate::train::run::Observer;
+use crate::train::metrics::Metrics;
+use crate::train::observer::Observer;
 use crate::train::trainer::Trainer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The last metric of a step that every objective has.
+const LAST: &str = "num_input_tokens_seen";
 
 /// What is done with the model before and after training, besides training it.
 pub type Hook<'a> = Box<dyn FnMut(&Trainer) -> Result<()> + 'a>;
@@ -72,36 +75,43 @@ impl Observer for Progress<'_> {
         self.bar = Some(bar);
     }
 
-    fn logged(&mut self, metrics: &StepMetrics, total: u64) {
-        let numbers =
-            format!("loss {:.4}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_second);
+    fn logged(&mut self, metrics: &Metrics, total: u64) {
+        let step = metrics.step();
+        let number = |name| metrics.get(name);
+        let mut numbers = format!("loss {:.4}", number("loss"));
+        // The objective's own come last.
+        for (name, value) in metrics.iter().skip_while(|(name, _)| *name != LAST).skip(1) {
+            numbers += &format!("  {name} {value:.4}");
+        }
+        numbers += &format!("  {:.0} tokens/s", number("tokens_per_second"));
         if let Some(bar) = &self.bar {
-            bar.set_position(metrics.step);
+            bar.set_position(step);
             bar.set_message(numbers);
             return;
         }
         let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
-        if self.quiet || !(due || metrics.step == total) {
+        if self.quiet || !(due || step == total) {
             return;
         }
         self.last_line = Some(Instant::now());
-        let done = (metrics.step - self.first_step).max(1) as f64;
-        let left = self.started.elapsed().as_secs_f64() / done * (total - metrics.step) as f64;
+        let done = (step - self.first_step).max(1) as f64;
+        let left = self.started.elapsed().as_secs_f64() / done * (total - step) as f64;
         eprintln!(
-            "step {}/{total}  epoch {:.2}  {numbers}  grad norm {:.3}  lr {:.2e}  {} left",
-            metrics.step,
-            metrics.epoch,
-            metrics.grad_norm,
-            metrics.learning_rate,
+            "step {step}/{total}  epoch {:.2}  {numbers}  grad norm {:.3}  lr {:.2e}  {} left",
+            number("epoch"),
+            number("grad_norm"),
+            number("learning_rate"),
             duration(left)
         );
     }
 
-    fn evaluated(&mut self, metrics: &EvalMetrics) {
-        self.say(&format!(
-            "step {}: held-out loss {:.4}, perplexity {:.3}",
-            metrics.step, metrics.eval_loss, metrics.eval_perplexity
-        ));
+    fn evaluated(&mut self, metrics: &Metrics) {
+        let numbers = metrics.held_out().map(|(name, value)| match name {
+            "loss" => format!("{name} {value:.4}"),
+            _ => format!("{name} {value:.3}"),
+        });
+        let numbers: Vec<String> = numbers.collect();
+        self.say(&format!("step {}: held-out {}", metrics.step(), numbers.join(", ")));
     }
 
     fn saved(&mut self, path: &Path) {

@@ -13,7 +13,7 @@ use crate::train::build::{dtype, dtype_choice};
 use crate::train::checkpoint;
 use crate::train::memory::{self, MemoryPlan};
 use crate::train::prepare::Prepared;
-use crate::train::run::{Summary, run as run_training};
+use crate::train::run::{Summary, changes, run as run_training};
 use crate::train::steps::Steps;
 use jiff::civil::DateTime;
 use std::io::{IsTerminal, Write};
@@ -169,20 +169,22 @@ fn report(
     options: &TrainOptions,
 ) -> Result<()> {
     if options.output.json {
-        let losses = summary.eval_losses;
+        let evaluations = summary.evaluations.as_ref();
         let text = serde_json::json!({
             "steps": summary.steps,
             "output_dir": summary.output_dir,
-            "eval_loss_before": losses.map(|(before, _)| before),
-            "eval_loss_after": losses.map(|(_, after)| after),
+            "eval_loss_before": evaluations.map(|(before, _)| before.get("eval_loss")),
+            "eval_loss_after": evaluations.map(|(_, after)| after.get("eval_loss")),
         });
         return print(&format!("{text}\n"));
     }
     if options.output.quiet {
         return Ok(());
     }
-    if let Some((before, after)) = summary.eval_losses {
-        eprintln!("held-out perplexity: {:.3} before, {:.3} after", before.exp(), after.exp());
+    if let Some((first, last)) = &summary.evaluations {
+        for (name, before, after) in changes(first, last) {
+            eprintln!("held-out {name}: {before:.3} before, {after:.3} after");
+        }
     }
     eprintln!("result: {}", shown(&summary.output_dir));
     if let Some(quickstart) = quickstart {

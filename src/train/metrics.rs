@@ -4,42 +4,59 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A logged training step: means since the last one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct StepMetrics {
-    /// The optimizer step, from 1.
-    pub step: u64,
-    /// Passes over the examples so far.
-    pub epoch: f64,
-    /// Cross-entropy per token that carries loss, in nats.
-    pub loss: f64,
-    /// The global norm before clipping.
-    pub grad_norm: f64,
-    /// The learning rate that the step used.
-    pub learning_rate: f64,
-    /// Tokens without padding over time without evaluation and saving.
-    pub tokens_per_second: f64,
-    /// Tokens without padding since the start of the run.
-    pub num_input_tokens_seen: u64,
-}
+/// What the names of an evaluation's metrics begin with.
+const HELD_OUT: &str = "eval_";
 
-/// An evaluation of the held-out examples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct EvalMetrics {
-    /// The optimizer step, from 0: before the first step.
-    pub step: u64,
-    /// Passes over the examples so far.
-    pub epoch: f64,
-    /// Cross-entropy per token that carries loss, in nats.
-    pub eval_loss: f64,
-    /// Its exponential.
-    pub eval_perplexity: f64,
+/// One object of `metrics.jsonl`: names and numbers in the order in which they are written. The step
+/// and the epoch come first; a number that is not finite is written as null.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Metrics(Map<String, Value>);
+
+impl Metrics {
+    /// Those of a step (0: before the first), after so many passes over the examples.
+    pub fn new(step: u64, epoch: f64) -> Self {
+        Self::default().with("step", step).with("epoch", epoch)
+    }
+
+    /// With a metric more, at the end.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With metrics of an evaluation more, by their names without `eval_`.
+    pub fn with_held_out(self, found: impl IntoIterator<Item = (String, f64)>) -> Self {
+        found
+            .into_iter()
+            .fold(self, |metrics, (name, value)| metrics.with(&format!("{HELD_OUT}{name}"), value))
+    }
+
+    /// The step.
+    pub fn step(&self) -> u64 {
+        self.0.get("step").and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The metric of that name, NaN where there is none.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN)
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_f64().unwrap_or(f64::NAN)))
+    }
+
+    /// Those of an evaluation, by their names without `eval_`.
+    pub fn held_out(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.iter().filter_map(|(name, value)| Some((name.strip_prefix(HELD_OUT)?, value)))
+    }
 }
 
 /// Appends to `metrics.jsonl`. Every line is handed to the system before the call returns.
@@ -89,11 +106,11 @@ impl MetricsWriter {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Appends one object: [`StepMetrics`] or [`EvalMetrics`].
+    /// Appends one object.
     ///
     /// # Errors
     /// [`Error::Run`] where it cannot be written.
-    pub fn write(&mut self, metrics: &impl Serialize) -> Result<()> {
+    pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
         let mut line = serde_json::to_string(metrics)
             .map_err(|error| Error::internal("metrics", error.to_string()))?;
         line.push('\n');
@@ -106,20 +123,18 @@ impl MetricsWriter {
 mod tests {
     use super::*;
 
-    fn step(step: u64) -> StepMetrics {
-        StepMetrics {
-            step,
-            epoch: 0.01,
-            loss: 2.3,
-            grad_norm: 0.8,
-            learning_rate: 0.0,
-            tokens_per_second: 1234.5,
-            num_input_tokens_seen: 512,
-        }
+    fn step(step: u64) -> Metrics {
+        Metrics::new(step, 0.01)
+            .with("loss", 2.3)
+            .with("grad_norm", 0.8)
+            .with("learning_rate", 0.0)
+            .with("tokens_per_second", 1234.5)
+            .with("num_input_tokens_seen", 512)
     }
 
-    fn eval(step: u64, eval_loss: f64) -> EvalMetrics {
-        EvalMetrics { step, epoch: 0.5, eval_loss, eval_perplexity: 8.2 }
+    fn eval(step: u64, loss: f64) -> Metrics {
+        let found = [("loss".to_owned(), loss), ("perplexity".to_owned(), 8.2)];
+        Metrics::new(step, 0.5).with_held_out(found)
     }
 
     #[test]

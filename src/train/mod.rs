@@ -5,9 +5,11 @@
 pub mod build;
 #[cfg(feature = "tokenizers")]
 pub mod checkpoint;
+pub mod log;
 #[cfg(feature = "tokenizers")]
 pub mod memory;
 pub mod metrics;
+pub mod observer;
 #[cfg(feature = "tokenizers")]
 pub mod prepare;
 #[cfg(feature = "tokenizers")]

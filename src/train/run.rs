@@ -2,8 +2,10 @@
 
 use super::build::build;
 use super::checkpoint::{self, RunState};
+use super::log::Log;
 use super::memory::MemoryPlan;
-use super::metrics::{EvalMetrics, MetricsWriter, StepMetrics};
+use super::metrics::Metrics;
+pub use super::observer::Observer;
 use super::prepare::Prepared;
 use super::schedule::Schedule;
 use super::steps::Steps;
@@ -16,42 +18,17 @@ use crate::data::{Dataset, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::files;
+use crate::objective::Means;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// Who watches a run: the terminal, or a test.
-pub trait Observer {
-    /// The run begins at `step` of `total`.
-    fn begin(&mut self, _step: u64, _total: u64) {}
-    /// A step was logged.
-    fn logged(&mut self, _metrics: &StepMetrics, _total: u64) {}
-    /// The held-out examples were evaluated.
-    fn evaluated(&mut self, _metrics: &EvalMetrics) {}
-    /// A checkpoint was saved.
-    fn saved(&mut self, _path: &Path) {}
-    /// The model is on the device and about to be trained from its first step.
-    fn before_training(&mut self, _trainer: &Trainer) -> Result<()> {
-        Ok(())
-    }
-    /// Training has ended and the result is in place.
-    fn after_training(&mut self, _trainer: &Trainer) -> Result<()> {
-        Ok(())
-    }
-    /// Something the user should know.
-    fn warn(&mut self, _message: &str) {}
-    /// The signal that asks the run to stop, if one has come.
-    fn interrupted(&self) -> Option<i32> {
-        None
-    }
-}
 
 /// What a finished run says of itself.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// Steps done.
     pub steps: u64,
-    /// Held-out loss before the first step and after the last.
-    pub eval_losses: Option<(f64, f64)>,
+    /// The evaluations before the first step and after the last.
+    pub evaluations: Option<(Metrics, Metrics)>,
     /// Where the result is.
     pub output_dir: PathBuf,
 }
@@ -86,11 +63,10 @@ struct Run<'a> {
     adapter: Option<PeftConfig>,
     steps: Steps<'a>,
     schedule: Schedule,
-    metrics: MetricsWriter,
-    state: TrainerState,
+    log: Log,
     done: RunState,
-    first_eval: Option<f64>,
-    last_eval: Option<(u64, f64)>,
+    first_eval: Option<Metrics>,
+    last_eval: Option<Metrics>,
     last_save: u64,
     window: Window,
 }
@@ -101,6 +77,7 @@ struct Window {
     steps: u64,
     loss: f64,
     grad_norm: f64,
+    means: Means,
     tokens: u64,
     time: Duration,
 }
@@ -119,7 +96,6 @@ impl<'a> Run<'a> {
         let args = &config.train;
         let total = steps.total();
         let output = &config.output_dir;
-        let metrics_path = output.join("metrics.jsonl");
         files::create_directory(output)?;
         let fresh = RunState {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -132,15 +108,15 @@ impl<'a> Run<'a> {
             finite_steps: 0,
             skipped_steps: 0,
         };
-        let (done, state, metrics) = match checkpoint {
+        let (done, log) = match checkpoint {
             None => {
                 let state = TrainerState::new(args, total, args.num_train_epochs);
-                (fresh, state, MetricsWriter::create(&metrics_path)?)
+                (fresh, Log::create(output, state)?)
             }
             Some(dir) => {
                 let (done, state) = checkpoint::load(&dir, &mut trainer)?;
-                let metrics = MetricsWriter::resume(&metrics_path, done.step)?;
-                (done, state, metrics)
+                let log = Log::resume(output, state, done.step)?;
+                (done, log)
             }
         };
         files::write(&output.join("config.toml"), config.to_toml())?;
@@ -149,14 +125,13 @@ impl<'a> Run<'a> {
         let mut run = Self {
             schedule: Schedule::new(args.lr_scheduler_type, args.learning_rate, warmup, total),
             last_save: done.step,
-            first_eval: first_eval_loss(&state),
+            first_eval: log.first_evaluation().cloned(),
             last_eval: None,
             prepared,
             trainer,
             adapter,
             steps,
-            metrics,
-            state,
+            log,
             done,
             window: Window::default(),
         };
@@ -204,13 +179,14 @@ impl<'a> Run<'a> {
 
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Summary> {
         let step = self.done.step;
-        if self.last_eval.is_none_or(|(at, _)| at != step) {
+        if self.last_eval.as_ref().is_none_or(|last| last.step() != step) {
             self.evaluate(observer)?;
         }
         if self.prepared.config.train.load_best_model_at_end {
-            let best = self.state.best_model_checkpoint.as_ref();
+            let state = &self.log.state;
+            let best = state.best_model_checkpoint.as_ref();
             if let Some(dir) =
-                best.map(PathBuf::from).filter(|_| self.state.best_global_step != Some(step))
+                best.map(PathBuf::from).filter(|_| state.best_global_step != Some(step))
             {
                 checkpoint::load_tensors(&dir, &self.trainer, false)?;
             }
@@ -224,13 +200,10 @@ impl<'a> Run<'a> {
             self.adapter.as_ref(),
             &details,
         )?;
-        self.state.save(&output.join("trainer_state.json"))?;
+        self.log.state.save(&output.join("trainer_state.json"))?;
         observer.after_training(&self.trainer)?;
-        let eval_losses = match (self.first_eval, self.last_eval) {
-            (Some(first), Some((_, last))) => Some((first, last)),
-            _ => None,
-        };
-        Ok(Summary { steps: step, eval_losses, output_dir: output.clone() })
+        let evaluations = self.first_eval.zip(self.last_eval);
+        Ok(Summary { steps: step, evaluations, output_dir: output.clone() })
     }
 
     /// Whether something periodic happens after `step`.
@@ -245,19 +218,17 @@ impl<'a> Run<'a> {
     fn log(&mut self, learning_rate: f64, observer: &mut dyn Observer) -> Result<()> {
         let window = std::mem::take(&mut self.window);
         let steps = window.steps.max(1) as f64;
-        let metrics = StepMetrics {
-            step: self.done.step,
-            epoch: self.steps.epochs_after(self.done.step),
-            loss: window.loss / steps,
-            grad_norm: window.grad_norm / steps,
-            learning_rate,
-            tokens_per_second: window.tokens as f64 / window.time.as_secs_f64().max(1e-9),
-            num_input_tokens_seen: self.done.num_input_tokens_seen,
-        };
-        self.metrics.write(&metrics)?;
-        self.state.log(&metrics)?;
-        observer.logged(&metrics, self.steps.total());
-        Ok(())
+        let step = self.done.step;
+        let mut metrics = Metrics::new(step, self.steps.epochs_after(step))
+            .with("loss", window.loss / steps)
+            .with("grad_norm", window.grad_norm / steps)
+            .with("learning_rate", learning_rate)
+            .with("tokens_per_second", window.tokens as f64 / window.time.as_secs_f64().max(1e-9))
+            .with("num_input_tokens_seen", self.done.num_input_tokens_seen);
+        for (name, value) in window.means.iter() {
+            metrics = metrics.with(name, value);
+        }
+        self.log.step(&metrics, self.steps.total(), observer)
     }
 
     /// Evaluates the held-out examples, if there are any; returns whether early stopping ends the
@@ -265,42 +236,38 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         let Some(data) = &self.prepared.eval else { return Ok(false) };
         let step = self.done.step;
-        let loss = self.eval_loss(data)?;
-        let metrics = EvalMetrics {
-            step,
-            epoch: self.steps.epochs_after(step),
-            eval_loss: loss,
-            eval_perplexity: loss.exp(),
-        };
-        self.metrics.write(&metrics)?;
-        self.state.log(&metrics)?;
-        observer.evaluated(&metrics);
-        self.first_eval.get_or_insert(loss);
-        self.last_eval = Some((step, loss));
+        let metrics = Metrics::new(step, self.steps.epochs_after(step))
+            .with_held_out(self.evaluate_on(data)?);
+        self.log.evaluation(&metrics, observer)?;
         let path = self.prepared.config.output_dir.join(format!("checkpoint-{step}"));
-        let verdict = self.state.judge(&metrics, &path.display().to_string());
+        let by = self.trainer.objective.best();
+        let verdict = self.log.state.judge(&metrics, by, &path.display().to_string());
+        self.first_eval.get_or_insert_with(|| metrics.clone());
+        self.last_eval = Some(metrics);
         if verdict.is_best && self.prepared.config.train.load_best_model_at_end {
             self.save(observer)?;
         }
         Ok(verdict.stop)
     }
 
-    fn eval_loss(&self, data: &Dataset) -> Result<f64> {
+    /// Names and values of what the objective measures.
+    fn evaluate_on(&self, data: &Dataset) -> Result<Vec<(String, f64)>> {
         let plan = Plan::eval(data, self.prepared.config.train.per_device_eval_batch_size);
         let batches = (0..plan.num_batches()).map(|batch| plan.batch(data, batch));
         let trainer = &self.trainer;
         let objective = &*trainer.objective;
         let found = evaluate(objective, &trainer.model, trainer.attention(), batches)?;
-        Ok(found.loss())
+        Ok(found.metrics(objective))
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if self.last_save == self.done.step {
             return Ok(());
         }
-        self.state.global_step = self.done.step;
-        self.state.epoch = self.steps.epochs_after(self.done.step);
-        self.state.num_input_tokens_seen = self.done.num_input_tokens_seen;
+        let state = &mut self.log.state;
+        state.global_step = self.done.step;
+        state.epoch = self.steps.epochs_after(self.done.step);
+        state.num_input_tokens_seen = self.done.num_input_tokens_seen;
         self.done.loss_scale = self.trainer.scaler.scale;
         self.done.finite_steps = self.trainer.scaler.finite_steps;
         self.done.skipped_steps = self.trainer.scaler.skipped_steps;
@@ -309,7 +276,7 @@ impl<'a> Run<'a> {
             &self.trainer,
             self.adapter.as_ref(),
             &self.done,
-            &self.state,
+            &self.log.state,
         )?;
         self.last_save = self.done.step;
         observer.saved(&path);
@@ -324,12 +291,10 @@ impl<'a> Run<'a> {
             self.prepared.train.examples.len(),
             self.done.num_input_tokens_seen
         );
-        if let (Some(first), Some((_, last))) = (self.first_eval, self.last_eval) {
-            text += &format!(
-                " Held-out perplexity: {:.3} before, {:.3} after.",
-                first.exp(),
-                last.exp()
-            );
+        if let (Some(first), Some(last)) = (&self.first_eval, &self.last_eval) {
+            for (name, before, after) in changes(first, last) {
+                text += &format!(" Held-out {name}: {before:.3} before, {after:.3} after.");
+            }
         }
         text
     }
@@ -340,15 +305,22 @@ impl Window {
         self.steps += 1;
         self.loss += outcome.loss;
         self.grad_norm += outcome.grad_norm;
+        self.means.extend(&outcome.means);
         self.tokens += tokens as u64;
         self.time += time;
     }
 }
 
-/// The held-out loss before the first step, from the log of an earlier start.
-fn first_eval_loss(state: &TrainerState) -> Option<f64> {
-    let mut evaluations = state.log_history.iter().filter_map(|entry| entry.get("eval_loss"));
-    evaluations.next()?.as_f64()
+/// What an evaluation has that came before training, and one after it, by names: all but the loss, if
+/// there is anything else.
+pub fn changes<'a>(
+    first: &'a Metrics,
+    last: &Metrics,
+) -> impl Iterator<Item = (&'a str, f64, f64)> {
+    let last: Vec<f64> = last.held_out().map(|(_, value)| value).collect();
+    let has_more = last.len() > 1;
+    let pairs = first.held_out().zip(last).map(|((name, before), after)| (name, before, after));
+    pairs.skip(usize::from(has_more))
 }
 
 /// Refuses to go on with a run that had other settings, data or steps.

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::llama::Model;
 use crate::nn::{Context, Noise, Parameter};
-use crate::objective::{Chosen, Means, Measures, Pass, Totals};
+use crate::objective::{Chosen, Gradient, Means, Measures, Pass, Totals};
 use crate::ops::step_state::index;
 use crate::ops::{Implementation, StepState, StepValues};
 use crate::optim::{self, Optimizer, Settings};
@@ -154,6 +154,28 @@ impl Trainer {
         learning_rate: f64,
         batches: &[Batch],
     ) -> Result<StepOutcome> {
+        let outcome = self.compute(step, learning_rate, batches)?;
+        if !outcome.loss.is_finite() {
+            return Err(Error::run(format!(
+                "the loss of step {step} is {}; checkpoints saved before are intact: lower \
+                 learning_rate, check the model and the data, or use dtype = \"float32\"",
+                outcome.loss
+            )));
+        }
+        self.scaler.update(step, outcome.skipped)?;
+        Ok(outcome)
+    }
+
+    /// [`Trainer::step`] whatever it finds, as on a device that only counts.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub(super) fn compute(
+        &self,
+        step: u64,
+        learning_rate: f64,
+        batches: &[Batch],
+    ) -> Result<StepOutcome> {
         let divisor = self.objective.divisor(batches);
         let mut values = StepValues {
             learning_rate: learning_rate as f32,
@@ -166,28 +188,25 @@ impl Trainer {
         self.state.set(&values)?;
         let mut measured = Vec::new();
         for batch in batches {
-            measured.push(self.accumulate(batch, batches)?);
+            measured.push(self.accumulate(batch, batches, values.loss_scale / divisor as f32)?);
         }
-        let mut totals = Totals::default();
-        measured.iter().try_for_each(|measures| totals.add(measures))?;
-        let loss = totals.loss / divisor;
-        if !loss.is_finite() {
-            return Err(Error::run(format!(
-                "the loss of step {step} is {loss}; checkpoints saved before are intact: lower \
-                 learning_rate, check the model and the data, or use dtype = \"float32\""
-            )));
-        }
+        // What a loss that is not finite does to the weights is never saved: the run ends with it. So
+        // the update need not wait until the losses are read.
         let max_grad_norm = self.settings.max_grad_norm;
         optim::step(self.optimizer.as_ref(), &self.parameters, max_grad_norm, &self.state)?;
+        let mut totals = Totals::default();
+        measured.iter().try_for_each(|measures| totals.add(measures))?;
         let slots = self.state.tensor().read_f32()?;
-        let skipped = slots[index::SKIP] != 0.0;
-        self.scaler.update(step, skipped)?;
-        let grad_norm = f64::from(slots[index::GRAD_NORM]);
-        Ok(StepOutcome { loss, means: totals.means, grad_norm, skipped })
+        Ok(StepOutcome {
+            loss: totals.loss / divisor,
+            means: totals.means,
+            grad_norm: f64::from(slots[index::GRAD_NORM]),
+            skipped: slots[index::SKIP] != 0.0,
+        })
     }
 
-    /// Adds the gradients of one micro-batch of a step.
-    fn accumulate(&self, batch: &Batch, step: &[Batch]) -> Result<Measures> {
+    /// Adds the gradients of one micro-batch of a step, whose terms are multiplied with `scale`.
+    fn accumulate(&self, batch: &Batch, step: &[Batch], scale: f32) -> Result<Measures> {
         let noise = Noise {
             seed: self.seed,
             ordinals: Tensor::from_u32(&self.device, &[batch.num_tokens()], &batch.ordinals)?,
@@ -208,7 +227,7 @@ impl Trainer {
             step_state: &self.state,
             context: Rc::new(context),
             tape: Tape::recording(),
-            one: Some(&self.one),
+            gradient: Some(Gradient { one: &self.one, scale }),
         })
     }
 }

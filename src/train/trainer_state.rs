@@ -6,17 +6,18 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::metrics::EvalMetrics;
+use super::metrics::Metrics;
 use crate::config::TrainArgs;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::objective::Best;
 
 /// `trainer_state.json`, with Transformers' keys in its order (sorted).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// The step of the lowest evaluation loss.
+    /// The step of the best evaluation.
     pub best_global_step: Option<u64>,
-    /// The lowest evaluation loss.
+    /// The metric that says so, there: the lowest evaluation loss, if the objective names no other.
     pub best_metric: Option<f64>,
     /// The checkpoint of that step.
     pub best_model_checkpoint: Option<String>,
@@ -33,7 +34,7 @@ pub struct TrainerState {
     /// Always true.
     pub is_world_process_zero: bool,
     /// What was logged: the objects of `metrics.jsonl`.
-    pub log_history: Vec<Map<String, Value>>,
+    pub log_history: Vec<Metrics>,
     /// Log every so many steps; 0 is at the end of every epoch.
     pub logging_steps: u64,
     /// Optimizer steps of the whole run.
@@ -76,23 +77,23 @@ pub struct EarlyStopping {
 /// The settings of early stopping.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStoppingArgs {
-    /// Stop after so many evaluations without a lower loss.
+    /// Stop after so many evaluations that are not the best so far.
     pub early_stopping_patience: usize,
-    /// The least difference that counts as lower; always 0.
+    /// The least difference that counts as better; always 0.
     pub early_stopping_threshold: f64,
 }
 
 /// What changes in early stopping.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EarlyStoppingAttributes {
-    /// Evaluations since the last lower loss.
+    /// Evaluations since the last best one.
     pub early_stopping_patience_counter: usize,
 }
 
 /// What an evaluation means for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The loss is the lowest so far.
+    /// It is the best so far.
     pub is_best: bool,
     /// Early stopping ends the run.
     pub stop: bool,
@@ -134,33 +135,19 @@ impl TrainerState {
         }
     }
 
-    /// Adds an object to `log_history`: [`StepMetrics`](super::metrics::StepMetrics) or
-    /// [`EvalMetrics`].
-    ///
-    /// # Errors
-    /// [`Error::Internal`] where it is no object.
-    pub fn log(&mut self, metrics: &impl Serialize) -> Result<()> {
-        match serde_json::to_value(metrics) {
-            Ok(Value::Object(object)) => {
-                self.log_history.push(object);
-                Ok(())
-            }
-            _ => Err(Error::internal("trainer state", "metrics are no JSON object")),
-        }
-    }
-
-    /// Takes an evaluation into account whose step is saved as `checkpoint`. A loss is best only
-    /// when it is strictly lower, and never when it is not a number. The evaluation before the
-    /// first step is no candidate: nothing is saved there.
-    pub fn judge(&mut self, metrics: &EvalMetrics, checkpoint: &str) -> Verdict {
-        if metrics.step == 0 {
+    /// Takes an evaluation into account whose step is saved as `checkpoint`. It is the best only when
+    /// the metric that `by` names is strictly better, and never when that is not a number. The
+    /// evaluation before the first step is no candidate: nothing is saved there.
+    pub fn judge(&mut self, metrics: &Metrics, by: Best, checkpoint: &str) -> Verdict {
+        if metrics.step() == 0 {
             return Verdict { is_best: false, stop: false };
         }
-        let loss = metrics.eval_loss;
-        let is_best = !loss.is_nan() && self.best_metric.is_none_or(|best| loss < best);
+        let found = metrics.get(by.metric);
+        let is_better = |best| if by.greater_is_better { found > best } else { found < best };
+        let is_best = !found.is_nan() && self.best_metric.is_none_or(is_better);
         if is_best {
-            self.best_metric = Some(loss);
-            self.best_global_step = Some(metrics.step);
+            self.best_metric = Some(found);
+            self.best_global_step = Some(metrics.step());
             self.best_model_checkpoint = Some(checkpoint.to_owned());
         }
         let Some(EarlyStopping { args, attributes }) = &mut self.stateful_callbacks.early_stopping
@@ -204,15 +191,17 @@ mod tests {
         TrainerState::new(&TrainArgs { early_stopping_patience, ..Default::default() }, 10, 1.0)
     }
 
-    fn eval(step: u64, eval_loss: f64) -> EvalMetrics {
-        EvalMetrics { step, epoch: 0.5, eval_loss, eval_perplexity: 8.2 }
+    const LOSS: Best = Best { metric: "eval_loss", greater_is_better: false };
+
+    fn eval(step: u64, loss: f64) -> Metrics {
+        Metrics::new(step, 0.5).with("eval_loss", loss)
     }
 
     #[test]
     fn the_best_loss_is_the_first_lowest() {
         let mut state = state(2);
         let mut judge = |step, loss| {
-            let verdict = state.judge(&eval(step, loss), &format!("checkpoint-{step}"));
+            let verdict = state.judge(&eval(step, loss), LOSS, &format!("checkpoint-{step}"));
             (verdict.is_best, verdict.stop)
         };
         assert_eq!(judge(0, 0.1), (false, false));
@@ -229,12 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn an_objective_may_judge_by_a_metric_that_grows() {
+        let mut state = state(2);
+        let by = Best { metric: "eval_accuracy", greater_is_better: true };
+        let mut judge = |step, accuracy| {
+            let metrics = eval(step, 1.0).with("eval_accuracy", accuracy);
+            state.judge(&metrics, by, "checkpoint").is_best
+        };
+        assert_eq!([judge(1, 0.5), judge(2, 0.4), judge(3, 0.6)], [true, false, true]);
+        assert_eq!(state.best_metric, Some(0.6));
+    }
+
+    #[test]
     fn the_state_reads_back_and_has_transformers_keys() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trainer_state.json");
         let mut state = TrainerState { global_step: 3, epoch: 0.1 + 0.2, ..state(3) };
-        state.log(&eval(3, 2.5)).unwrap();
-        state.judge(&eval(3, 2.5), "out/checkpoint-3");
+        state.log_history.push(eval(3, 2.5));
+        state.judge(&eval(3, 2.5), LOSS, "out/checkpoint-3");
         state.save(&path).unwrap();
         assert_eq!(TrainerState::load(&path).unwrap(), state);
         let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
