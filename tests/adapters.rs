@@ -11,19 +11,26 @@ use tunesmith::model::llama::Model;
 use tunesmith::nn::{AdapterChoice, Context};
 use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;
-use tunesmith::{Device, Result, Tape};
+use tunesmith::{DType, Device, Result, Tape, Tensor};
 
 fn model(device: &Device, nf4: Option<bool>) -> Result<Model> {
     Ok(open(device, &fixture("models/llama"), options(nf4, false, 64))?.0)
 }
 
-/// The adapter of the trajectories, and one that pushes twice as hard the other way.
+/// Two adapters that change something: that of the trajectories, whose B is zero, with other values in it.
 fn adapters(model: &Model) -> Result<[PeftAdapter; 2]> {
     let device = model.embed_tokens.device();
-    let load = || PeftAdapter::load(&fixture("trajectories/llama/adapter"), &model.config, device);
-    let mut other = load()?;
-    other.layers.values_mut().for_each(|lora| lora.scale *= -2.0);
-    Ok([load()?, other])
+    let with_b = |from: f32| -> Result<PeftAdapter> {
+        let dir = fixture("trajectories/llama/adapter");
+        let mut adapter = PeftAdapter::load(&dir, &model.config, device)?;
+        for lora in adapter.layers.values_mut() {
+            let values: Vec<f32> =
+                (0..lora.lora_b.len()).map(|i| 0.1 * (i as f32 + from).sin()).collect();
+            lora.lora_b = Tensor::from_f32(device, lora.lora_b.shape(), DType::F32, &values)?;
+        }
+        Ok(adapter)
+    };
+    Ok([with_b(0.0)?, with_b(1.0)?])
 }
 
 fn rows() -> Batch {

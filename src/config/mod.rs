@@ -38,36 +38,11 @@ pub use settings::{
     TargetModules, TrainArgs, TrainConfig,
 };
 pub use size::{format_size, parse_size};
+pub use tree::Syntax;
 
 use crate::error::{Error, Result};
 use paths::Bases;
 use tree::{Entry, Node, Place};
-
-/// The syntax of a config file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Syntax {
-    /// TOML 1.
-    Toml,
-    /// YAML 1.2, with YAML 1.1's booleans (`yes`, `no`, `on`, `off`).
-    Yaml,
-}
-
-impl Syntax {
-    /// The syntax that a file's extension stands for.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for any other than `toml`, `yaml` and `yml`.
-    pub fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("toml") => Ok(Self::Toml),
-            Some("yaml" | "yml") => Ok(Self::Yaml),
-            _ => Err(Error::input(format!(
-                "{}: expected a config file whose name ends in .toml, .yaml or .yml",
-                path.display()
-            ))),
-        }
-    }
-}
 
 /// A setting of the command line, which replaces that of the config file. Relative paths in it
 /// start from the current directory.

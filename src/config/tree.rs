@@ -4,14 +4,40 @@
 //! this file is independent of the syntax.
 
 use std::fmt;
+use std::path::Path;
 use std::rc::Rc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Syntax;
 use crate::error::{Error, Result};
+
+/// The syntax of a config file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// TOML 1.
+    Toml,
+    /// YAML 1.2, with YAML 1.1's booleans (`yes`, `no`, `on`, `off`).
+    Yaml,
+}
+
+impl Syntax {
+    /// The syntax that a file's extension stands for.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for any other than `toml`, `yaml` and `yml`.
+    pub fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Ok(Self::Toml),
+            Some("yaml" | "yml") => Ok(Self::Yaml),
+            _ => Err(Error::input(format!(
+                "{}: expected a config file whose name ends in .toml, .yaml or .yml",
+                path.display()
+            ))),
+        }
+    }
+}
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq)]
