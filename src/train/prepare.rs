@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::resolve::{ModelSource, resolve};
 use crate::model::{ModelConfig, Weights, check};
-use crate::objective::Objective;
 use crate::tokenizer::TextProcessor;
 use jiff::civil::DateTime;
 use std::path::Path;
@@ -68,14 +67,7 @@ impl Prepared {
         let has_data = is_there || !for_plan;
         let source = resolve(&config.model)?;
         let model_config = ModelConfig::open(&source.path)?;
-        let context = model_config.max_position_embeddings;
-        let max_length = config.data.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(context));
-        if max_length > context {
-            return Err(Error::input(format!(
-                "data.max_length = {max_length}, but the model's context is {context} tokens \
-                 (max_position_embeddings): lower max_length"
-            )));
-        }
+        let max_length = max_length(&config, &model_config)?;
         let (weights, mut warnings) = match config.init {
             Init::Random => (None, Vec::new()),
             Init::Pretrained if for_plan && !Weights::are_in(&source.path) => (None, Vec::new()),
@@ -95,56 +87,18 @@ impl Prepared {
                 Some(adapter)
             }
         };
-
-        let template = config.data.chat_template.as_ref().map(|template| match template {
-            TemplateSource::Named(name) => name.clone(),
-            TemplateSource::File(path) => path.display().to_string(),
-        });
-        let text = TextProcessor::load(&source.path, template.as_deref(), Path::new(""), date)?;
-        let options = LoadOptions {
-            format: format_of(config.data.format)?,
-            max_length,
-            excess_length: ExcessLength::from_name(config.data.excess_length_strategy.name())?,
-            completion_only_loss: config.data.completion_only_loss,
-            require_stop_token: true,
+        let text = text_processor(&config, &source, date)?;
+        let (train, eval) = match has_data {
+            true => read_data(&config, &text, max_length)?,
+            false => (full_batch(&config, max_length), None),
         };
-        let objective = &*config.objective;
-        let sources = config.data.train.iter();
-        let data_files: Vec<_> = sources
-            .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
-            .collect();
-        let train = match has_data {
-            true => Dataset::load(&data_files, &text, objective, &options)?,
-            false => full_batch(objective, config.train.per_device_train_batch_size, max_length),
-        };
-        let (train, eval) = match &config.data.eval {
-            _ if !has_data => (train, None),
-            EvalSource::None => (train, None),
-            EvalSource::Split(share) => {
-                let (train, eval) = train.split(*share, config.train.seed)?;
-                (train, Some(eval))
-            }
-            EvalSource::File(path) => {
-                let options = LoadOptions { require_stop_token: false, ..options };
-                (train, Some(Dataset::load(&[DataFile::new(path)], &text, objective, &options)?))
-            }
-        };
-        for data in [Some(&train), eval.as_ref()].into_iter().flatten().filter(|_| has_data) {
-            data.check_vocabulary(model_config.spec.vocab_size, text.tokenizer.as_ref())?;
-        }
-        if train.stats.truncated > 0 {
-            warnings.push(format!(
-                "{} of {} examples are longer than max_length = {max_length} and were truncated",
-                train.stats.truncated, train.stats.examples
-            ));
-        }
-        let dropped = train.stats.dropped_too_long + train.stats.dropped_without_loss;
-        if dropped > 0 {
-            warnings.push(format!("{dropped} examples were dropped: too long, or without loss"));
-        }
         if has_data {
+            for data in std::iter::once(&train).chain(&eval) {
+                data.check_vocabulary(model_config.spec.vocab_size, text.tokenizer.as_ref())?;
+            }
             files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
         }
+        warnings.extend(what_was_cut(&train.stats, max_length));
         let batching = BatchOptions {
             per_device_train_batch_size: config.train.per_device_train_batch_size,
             gradient_accumulation_steps: config.train.gradient_accumulation_steps,
@@ -169,15 +123,91 @@ impl Prepared {
     }
 }
 
-/// The largest micro-batch there may be.
-fn full_batch(objective: &dyn Objective, examples: usize, max_length: usize) -> Dataset {
+/// The longest example, within the model's context.
+fn max_length(config: &TrainConfig, model: &ModelConfig) -> Result<usize> {
+    let context = model.max_position_embeddings;
+    let max_length = config.data.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(context));
+    if max_length > context {
+        return Err(Error::input(format!(
+            "data.max_length = {max_length}, but the model's context is {context} tokens \
+             (max_position_embeddings): lower max_length"
+        )));
+    }
+    Ok(max_length)
+}
+
+/// The model's tokenizer, with the chat template that the config names, else the model's.
+fn text_processor(
+    config: &TrainConfig,
+    source: &ModelSource,
+    date: DateTime,
+) -> Result<TextProcessor> {
+    let template = config.data.chat_template.as_ref().map(|template| match template {
+        TemplateSource::Named(name) => name.clone(),
+        TemplateSource::File(path) => path.display().to_string(),
+    });
+    TextProcessor::load(&source.path, template.as_deref(), Path::new(""), date)
+}
+
+/// The examples to train on, and those held out.
+fn read_data(
+    config: &TrainConfig,
+    text: &TextProcessor,
+    max_length: usize,
+) -> Result<(Dataset, Option<Dataset>)> {
+    let options = LoadOptions {
+        format: format_of(config.data.format)?,
+        max_length,
+        excess_length: ExcessLength::from_name(config.data.excess_length_strategy.name())?,
+        completion_only_loss: config.data.completion_only_loss,
+        require_stop_token: true,
+    };
+    let objective = &*config.objective;
+    let sources = config.data.train.iter();
+    let files: Vec<_> = sources
+        .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
+        .collect();
+    let train = Dataset::load(&files, text, objective, &options)?;
+    Ok(match &config.data.eval {
+        EvalSource::None => (train, None),
+        EvalSource::Split(share) => {
+            let (train, eval) = train.split(*share, config.train.seed)?;
+            (train, Some(eval))
+        }
+        EvalSource::File(path) => {
+            let options = LoadOptions { require_stop_token: false, ..options };
+            (train, Some(Dataset::load(&[DataFile::new(path)], text, objective, &options)?))
+        }
+    })
+}
+
+/// The largest micro-batch there may be, in the place of data that is not here.
+fn full_batch(config: &TrainConfig, max_length: usize) -> Dataset {
+    let objective = &config.objective;
+    let group = objective.largest_group(max_length);
     Dataset {
         // Its weight says that each example is seen.
         files: vec![DataFile::new("no data")],
         format: objective.formats()[0],
-        examples: vec![objective.largest_group(max_length); examples],
+        examples: vec![group; config.train.per_device_train_batch_size],
         stats: Stats::default(),
     }
+}
+
+/// Warnings about examples that were cut or left out.
+fn what_was_cut(stats: &Stats, max_length: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if stats.truncated > 0 {
+        warnings.push(format!(
+            "{} of {} examples are longer than max_length = {max_length} and were truncated",
+            stats.truncated, stats.examples
+        ));
+    }
+    let dropped = stats.dropped_too_long + stats.dropped_without_loss;
+    if dropped > 0 {
+        warnings.push(format!("{dropped} examples were dropped: too long, or without loss"));
+    }
+    warnings
 }
 
 /// A warning where an adapter says that it is for a model of another name. (Names are not enough to
