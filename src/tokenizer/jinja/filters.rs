@@ -287,7 +287,7 @@ fn key_of(
     };
     Ok(match &key {
         Value::Str(text) if !case => {
-            limits::touch(text.text.len())?;
+            limits::room(text.text.len())?;
             Value::str(text.text.to_lowercase())
         }
         _ => key,

@@ -130,7 +130,7 @@ fn of_text(of: &str, name: &'static str, args: Arguments) -> Result<Value> {
         }
         "splitlines" => {
             let [keep] = args.bind(name, ["keepends"])?;
-            let lines = text::split_lines(of, keep.is_some_and(|keep| keep.truthy()));
+            let lines = text::split_lines(of, keep.is_some_and(|keep| keep.truthy()))?;
             pieces(lines)
         }
         "partition" | "rpartition" => {
@@ -244,6 +244,8 @@ fn search(of: &str, name: &str, args: Arguments) -> Result<Value> {
     let [needle, start, stop] = args.bind(name, ["", "", ""])?;
     let needle = required(name, "sub", needle)?;
     let needle = needle.expect_str(name)?;
+    // Counting what is found costs more than looking for it.
+    limits::touch(of.len().saturating_mul(8))?;
     let part = part(of, start, stop)?;
     let found = part.and_then(|(part, before)| {
         let at = match name {
@@ -351,10 +353,13 @@ fn split(
 ) -> Result<Value> {
     let most = most.map_or(Ok(-1), |most| most.expect_int("maxsplit"))?;
     let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
-    limits::room(of.len())?;
+    // A list of the pieces is made before they are counted as held.
+    let few = |pieces: usize| limits::room(pieces.min(most.saturating_add(1)).saturating_mul(160));
     match separator.filter(|separator| !matches!(separator, Value::None)) {
         Some(separator) => {
             let separator = nonempty(separator.expect_str("a separator")?)?;
+            limits::touch(of.len().saturating_mul(8))?;
+            few(of.matches(separator).count())?;
             if from_right {
                 let mut found: Vec<&str> = of.rsplitn(most.saturating_add(1), separator).collect();
                 found.reverse();
@@ -364,6 +369,7 @@ fn split(
             }
         }
         None => {
+            few(of.split(text::is_space).filter(|piece| !piece.is_empty()).count())?;
             let mut found = Vec::new();
             let mut rest = text::trim(of);
             while !rest.is_empty() {
@@ -411,7 +417,7 @@ fn split(
 /// `str.replace`, its result no larger than there is room for.
 pub fn replace(of: &str, old: &str, new: &str, count: i128) -> Result<String> {
     let most = usize::try_from(count).unwrap_or(usize::MAX);
-    limits::touch(of.len())?;
+    limits::touch(of.len().saturating_mul(8))?;
     let found = if old.is_empty() { of.chars().count() + 1 } else { of.matches(old).count() };
     let larger = found.min(most).saturating_mul(new.len());
     limits::room(of.len().saturating_add(larger))?;

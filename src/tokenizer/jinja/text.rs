@@ -1,6 +1,6 @@
 //! What Python's `str` knows about characters.
 
-use super::{Error, Result};
+use super::{Error, Result, limits};
 
 /// Whether Python's `str.isspace` (and `\s` of its patterns) takes `c` for white space.
 pub fn is_space(c: char) -> bool {
@@ -18,7 +18,7 @@ pub fn trim(text: &str) -> &str {
 }
 
 /// `str.splitlines(keepends)`.
-pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
+pub fn split_lines(text: &str, keep_ends: bool) -> Result<Vec<&str>> {
     let is_end = |c: char| {
         matches!(
             c,
@@ -26,6 +26,7 @@ pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
                 ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
         )
     };
+    limits::room(text.chars().filter(|&c| is_end(c)).count().saturating_mul(32))?;
     let mut lines = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -40,7 +41,7 @@ pub fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
         lines.push(&rest[..if keep_ends { next } else { at }]);
         rest = &rest[next..];
     }
-    lines
+    Ok(lines)
 }
 
 /// A kind of character that Python and Rust may see differently.

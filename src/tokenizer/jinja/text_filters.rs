@@ -141,7 +141,7 @@ fn indent(value: &Value, args: Arguments) -> Result<Value> {
     };
     let text = value.expect_str("a text to indent")?;
     let whole = format!("{text}\n");
-    let lines = text::split_lines(&whole, false);
+    let lines = text::split_lines(&whole, false)?;
     limits::room(whole.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let mut out = String::new();
     if first {
