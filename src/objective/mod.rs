@@ -33,6 +33,7 @@
 //!   ones join the trainer's parameters, and by that optimizer, checkpoints and resuming.
 //! - Sampling before a step: groups of prompts to groups of completions, in `train/steps.rs` between
 //!   plan and collation. How many rows a micro-batch holds is asked there as well.
+//! - Training without dropout: asked in `train/trainer.rs`, where the noise of a pass is made.
 //! - Numbers that live through a run: in `run_state.json`, beside the loss scale.
 
 mod chosen;

@@ -78,15 +78,77 @@ impl Pass<'_> {
         }
     }
 
-    /// Backward from `output`, f32 of any shape, given the derivative of the loss's terms by each of
-    /// its elements; the step's divisor and the loss scale come in here. Does nothing in an evaluation.
+    /// Backward from outputs of the tape, f32 of any shape, each with the derivative of the loss's terms
+    /// by its elements; the step's divisor and the loss scale come in here. Does nothing in an
+    /// evaluation.
     ///
     /// # Errors
     /// What the ops report.
-    pub fn backward(&self, output: &Tensor, derivative: &[f32]) -> Result<()> {
+    pub fn backward(&self, outputs: &[(&Tensor, &[f32])]) -> Result<()> {
         let Some(Gradient { scale, .. }) = &self.gradient else { return Ok(()) };
-        let dout: Vec<f32> = derivative.iter().map(|d| d * scale).collect();
-        let dout = Tensor::from_f32(output.device(), output.shape(), DType::F32, &dout)?;
-        self.tape.backward(output, dout)
+        let upload = |(output, derivative): &(&Tensor, &[f32])| {
+            let dout: Vec<f32> = derivative.iter().map(|d| d * scale).collect();
+            Tensor::from_f32(output.device(), output.shape(), DType::F32, &dout)
+        };
+        let douts = outputs.iter().map(upload).collect::<Result<Vec<_>>>()?;
+        self.tape.backward_from(outputs.iter().map(|(output, _)| *output).zip(douts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Device, cpu::Cpu};
+    use crate::data::{Group, Sequence};
+    use crate::model::load::{LoadOptions, Source, load};
+    use crate::model::{ModelConfig, Weights};
+    use crate::nn::Noise;
+    use crate::ops::Implementation;
+    use std::path::Path;
+
+    fn batch(ids: &[u32]) -> Batch {
+        let sequence = Sequence::new(ids.to_vec(), std::iter::repeat(true));
+        Batch::of(&[Group::of(sequence)], 0)
+    }
+
+    /// In training, with noise on the embeddings, a reference has none, on this batch or on another.
+    #[test]
+    fn a_reference_is_not_of_the_training_pass() -> Result<()> {
+        let device = Device::new(Cpu::poisoned());
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama");
+        let (config, weights) = (ModelConfig::open(&dir)?, Weights::open(&dir)?);
+        let options =
+            LoadOptions { dtype: DType::F32, nf4: None, train_all: false, max_positions: 8 };
+        let (model, _) = load(&device, &config, &Source::Weights(&weights), options)?;
+        let (step_state, attention) = (StepState::new(&device)?, Implementation::Flash);
+        let (this, other) = (batch(&[3, 5, 7, 11]), batch(&[2, 4, 6]));
+        let context = |batch: &Batch, noise| {
+            Context::of_sequences(&device, &batch.positions, &batch.bounds, attention, noise)
+        };
+        let plain = |batch: &Batch| {
+            let context = Rc::new(context(batch, None)?);
+            model.hidden(&Tape::inference(), &batch.input_ids, &context)?.read_f32()
+        };
+        let noise = Noise {
+            seed: 1,
+            ordinals: Tensor::from_u32(&device, &[4], &this.ordinals)?,
+            step_state: step_state.clone(),
+            neftune_alpha: 5.0,
+        };
+        let pass = Pass {
+            model: &model,
+            batch: &this,
+            step: std::slice::from_ref(&this),
+            step_state: &step_state,
+            context: Rc::new(context(&this, Some(noise))?),
+            tape: Tape::recording(),
+            gradient: None,
+        };
+        assert!(pass.hidden()?.read_f32()? != plain(&this)?);
+        for batch in [&this, &other] {
+            let found = pass.reference(AdapterChoice::Off, batch)?;
+            assert!(!found.needs_grad() && found.read_f32()? == plain(batch)?);
+        }
+        Ok(())
     }
 }

@@ -104,7 +104,7 @@ impl Objective for Focal {
                 gain += f64::from(logprobs[t] - base[t]);
             }
         }
-        pass.backward(&found.logprobs, &derivative)?;
+        pass.backward(&[(&found.logprobs, &derivative)])?;
         let tokens = batch.num_loss_tokens() as f64;
         Ok(Measures::new(Sum::Known(loss)).mean("confidence", Sum::Known(confidence), tokens).mean(
             "gain",
