@@ -10,6 +10,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::card::Card;
+use crate::model::resolve::is_hub_id;
 use crate::model::save::{TensorPlan, save_tensors};
 use crate::model::{ModelConfig, Object, Spec, Weights, parse_object, shorten};
 use crate::{Error, Result, files};
@@ -118,6 +119,25 @@ impl PeftConfig {
             ))
         })?;
         Self::from_json(&text, &path.display().to_string())
+    }
+
+    /// The model that the adapter in `dir` is for, as [`crate::model::resolve()`] takes it: its revision
+    /// is included.
+    ///
+    /// Errors: those of [`PeftConfig::open`]; an adapter that names no model.
+    pub fn base_of(dir: &Path) -> Result<String> {
+        let config = Self::open(dir)?;
+        let Some(base) = config.base_model_name_or_path else {
+            return Err(Error::input(format!(
+                "{}: the adapter does not say which model it is for; give --model",
+                dir.display()
+            )));
+        };
+        let is_of_hub = is_hub_id(&base) && !base.contains('@') && !Path::new(&base).is_dir();
+        Ok(match config.revision.filter(|_| is_of_hub) {
+            Some(revision) => format!("{base}@{revision}"),
+            None => base,
+        })
     }
 
     /// Reads the text of an adapter_config.json; `place` is what messages call it.

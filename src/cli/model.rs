@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, ValueEnum};
 
 use super::{DeviceOptions, OutputOptions, choice, number};
-use crate::config::{DataFormat, DtypeChoice};
+use crate::config::DtypeChoice;
+use crate::data::Format;
 use crate::error::{Error, Result};
 
 /// The model to load.
@@ -193,8 +194,9 @@ pub struct EvaluateOptions {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// auto, text, messages, prompt-completion, preference, alpaca, sharegpt
-    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = choice::<DataFormat>)]
-    pub format: DataFormat,
+    #[arg(long, value_name = "FORMAT", default_value = "auto", value_parser = choice::<Option<Format>>)]
+    // By its full path, so that clap takes it for a value and not for an option that may be left out.
+    pub format: std::option::Option<Format>,
     /// The longest example in tokens [default: 1024, or the model's context if that is smaller]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     pub max_length: Option<u64>,

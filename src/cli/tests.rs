@@ -74,7 +74,8 @@ fn the_model_of_an_adapter_is_the_default() {
     let arguments = ["--adapter", path, "--data", "d", "--set", "output_dir=/out"];
     let error = config(&arguments).unwrap_err();
     assert!(error.to_string().contains("adapter_config.json"), "{error}");
-    let json = r#"{"base_model_name_or_path": "Org/Name", "revision": "abc"}"#;
+    let json = r#"{"peft_type": "LORA", "r": 4, "target_modules": "all-linear",
+        "base_model_name_or_path": "Org/Name", "revision": "abc"}"#;
     std::fs::write(dir.path().join("adapter_config.json"), json).unwrap();
     let config = config(&arguments).unwrap();
     assert_eq!(config.model, "Org/Name@abc");

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::{OutputOptions, choice};
+use super::OutputOptions;
+use crate::adapter::PeftConfig;
 use crate::config::{
     Choice, DeviceSpec, DtypeChoice, Override, Resume, TrainConfig, describe_keys, parse_size,
 };
@@ -30,11 +31,11 @@ pub struct TrainOptions {
     #[arg(long)]
     pub load_in_4bit: bool,
     /// Base weights and activations: auto, float32, bfloat16, float16
-    #[arg(long, value_name = "DTYPE", value_parser = choice::<DtypeChoice>)]
-    pub dtype: Option<DtypeChoice>,
+    #[arg(long, value_name = "DTYPE", value_parser = setting::<DtypeChoice>)]
+    pub dtype: Option<String>,
     /// auto (CUDA, else a GPU through wgpu, else the CPU), cpu, wgpu[:i], cuda[:i], cuda-emulated
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceSpec>,
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub device: Option<String>,
     /// Replace a setting of the config: section.key=value (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -124,16 +125,14 @@ impl TrainOptions {
 
     /// The options that stand for settings, then every `--set`.
     fn overrides(&self) -> Result<Vec<Override>> {
-        let dtype = self.dtype.map(|dtype| dtype.name().to_owned());
-        let device = self.device.map(|device| device.to_string());
         let load_in_4bit = self.load_in_4bit.then(|| "true".to_owned());
         let options = [
             ("--model", "model", self.model.clone()),
             ("--data", "data.train", self.data.clone()),
             ("--adapter", "lora.adapter", self.adapter.clone()),
             ("--load-in-4bit", "quantization.load_in_4bit", load_in_4bit),
-            ("--dtype", "dtype", dtype),
-            ("--device", "device", device),
+            ("--dtype", "dtype", self.dtype.clone()),
+            ("--device", "device", self.device.clone()),
         ];
         let mut overrides: Vec<Override> = options
             .into_iter()
@@ -149,10 +148,20 @@ impl TrainOptions {
     fn base_model(&self) -> Result<Option<String>> {
         match (&self.model, &self.adapter) {
             (Some(model), _) => Ok(Some(model.clone())),
-            (None, Some(adapter)) => base_of_adapter(Path::new(adapter)).map(Some),
+            (None, Some(adapter)) => PeftConfig::base_of(Path::new(adapter)).map(Some),
             (None, None) => Ok(None),
         }
     }
+}
+
+/// A name that the config will read: checked here, where the message is about the option.
+fn setting<C: Choice>(text: &str) -> std::result::Result<String, String> {
+    C::parse(text).map(|_| text.to_owned())
+}
+
+/// The same of a device.
+fn device(text: &str) -> std::result::Result<String, String> {
+    text.parse::<DeviceSpec>().map(|_| text.to_owned())
 }
 
 /// `--resume` alone is the newest checkpoint.
@@ -160,31 +169,5 @@ fn resume(directory: &str) -> std::result::Result<Resume, String> {
     match directory {
         "" => Ok(Resume::Latest),
         _ => Ok(Resume::From(PathBuf::from(directory))),
-    }
-}
-
-/// The base model that an adapter's `adapter_config.json` names, with its revision.
-fn base_of_adapter(adapter: &Path) -> Result<String> {
-    #[derive(serde::Deserialize)]
-    struct Base {
-        base_model_name_or_path: Option<String>,
-        revision: Option<String>,
-    }
-    let path = adapter.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::input(format!("--adapter: cannot read {}: {error}", path.display()))
-    })?;
-    let base: Base = serde_json::from_str(&text).map_err(|error| {
-        Error::input(format!("--adapter: {} is not valid: {error}", path.display()))
-    })?;
-    match (base.base_model_name_or_path, base.revision) {
-        (Some(name), Some(revision)) if crate::config::is_hub_id(&name) => {
-            Ok(format!("{name}@{revision}"))
-        }
-        (Some(name), _) => Ok(name),
-        (None, _) => Err(Error::input(format!(
-            "{} does not name its base model: give --model DIR",
-            path.display()
-        ))),
     }
 }

@@ -1,7 +1,9 @@
 //! Settings that take one of a few names.
 
 use super::suggest::nearest;
+use crate::data::{ExcessLength, Format};
 use crate::dtype::DType;
+use crate::ops::Implementation;
 
 /// An enum whose values are written as names in configs and on the command line.
 pub trait Choice: Copy + PartialEq + 'static {
@@ -74,6 +76,20 @@ impl DtypeChoice {
             Self::Float16 => Some(DType::F16),
         }
     }
+
+    /// The element type on a device that computes bfloat16 fast, or does not.
+    pub fn dtype_on(self, fast_bf16: bool) -> DType {
+        self.dtype().unwrap_or(if fast_bf16 { DType::BF16 } else { DType::F32 })
+    }
+
+    /// The same choice with `auto` settled for such a device.
+    pub fn settled(self, fast_bf16: bool) -> Self {
+        match self {
+            Self::Auto if fast_bf16 => Self::Bfloat16,
+            Self::Auto => Self::Float32,
+            named => named,
+        }
+    }
 }
 
 /// Where the model's weights come from.
@@ -91,17 +107,7 @@ impl Choice for Init {
         &[("pretrained", Self::Pretrained), ("random", Self::Random)];
 }
 
-/// How attention is computed; the results are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AttnImplementation {
-    /// Tiled, with an online softmax: memory linear in the sequence length.
-    #[default]
-    Flash,
-    /// The plain form, which stores every score.
-    Eager,
-}
-
-impl Choice for AttnImplementation {
+impl Choice for Implementation {
     const NAMES: &'static [(&'static str, Self)] = &[
         ("flash", Self::Flash),
         ("eager", Self::Eager),
@@ -123,52 +129,21 @@ impl Choice for QuantType {
     const NAMES: &'static [(&'static str, Self)] = &[("nf4", Self::Nf4)];
 }
 
-/// The form of the examples in a data file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DataFormat {
-    /// Recognized by the keys of the examples.
-    #[default]
-    Auto,
-    /// `text`: raw text, all of which carries loss.
-    Text,
-    /// `messages` of `role` and `content`.
-    Messages,
-    /// `prompt` and `completion`.
-    PromptCompletion,
-    /// `prompt`, `chosen` and `rejected`.
-    Preference,
-    /// `instruction`, `input` (optional) and `output`.
-    Alpaca,
-    /// `conversations` of `from` and `value`.
-    Sharegpt,
-}
-
-impl Choice for DataFormat {
+/// `auto` is none: it is told by the keys of the first row.
+impl Choice for Option<Format> {
     const NAMES: &'static [(&'static str, Self)] = &[
-        ("auto", Self::Auto),
-        ("text", Self::Text),
-        ("messages", Self::Messages),
-        ("prompt-completion", Self::PromptCompletion),
-        ("preference", Self::Preference),
-        ("alpaca", Self::Alpaca),
-        ("sharegpt", Self::Sharegpt),
-        ("prompt_completion", Self::PromptCompletion),
+        ("auto", None),
+        (Format::Text.name(), Some(Format::Text)),
+        (Format::Messages.name(), Some(Format::Messages)),
+        (Format::PromptCompletion.name(), Some(Format::PromptCompletion)),
+        (Format::Preference.name(), Some(Format::Preference)),
+        (Format::Alpaca.name(), Some(Format::Alpaca)),
+        (Format::Sharegpt.name(), Some(Format::Sharegpt)),
+        ("prompt_completion", Some(Format::PromptCompletion)),
     ];
 }
 
-/// What becomes of an example longer than `max_length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ExcessLengthStrategy {
-    /// It is cut at the end.
-    #[default]
-    Truncate,
-    /// It is left out.
-    Drop,
-    /// It is an error.
-    Raise,
-}
-
-impl Choice for ExcessLengthStrategy {
+impl Choice for ExcessLength {
     const NAMES: &'static [(&'static str, Self)] =
         &[("truncate", Self::Truncate), ("drop", Self::Drop), ("raise", Self::Raise)];
 }

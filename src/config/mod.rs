@@ -26,16 +26,13 @@ mod tests;
 
 use std::path::{Path, absolute};
 
-pub use choice::{
-    AttnImplementation, Choice, DataFormat, DtypeChoice, ExcessLengthStrategy,
-    GradientCheckpointing, Init, LrSchedulerType, QuantType,
-};
+pub use choice::{Choice, DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
 pub use device::DeviceSpec;
 pub use help::describe_keys;
-pub use paths::{TemplateSource, is_hub_id};
+pub use paths::TemplateSource;
 pub use settings::{
-    DataConfig, DataSource, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume,
-    TargetModules, TrainArgs, TrainConfig,
+    DataConfig, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume, TrainArgs,
+    TrainConfig,
 };
 pub use size::{format_size, parse_size};
 pub use tree::Syntax;
@@ -86,6 +83,16 @@ impl Override {
 }
 
 impl TrainConfig {
+    /// What the run that left `dir` behind was told: its config.toml. A directory from elsewhere, such
+    /// as another tool's adapter, has none.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`].
+    pub fn beside(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("config.toml");
+        path.is_file().then(|| Self::load(&path, &[])).transpose()
+    }
+
     /// Reads a config file, then applies `overrides` in order.
     ///
     /// # Errors

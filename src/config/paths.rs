@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::read::Read;
 use super::tree::{Node, Place};
+use crate::model::resolve::is_hub_id;
 
 /// A chat template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,29 +69,5 @@ impl Bases {
             return self.resolve(node, text).map(TemplateSource::File);
         }
         Ok(TemplateSource::Named(text.to_owned()))
-    }
-}
-
-/// Whether `text` has the form `Org/Name` or `Org/Name@revision` of a model on a hub.
-pub fn is_hub_id(text: &str) -> bool {
-    let id = text.split_once('@').map_or(text, |(id, _)| id);
-    let is_name = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
-    };
-    matches!(id.split_once('/'), Some((org, name)) if is_name(org) && is_name(name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hub_ids_have_two_plain_parts() {
-        assert!(is_hub_id("HuggingFaceTB/SmolLM2-135M-Instruct"));
-        assert!(is_hub_id("Qwen/Qwen3-0.6B@refs/pr/1"));
-        for path in ["model", "./a/b", "../m", "/abs/m", "a/b/c", "~/m", "a/"] {
-            assert!(!is_hub_id(path), "{path}");
-        }
     }
 }

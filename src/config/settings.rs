@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::choice::{
-    AttnImplementation, DataFormat, DtypeChoice, ExcessLengthStrategy, GradientCheckpointing, Init,
-    LrSchedulerType, QuantType,
-};
+use super::choice::{DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
 use super::device::DeviceSpec;
 use super::paths::TemplateSource;
-use crate::model::spec::Projection;
+use crate::adapter::TargetModules;
+use crate::data::{DataFile, ExcessLength, Format};
 use crate::objective::Chosen;
+use crate::ops::Implementation;
 use crate::optim;
 
 /// Everything a training run is told.
@@ -30,7 +29,7 @@ pub struct TrainConfig {
     /// Where the weights come from.
     pub init: Init,
     /// How attention is computed.
-    pub attn_implementation: AttnImplementation,
+    pub attn_implementation: Implementation,
     /// The run to go on with. Part of this start, not of the run: it is not saved.
     pub resume: Resume,
     /// Quantization of the frozen base weights.
@@ -66,6 +65,13 @@ pub struct QuantizationConfig {
     pub bnb_4bit_use_double_quant: bool,
     /// What the weights are decoded to for products.
     pub bnb_4bit_compute_dtype: DtypeChoice,
+}
+
+impl QuantizationConfig {
+    /// Whether weights are stored in NF4, and then whether their scales are quantized too.
+    pub fn nf4(&self) -> Option<bool> {
+        self.load_in_4bit.then_some(self.bnb_4bit_use_double_quant)
+    }
 }
 
 impl Default for QuantizationConfig {
@@ -109,38 +115,21 @@ impl Default for LoraConfig {
     }
 }
 
-/// The linear layers that get an adapter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetModules {
-    /// Every linear layer of the blocks, the output head left out.
-    AllLinear,
-    /// These, in the order of [`Projection::ALL`].
-    Named(Vec<&'static str>),
-}
-
-impl TargetModules {
-    /// The linear layers of the blocks of any family, in the order of the forward pass. Which of them
-    /// a model has is known when it is read.
-    pub fn known() -> [&'static str; Projection::ALL.len()] {
-        Projection::ALL.map(Projection::name)
-    }
-}
-
 /// The examples a run sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataConfig {
-    /// The training files; at least one.
-    pub train: Vec<DataSource>,
+    /// The training files (absolute); at least one.
+    pub train: Vec<DataFile>,
     /// The held-out examples.
     pub eval: EvalSource,
-    /// The form of the examples.
-    pub format: DataFormat,
+    /// The form of the examples; told by their keys if not given.
+    pub format: Option<Format>,
     /// The chat template; without it, the model's.
     pub chat_template: Option<TemplateSource>,
     /// The longest example in tokens; without it, 1024 or the model's context if that is smaller.
     pub max_length: Option<usize>,
     /// What becomes of longer examples.
-    pub excess_length_strategy: ExcessLengthStrategy,
+    pub excess_length_strategy: ExcessLength,
     /// Several examples in a row, isolated from each other.
     pub packing: bool,
     /// Loss on completions and assistant turns only.
@@ -154,24 +143,15 @@ impl Default for DataConfig {
         Self {
             train: Vec::new(),
             eval: EvalSource::None,
-            format: DataFormat::Auto,
+            format: None,
             chat_template: None,
             max_length: None,
-            excess_length_strategy: ExcessLengthStrategy::Truncate,
+            excess_length_strategy: ExcessLength::Truncate,
             packing: false,
             completion_only_loss: true,
             shuffle: true,
         }
     }
-}
-
-/// A file of examples (absolute) and how often its examples are drawn relative to other files.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DataSource {
-    /// The file.
-    pub path: PathBuf,
-    /// Its weight, above 0; 1 is every example once per epoch.
-    pub weight: f64,
 }
 
 /// The held-out examples.

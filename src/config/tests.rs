@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use super::*;
+use crate::adapter::TargetModules;
+use crate::data::DataFile;
+use crate::ops::Implementation;
 
 const MINIMAL: &str = "model = \"Org/Name\"\noutput_dir = \"out\"\n";
 
@@ -35,7 +38,7 @@ fn defaults_are_those_of_the_documentation() {
     let config = with("").unwrap();
     assert_eq!(config.model, "Org/Name");
     assert_eq!(config.output_dir, Path::new("/base/out"));
-    assert_eq!(config.data.train, [DataSource { path: "/d.jsonl".into(), weight: 1.0 }]);
+    assert_eq!(config.data.train, [DataFile::new("/d.jsonl")]);
     assert_eq!(config.lora, None);
     assert_eq!(config.data.max_length, None);
     assert!(config.data.completion_only_loss && config.data.shuffle && !config.data.packing);
@@ -128,7 +131,7 @@ fn a_flat_trl_config_is_understood() {
     .unwrap();
     assert_eq!(config.model, "Qwen/Qwen3-0.6B");
     assert_eq!(config.data.eval, EvalSource::File("/base/eval.jsonl".into()));
-    assert_eq!(config.attn_implementation, AttnImplementation::Flash);
+    assert_eq!(config.attn_implementation, Implementation::Flash);
     assert!(config.quantization.load_in_4bit && !config.data.completion_only_loss);
     assert_eq!(config.lora, Some(LoraConfig::default()));
     assert_eq!(config.train.max_steps, None);
@@ -260,7 +263,7 @@ fn the_command_line_replaces_what_the_file_says() {
     let here = std::env::current_dir().unwrap();
     let config = toml(&file, &["target_modules=v_proj,q_proj"]).unwrap();
     let targets = config.lora.unwrap().target_modules;
-    assert_eq!(targets, TargetModules::Named(vec!["q_proj", "v_proj"]));
+    assert_eq!(targets, TargetModules::Names(vec!["q_proj".into(), "v_proj".into()]));
 
     let config = toml(&file, &["output_dir=2026", "data.train=b.jsonl", "lora=true"]).unwrap();
     assert_eq!(config.output_dir, here.join("2026"));

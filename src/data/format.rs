@@ -63,25 +63,8 @@ pub struct Chat {
 }
 
 impl Format {
-    /// The format of that name; `auto` is `None`.
-    pub fn from_name(name: &str) -> Result<Option<Self>> {
-        if name == "auto" {
-            return Ok(None);
-        }
-        match FORMATS.iter().find(|(_, known, _)| *known == name) {
-            Some((format, ..)) => Ok(Some(*format)),
-            None => {
-                let known: Vec<&str> = FORMATS.iter().map(|(_, name, _)| *name).collect();
-                Err(Error::input(format!(
-                    "data.format = {name:?} is not known; expected auto, {}",
-                    known.join(", ")
-                )))
-            }
-        }
-    }
-
     /// The name the config uses.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         self.entry().1
     }
 
@@ -103,7 +86,7 @@ impl Format {
         self.entry().2
     }
 
-    fn entry(self) -> &'static (Self, &'static str, &'static [&'static str]) {
+    const fn entry(self) -> &'static (Self, &'static str, &'static [&'static str]) {
         // Every variant is in the table, in the order of the enum.
         &FORMATS[self as usize]
     }
@@ -447,13 +430,10 @@ mod tests {
             (r#"{"conversations": []}"#, Format::Sharegpt),
         ] {
             assert_eq!(Format::detect(&object(json)).unwrap(), expected);
-            assert_eq!(Format::from_name(expected.name()).unwrap(), Some(expected));
         }
         assert!(error(r#"{"txt": "a"}"#).contains("`txt` fit no format; expected text (text)"));
         let both = error(r#"{"instruction": "a", "output": "b", "text": "c"}"#);
         assert!(both.contains("set data.format to text or alpaca"), "{both}");
-        assert_eq!(Format::from_name("auto").unwrap(), None);
-        assert!(Format::from_name("csv").unwrap_err().to_string().contains("sharegpt"));
     }
 
     #[test]

@@ -26,21 +26,6 @@ pub enum ExcessLength {
     Raise,
 }
 
-impl ExcessLength {
-    /// The strategy of that name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "truncate" => Ok(Self::Truncate),
-            "drop" => Ok(Self::Drop),
-            "raise" => Ok(Self::Raise),
-            _ => Err(Error::input(format!(
-                "data.excess_length_strategy = {name:?} is not known; expected truncate, drop or \
-                 raise"
-            ))),
-        }
-    }
-}
-
 /// What an objective makes of the rows of a file.
 pub trait Rows: Sync {
     /// The objective's name in configs and messages.

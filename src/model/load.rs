@@ -52,15 +52,26 @@ pub fn load(
     source: &Source,
     options: LoadOptions,
 ) -> Result<(Model, Vec<Parameter>)> {
-    if options.train_all && (options.nf4.is_some() || config.quantization.is_some()) {
-        return Err(Error::input(
-            "full fine-tuning needs floating-point weights, and these are 4-bit: add a [lora] \
-             section (QLoRA), or start from the model without quantization",
-        ));
+    if options.train_all {
+        check_floats(config, options.nf4.is_some())?;
     }
     let mut loader = Loader { device, config, source, options, parameters: Vec::new() };
     let model = loader.model()?;
     Ok((model, loader.parameters))
+}
+
+/// Refuses to train all weights where they are 4-bit: in the files, or made so.
+///
+/// # Errors
+/// `Error::Input`.
+pub fn check_floats(config: &ModelConfig, nf4: bool) -> Result<()> {
+    match nf4 || config.quantization.is_some() {
+        false => Ok(()),
+        true => Err(Error::input(
+            "4-bit weights are frozen, so there is nothing to train: add a [lora] section (QLoRA), \
+             or set load_in_4bit = false and use a model that is not quantized",
+        )),
+    }
 }
 
 struct Loader<'a> {

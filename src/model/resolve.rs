@@ -92,6 +92,11 @@ fn resolve_in(spec: &str, cache: Option<&Path>) -> Result<ModelSource> {
     Ok(ModelSource { path, base_id: id.to_string(), revision: Some(commit) })
 }
 
+/// Whether `text` has the form `Org/Name` or `Org/Name@revision` of a model on a hub.
+pub fn is_hub_id(text: &str) -> bool {
+    is_model_id(text.split_once('@').map_or(text, |(id, _)| id))
+}
+
 /// `Org/Name`: the characters that the hub allows, and no `.` or `..` as a part.
 pub(crate) fn is_model_id(id: &str) -> bool {
     let part = |part: &str| {
@@ -135,6 +140,15 @@ mod tests {
         fs::write(model.join("refs/bad"), "../../..").unwrap();
         fs::write(model.join("snapshots/abc123/config.json"), "{}").unwrap();
         dir
+    }
+
+    #[test]
+    fn hub_ids_have_two_plain_parts() {
+        assert!(is_hub_id("HuggingFaceTB/SmolLM2-135M-Instruct"));
+        assert!(is_hub_id("Qwen/Qwen3-0.6B@refs/pr/1"));
+        for path in ["model", "./a/b", "../m", "/abs/m", "a/b/c", "~/m", "a/"] {
+            assert!(!is_hub_id(path), "{path}");
+        }
     }
 
     #[test]

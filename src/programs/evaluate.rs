@@ -1,22 +1,20 @@
 //! Measures loss and perplexity.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::open::{Found, OpenModel};
 use crate::adapter::attach;
 use crate::cli::EvaluateOptions;
-use crate::config::{Choice, TrainConfig};
-use crate::data::{DataFile, Dataset, ExcessLength, LoadOptions, Plan};
+use crate::config::TrainConfig;
+use crate::data::{DataFile, Dataset, LoadOptions, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 use crate::model::ModelConfig;
 use crate::nn::AdapterChoice;
 use crate::objective::Objective;
 use crate::ops::Implementation;
-use crate::train::prepare::format_of;
 
 /// The longest example where the command line does not say, as in training.
 const MAX_LENGTH: usize = 1024;
@@ -37,15 +35,15 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     };
     let adapter = options.model.single_adapter()?;
     let found = Found::new(&options.model, &say)?;
-    let trained = adapter.map(|adapter| trained_with(&adapter.path)).transpose()?.flatten();
+    let trained = adapter.map(|adapter| TrainConfig::beside(&adapter.path)).transpose()?.flatten();
     let TrainConfig { objective, data: trained, .. } = trained.unwrap_or_default();
     let max_length = max_length(options.max_length, trained.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
     let text = found.text();
     let load_options = LoadOptions {
-        format: format_of(options.format)?,
+        format: options.format,
         max_length,
-        excess_length: ExcessLength::from_name(trained.excess_length_strategy.name())?,
+        excess_length: trained.excess_length_strategy,
         completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
@@ -71,15 +69,6 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
             Err(Error::run(format!("cannot write to stdout: {error}")))
         }
         _ => Ok(()),
-    }
-}
-
-/// What the run that trained an adapter was told; an adapter from elsewhere says nothing.
-fn trained_with(adapter: &Path) -> Result<Option<TrainConfig>> {
-    let path = adapter.join("config.toml");
-    match path.is_file() {
-        true => TrainConfig::load(&path, &[]).map(Some),
-        false => Ok(None),
     }
 }
 

@@ -133,12 +133,7 @@ fn check_output(options: &ExportOptions) -> Result<()> {
 
 /// Whether the run that trained the adapter had 4-bit weights: with double quantization then?
 fn trained_double_quant(adapter: &Path) -> Result<Option<bool>> {
-    let path = adapter.join("config.toml");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let quantization = TrainConfig::load(&path, &[])?.quantization;
-    Ok(quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant))
+    Ok(TrainConfig::beside(adapter)?.and_then(|config| config.quantization.nf4()))
 }
 
 /// What the adapter is added to: the original weights unless only 4-bit ones are there.

@@ -9,7 +9,7 @@ use super::device;
 use crate::adapter::{PeftAdapter, PeftConfig};
 use crate::backend::Device;
 use crate::cli::{AdapterOption, ModelOptions};
-use crate::config::{DeviceSpec, DtypeChoice, TrainConfig, is_hub_id};
+use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::llama::Model;
@@ -76,13 +76,8 @@ struct Trained {
 impl Trained {
     /// From the config.toml beside an adapter; an adapter from elsewhere has none.
     fn of(adapter: &Path) -> Result<Option<Self>> {
-        let path = adapter.join("config.toml");
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let TrainConfig { dtype, quantization, .. } = TrainConfig::load(&path, &[])?;
-        let nf4 = quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant);
-        Ok(Some(Self { dtype, nf4 }))
+        let config = TrainConfig::beside(adapter)?;
+        Ok(config.map(|config| Self { dtype: config.dtype, nf4: config.quantization.nf4() }))
     }
 }
 
@@ -169,7 +164,7 @@ pub fn find(options: &ModelOptions) -> Result<ModelSource> {
     }
     let mut found: Option<(String, &Path)> = None;
     for AdapterOption { path, .. } in &options.adapter {
-        let base = base_of(path)?;
+        let base = PeftConfig::base_of(path)?;
         match &found {
             Some((first, from)) if *first != base => {
                 return Err(Error::input(format!(
@@ -194,23 +189,6 @@ pub fn find(options: &ModelOptions) -> Result<ModelSource> {
     })
 }
 
-/// The base model as an adapter names it, its revision included.
-fn base_of(adapter: &Path) -> Result<String> {
-    let config = PeftConfig::open(adapter)?;
-    let Some(base) = config.base_model_name_or_path else {
-        return Err(Error::input(format!(
-            "{}: the adapter does not say which model it is for; give --model",
-            adapter.display()
-        )));
-    };
-    match config.revision {
-        Some(revision) if is_hub_id(&base) && !base.contains('@') && !Path::new(&base).is_dir() => {
-            Ok(format!("{base}@{revision}"))
-        }
-        _ => Ok(base),
-    }
-}
-
 /// The settings that the adapters were trained with; where they differ, those of the first.
 fn trained(adapters: &[AdapterOption], say: &dyn Fn(&str)) -> Result<Option<Trained>> {
     let mut first: Option<(Trained, &PathBuf)> = None;
@@ -230,11 +208,8 @@ fn trained(adapters: &[AdapterOption], say: &dyn Fn(&str)) -> Result<Option<Trai
 
 /// The dtype asked for, else trained with, else the one this device is fast in.
 fn dtype(asked: Option<DtypeChoice>, trained: Option<Trained>, device: &Device) -> DType {
-    let choice = asked.or(trained.map(|trained| trained.dtype)).unwrap_or(DtypeChoice::Auto);
-    choice.dtype().unwrap_or(match device.capabilities().fast_bf16 {
-        true => DType::BF16,
-        false => DType::F32,
-    })
+    let choice = asked.or(trained.map(|trained| trained.dtype)).unwrap_or_default();
+    choice.dtype_on(device.capabilities().fast_bf16)
 }
 
 /// The name of an adapter that was given none.

@@ -9,7 +9,6 @@ use crate::cli::{TrainOptions, TrainSource};
 use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
 use crate::data::{Plan, preview};
 use crate::error::{Error, Result};
-use crate::train::build::{dtype, dtype_choice};
 use crate::train::checkpoint;
 use crate::train::memory::{self, MemoryPlan};
 use crate::train::prepare::Prepared;
@@ -58,7 +57,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
         }
     }
     // The run is saved with what `auto` meant, so that it can be repeated elsewhere.
-    prepared.config.dtype = dtype_choice(dtype(prepared.config.dtype, &device));
+    prepared.config.dtype = prepared.config.dtype.settled(device.capabilities().fast_bf16);
     say(&format!("device: {}", device.capabilities().description));
     if options.plan {
         return print_plan(&mut prepared, &device, options.memory, options.output.json);

@@ -1,45 +1,16 @@
 //! From a prepared run to a trainer on a device.
 
-use super::prepare::{Prepared, targets};
+use super::prepare::Prepared;
 use super::trainer::Trainer;
 use crate::adapter::{PeftConfig, trainable};
 use crate::backend::Device;
-use crate::config::{AttnImplementation, DtypeChoice, LoraConfig, TrainArgs, TrainConfig};
-use crate::dtype::DType;
+use crate::config::{LoraConfig, TrainArgs};
 use crate::error::Result;
 use crate::model::Spec;
 use crate::model::llama::Recompute;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::resolve::ModelSource;
-use crate::ops::Implementation;
 use crate::optim::Settings;
-
-/// The dtype that `choice` means on this device.
-pub fn dtype(choice: DtypeChoice, device: &Device) -> DType {
-    match choice {
-        DtypeChoice::Auto if device.capabilities().fast_bf16 => DType::BF16,
-        DtypeChoice::Auto | DtypeChoice::Float32 => DType::F32,
-        DtypeChoice::Bfloat16 => DType::BF16,
-        DtypeChoice::Float16 => DType::F16,
-    }
-}
-
-/// The config's name of a dtype.
-pub fn dtype_choice(dtype: DType) -> DtypeChoice {
-    match dtype {
-        DType::BF16 => DtypeChoice::Bfloat16,
-        DType::F16 => DtypeChoice::Float16,
-        _ => DtypeChoice::Float32,
-    }
-}
-
-/// The attention that the config asks for.
-pub fn attention(config: &TrainConfig) -> Implementation {
-    match config.attn_implementation {
-        AttnImplementation::Flash => Implementation::Flash,
-        AttnImplementation::Eager => Implementation::Eager,
-    }
-}
 
 /// The optimizer's settings.
 fn settings(train: &TrainArgs) -> Settings {
@@ -60,7 +31,7 @@ fn peft_config(lora: &LoraConfig, source: &ModelSource, spec: &Spec) -> PeftConf
         lora_alpha: lora.lora_alpha,
         lora_dropout: lora.lora_dropout,
         use_rslora: lora.use_rslora,
-        target_modules: targets(lora).named(spec),
+        target_modules: lora.target_modules.clone().named(spec),
         base_model_name_or_path: Some(source.base_id.clone()),
         revision: source.revision.clone(),
     }
@@ -82,10 +53,9 @@ pub fn build(
         Some(weights) => Source::Weights(weights),
         None => Source::Random(config.train.seed),
     };
-    let quantization = &config.quantization;
     let options = LoadOptions {
-        dtype: dtype(config.dtype, device),
-        nf4: quantization.load_in_4bit.then_some(quantization.bnb_4bit_use_double_quant),
+        dtype: config.dtype.dtype_on(device.capabilities().fast_bf16),
+        nf4: config.quantization.nf4(),
         train_all: config.lora.is_none(),
         max_positions: prepared.batching.max_length,
     };
@@ -115,7 +85,7 @@ pub fn build(
     let objective = config.objective.clone();
     let settings = settings(&config.train);
     let mut trainer =
-        Trainer::new(model, parameters, objective, settings, attention(config), seed)?;
+        Trainer::new(model, parameters, objective, settings, config.attn_implementation, seed)?;
     trainer.neftune_alpha = config.train.neftune_noise_alpha as f32;
     Ok((trainer, adapter))
 }

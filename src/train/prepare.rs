@@ -1,12 +1,11 @@
 //! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
 
-use crate::adapter::{PeftConfig, TargetModules, peft};
-use crate::config::{
-    self, Choice, DataFormat, EvalSource, Init, LoraConfig, Resume, TemplateSource, TrainConfig,
-};
-use crate::data::{BatchOptions, DataFile, Dataset, ExcessLength, Format, LoadOptions, Stats};
+use crate::adapter::{PeftConfig, peft};
+use crate::config::{EvalSource, Init, Resume, TemplateSource, TrainConfig};
+use crate::data::{BatchOptions, DataFile, Dataset, LoadOptions, Stats};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::model::load::check_floats;
 use crate::model::resolve::{ModelSource, resolve};
 use crate::model::{ModelConfig, Weights, check};
 use crate::tokenizer::TextProcessor;
@@ -156,18 +155,14 @@ fn read_data(
     max_length: usize,
 ) -> Result<(Dataset, Option<Dataset>)> {
     let options = LoadOptions {
-        format: format_of(config.data.format)?,
+        format: config.data.format,
         max_length,
-        excess_length: ExcessLength::from_name(config.data.excess_length_strategy.name())?,
+        excess_length: config.data.excess_length_strategy,
         completion_only_loss: config.data.completion_only_loss,
         require_stop_token: true,
     };
     let objective = &*config.objective;
-    let sources = config.data.train.iter();
-    let files: Vec<_> = sources
-        .map(|source| DataFile { path: source.path.clone(), weight: source.weight })
-        .collect();
-    let train = Dataset::load(&files, text, objective, &options)?;
+    let train = Dataset::load(&config.data.train, text, objective, &options)?;
     Ok(match &config.data.eval {
         EvalSource::None => (train, None),
         EvalSource::Split(share) => {
@@ -226,12 +221,8 @@ pub fn other_base(dir: &Path, adapter: &PeftConfig, model: &ModelSource) -> Opti
 
 /// Settings that do not go together.
 fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
-    let quantized = config.quantization.load_in_4bit || model.quantization.is_some();
-    if quantized && config.lora.is_none() {
-        return Err(Error::input(
-            "4-bit weights are frozen, so there is nothing to train: add a [lora] section (QLoRA), \
-             or set load_in_4bit = false and use a model that is not quantized",
-        ));
+    if config.lora.is_none() {
+        check_floats(model, config.quantization.load_in_4bit)?;
     }
     if config.init == Init::Random && config.lora.is_some() {
         return Err(Error::input(
@@ -239,22 +230,9 @@ fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
         ));
     }
     match &config.lora {
-        Some(lora) if lora.adapter.is_none() => targets(lora).modules(&model.spec).map(|_| ()),
+        Some(lora) if lora.adapter.is_none() => {
+            lora.target_modules.modules(&model.spec).map(|_| ())
+        }
         _ => Ok(()),
     }
-}
-
-/// The linear layers that `[lora]` names.
-pub(super) fn targets(lora: &LoraConfig) -> TargetModules {
-    match &lora.target_modules {
-        config::TargetModules::AllLinear => TargetModules::AllLinear,
-        config::TargetModules::Named(names) => {
-            TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
-        }
-    }
-}
-
-/// The config's data format; `None` is recognized by keys.
-pub fn format_of(format: DataFormat) -> Result<Option<Format>> {
-    Format::from_name(format.name())
 }

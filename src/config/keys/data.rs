@@ -3,8 +3,9 @@
 use super::{Key, named, plain, quoted};
 use crate::config::paths::{Bases, TemplateSource};
 use crate::config::read::Read;
-use crate::config::settings::{DataSource, EvalSource};
+use crate::config::settings::EvalSource;
 use crate::config::tree::{Node, Value};
+use crate::data::DataFile;
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -121,7 +122,7 @@ pub(super) const KEYS: &[Key] = &[
     },
 ];
 
-fn sources(node: &Node, bases: &Bases) -> Read<Vec<DataSource>> {
+fn sources(node: &Node, bases: &Bases) -> Read<Vec<DataFile>> {
     match &node.value {
         Value::List(_) => {
             let items = node.list("at least one file")?;
@@ -131,9 +132,9 @@ fn sources(node: &Node, bases: &Bases) -> Read<Vec<DataSource>> {
     }
 }
 
-fn source(node: &Node, bases: &Bases) -> Read<DataSource> {
+fn source(node: &Node, bases: &Bases) -> Read<DataFile> {
     let Value::Table(entries) = &node.value else {
-        return Ok(DataSource { path: bases.path(node)?, weight: 1.0 });
+        return Ok(DataFile::new(bases.path(node)?));
     };
     let mut path = None;
     let mut weight = 1.0;
@@ -147,11 +148,11 @@ fn source(node: &Node, bases: &Bases) -> Read<DataSource> {
         }
     }
     let path = path.ok_or("a file needs a path, as in { path = \"a.jsonl\", weight = 1.0 }")?;
-    Ok(DataSource { path, weight })
+    Ok(DataFile { path, weight })
 }
 
-fn show_sources(sources: &[DataSource]) -> String {
-    if let [DataSource { path, weight: 1.0 }] = sources {
+fn show_sources(sources: &[DataFile]) -> String {
+    if let [DataFile { path, weight: 1.0 }] = sources {
         return quoted(&path.to_string_lossy());
     }
     let items: Vec<String> = sources

@@ -1,10 +1,12 @@
 //! The keys of `[quantization]` and `[lora]`.
 
 use super::{Key, named, plain, quoted};
+use crate::adapter::TargetModules;
 use crate::config::read::Read;
-use crate::config::settings::{LoraConfig, TargetModules, TrainConfig};
+use crate::config::settings::{LoraConfig, TrainConfig};
 use crate::config::suggest::nearest;
 use crate::config::tree::{Node, Value};
+use crate::model::spec::Projection;
 
 pub(super) const QUANTIZATION: &[Key] = &[
     Key {
@@ -134,7 +136,9 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
             items.iter().map(Node::text).collect::<Read<_>>()?
         }
     };
-    let all = TargetModules::known();
+    // The linear layers of the blocks of any family, in the order of the forward pass. Which of them a
+    // model has is known when it is read.
+    let all = Projection::ALL.map(Projection::name);
     let mut named = all.map(|_| false);
     for name in names {
         match all.iter().position(|known| *known == name) {
@@ -155,13 +159,14 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
         return Err("expected \"all-linear\" or the names of layers, found none".to_owned());
     }
     let known = all.into_iter().zip(named);
-    Ok(TargetModules::Named(known.filter(|(_, used)| *used).map(|(name, _)| name).collect()))
+    let used = known.filter(|(_, used)| *used);
+    Ok(TargetModules::Names(used.map(|(name, _)| name.to_owned()).collect()))
 }
 
 fn show_targets(targets: &TargetModules) -> String {
     match targets {
         TargetModules::AllLinear => quoted("all-linear"),
-        TargetModules::Named(names) => {
+        TargetModules::Names(names) => {
             let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
             format!("[{}]", names.join(", "))
         }
