@@ -45,6 +45,14 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+# How GPT-4o's tokenizer splits text, and with it Phi-4-mini's.
+_WORD = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_END = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+O200K = (
+    rf"{_WORD}*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{_END}"
+    rf"{_WORD}+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{_END}"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # A window within the texts, and the sixth layer has none.
 GEMMA3 = {
     "num_hidden_layers": 7,
@@ -90,7 +98,7 @@ CASES = {
     "fused": ("phi3", "chatml", PHI3),
     "fused-longrope": (
         "phi3",
-        "chatml",
+        "chatml-o200k",
         PHI3
         | {
             "num_key_value_heads": 2,
@@ -116,8 +124,16 @@ def make(directory: Path, family: str, tokenizer: str, settings: dict) -> None:
         if name.endswith(("norm.weight", "bias")):
             parameter.data += 0.3 * torch.randn_like(parameter)
     model.save_pretrained(directory)
-    for path in (TOKENIZERS / tokenizer).glob("tokenizer*.json"):
+    for path in (TOKENIZERS / tokenizer.removesuffix("-o200k")).glob("tokenizer*.json"):
         shutil.copy(path, directory)
+    if tokenizer.endswith("-o200k"):
+        path = directory / "tokenizer.json"
+        content = json.loads(path.read_text())
+        split = {"type": "Split", "pattern": {"Regex": O200K}, "behavior": "Removed", "invert": True}
+        as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+        parts = [split, as_bytes | {"trim_offsets": True}]
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+        path.write_text(json.dumps(content))
 
 
 def server(path: Path) -> xllamacpp.Server:

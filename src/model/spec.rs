@@ -273,8 +273,8 @@ pub struct Gguf {
     pub architecture: &'static str,
     /// Whether rows of q and k stand with rotary pairs beside each other.
     pub interleaved: bool,
-    /// Whether it divides frequencies by the tensor `rope_freqs`.
-    pub rope_freqs: bool,
+    /// Which tensors it divides the frequencies of RoPE by.
+    pub divisors: Divisors,
     /// Whether o may have a bias, and q, k and v.
     pub attention_bias: bool,
     /// Whether it has windows: in all layers but every n-th, which then have a RoPE of their own.
@@ -283,6 +283,17 @@ pub struct Gguf {
     /// The number of layers at which it takes the scores' factor from the model's width per head, not
     /// from the head's.
     pub scale_by_width: Option<usize>,
+}
+
+/// Tensors that llama.cpp divides the frequencies of RoPE by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divisors {
+    /// There are none.
+    None,
+    /// `rope_freqs`, which say what Llama 3's RoPE does.
+    Llama3,
+    /// `rope_factors_long` and `rope_factors_short`, LongRoPE's.
+    LongRope,
 }
 
 /// What a tensor is.

@@ -6,7 +6,7 @@ use super::unsupported;
 use crate::error::Result;
 use crate::model::ModelConfig;
 use crate::model::rope::{RopeConfig, RopeScaling, inverse_frequencies};
-use crate::model::spec::{Block, Projection, QkvSpec, Role, Spec, TensorSpec};
+use crate::model::spec::{Block, Divisors, Gguf, Projection, QkvSpec, Role, Spec, TensorSpec};
 
 /// The sizes and settings of the network.
 ///
@@ -135,10 +135,13 @@ fn rope_scaling(arch: &str, rope: &RopeConfig) -> Result<Vec<Entry>> {
 pub fn frequency_factors(config: &ModelConfig) -> Result<Vec<(&'static str, Vec<f32>)>> {
     let spec = &config.spec;
     let (_, rope) = uniform(spec)?;
+    let Gguf { architecture: arch, divisors, .. } = spec.gguf;
     match &rope.scaling {
-        RopeScaling::Llama3 { .. } if !spec.gguf.rope_freqs => {
-            let name = spec.gguf.architecture;
-            Err(unsupported(format_args!("llama.cpp's {name} has no rope_type \"llama3\"")))
+        RopeScaling::Llama3 { .. } if divisors != Divisors::Llama3 => {
+            Err(unsupported(format_args!("llama.cpp's {arch} has no rope_type \"llama3\"")))
+        }
+        RopeScaling::LongRope { .. } if divisors != Divisors::LongRope => {
+            Err(unsupported(format_args!("rope_type \"longrope\" in llama.cpp's {arch}")))
         }
         RopeScaling::Llama3 { .. } => {
             let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
@@ -148,9 +151,6 @@ pub fn frequency_factors(config: &ModelConfig) -> Result<Vec<(&'static str, Vec<
             Ok(vec![("rope_freqs.weight", factors.collect())])
         }
         RopeScaling::LongRope { short_factor, long_factor, .. } => {
-            if spec.gguf.architecture != "phi3" {
-                return Err(unsupported("rope_type \"longrope\" of another family than phi3"));
-            }
             let floats = |factors: &[f64]| factors.iter().map(|&x| x as f32).collect();
             Ok(vec![
                 ("rope_factors_long.weight", floats(long_factor)),

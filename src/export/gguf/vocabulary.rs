@@ -33,6 +33,9 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 /// Mistral's, from Nemo on.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// GPT-4o's, which Phi-4-mini has.
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// Every key of the tokenizer, its chat templates included, for an embedding of `vocab_size` rows.
 ///
 /// # Errors
@@ -218,10 +221,15 @@ fn pre_type(file: &Json, model: &Map<String, Json>, place: &str) -> Result<&'sta
         return unknown();
     }
     let pattern = |part: &Json| {
-        let isolated = part.get("behavior").and_then(Json::as_str) == Some("Isolated");
+        // What the pattern matches is kept as it is; there is nothing between matches to remove.
+        let kept = match part.get("behavior").and_then(Json::as_str) {
+            Some("Isolated") => !flag(part, "invert", false),
+            Some("Removed") => flag(part, "invert", false),
+            _ => false,
+        };
         let regex = part.get("pattern").and_then(|pattern| pattern.get("Regex"));
         let regex = regex.and_then(Json::as_str).unwrap_or_default().to_string();
-        (type_of(part) == "Split" && isolated && !flag(part, "invert", false)).then_some(regex)
+        (type_of(part) == "Split" && kept).then_some(regex)
     };
     match (before, flag(bytes, "use_regex", true), ignore_merges) {
         ([], true, false) => Ok("gpt-2"),
@@ -235,6 +243,7 @@ fn pre_type(file: &Json, model: &Map<String, Json>, place: &str) -> Result<&'sta
             (Some(LLAMA3), false) => Ok("smaug-bpe"),
             (Some(QWEN2), false) => Ok("qwen2"),
             (Some(TEKKEN), true) => Ok("tekken"),
+            (Some(O200K), false) => Ok("gpt-4o"),
             _ => unknown(),
         },
         _ => unknown(),

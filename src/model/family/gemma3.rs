@@ -9,7 +9,7 @@ use super::{Defaults, Family};
 use crate::Result;
 use crate::model::json::Object;
 use crate::model::rope::{RopeConfig, RopeRules};
-use crate::model::spec::{Activation, Gguf, NormSpec, Spec};
+use crate::model::spec::{Activation, Divisors, Gguf, NormSpec, Spec};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "gemma3_text",
@@ -35,7 +35,7 @@ pub(super) static FAMILY: Family = Family {
 const GGUF: Gguf = Gguf {
     architecture: "gemma3",
     interleaved: false,
-    rope_freqs: false,
+    divisors: Divisors::None,
     attention_bias: false,
     windows: true,
     scale_by_width: Some(62),

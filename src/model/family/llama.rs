@@ -4,7 +4,7 @@ use super::common::{Biases, Sizes, check_layer_types, decoder, flag, refuse_unsu
 use super::{Defaults, Family};
 use crate::Result;
 use crate::model::json::Object;
-use crate::model::spec::{Gguf, Spec};
+use crate::model::spec::{Divisors, Gguf, Spec};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "llama",
@@ -31,7 +31,7 @@ pub(super) static FAMILY: Family = Family {
 pub(super) const GGUF: Gguf = Gguf {
     architecture: "llama",
     interleaved: true,
-    rope_freqs: true,
+    divisors: Divisors::Llama3,
     attention_bias: true,
     windows: false,
     scale_by_width: None,

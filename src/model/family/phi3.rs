@@ -9,7 +9,7 @@ use super::{Defaults, Family};
 use crate::Result;
 use crate::model::json::Object;
 use crate::model::rope::{RopeConfig, RopeRules, RopeScaling};
-use crate::model::spec::{GateUpSpec, Gguf, LinearSpec, Projection, QkvSpec, Spec};
+use crate::model::spec::{Divisors, GateUpSpec, Gguf, LinearSpec, Projection, QkvSpec, Spec};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "phi3",
@@ -35,7 +35,7 @@ pub(super) static FAMILY: Family = Family {
 const GGUF: Gguf = Gguf {
     architecture: "phi3",
     interleaved: false,
-    rope_freqs: false,
+    divisors: Divisors::LongRope,
     attention_bias: false,
     windows: false,
     scale_by_width: None,

@@ -7,7 +7,7 @@ use super::common::{
 use super::{Defaults, Family};
 use crate::Result;
 use crate::model::json::Object;
-use crate::model::spec::{Gguf, Spec};
+use crate::model::spec::{Divisors, Gguf, Spec};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen2",
@@ -33,7 +33,7 @@ pub(super) static FAMILY: Family = Family {
 const GGUF: Gguf = Gguf {
     architecture: "qwen2",
     interleaved: false,
-    rope_freqs: false,
+    divisors: Divisors::None,
     attention_bias: true,
     windows: false,
     scale_by_width: None,

@@ -4,7 +4,7 @@ use super::common::{Biases, Sizes, decoder, flag, refuse_biases, refuse_unsuppor
 use super::{Defaults, Family, qwen2};
 use crate::Result;
 use crate::model::json::Object;
-use crate::model::spec::{Gguf, Spec};
+use crate::model::spec::{Divisors, Gguf, Spec};
 
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen3",
@@ -16,7 +16,7 @@ pub(super) static FAMILY: Family = Family {
 const GGUF: Gguf = Gguf {
     architecture: "qwen3",
     interleaved: false,
-    rope_freqs: false,
+    divisors: Divisors::None,
     attention_bias: false,
     windows: false,
     scale_by_width: None,
