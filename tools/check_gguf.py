@@ -129,7 +129,12 @@ def make(directory: Path, family: str, tokenizer: str, settings: dict) -> None:
     if tokenizer.endswith("-o200k"):
         path = directory / "tokenizer.json"
         content = json.loads(path.read_text())
-        split = {"type": "Split", "pattern": {"Regex": O200K}, "behavior": "Removed", "invert": True}
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": O200K},
+            "behavior": "Removed",
+            "invert": True,
+        }
         as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
         parts = [split, as_bytes | {"trim_offsets": True}]
         content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
