@@ -103,6 +103,9 @@ CASES = {
         | {
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
+            # llama.cpp's smallest context, by which it chooses the short factors.
+            "original_max_position_embeddings": 256,
+            "max_position_embeddings": 512,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 10000.0,
