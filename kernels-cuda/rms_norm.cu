@@ -15,13 +15,6 @@
 // Versions  this one, rms_norm_wide
 // Twin      kernels-wgsl/rms_norm.wgsl. Reference: src/ops/rms_norm.rs. Paper: arXiv:1910.07467
 
-struct Params {
-    u32 rows;
-    u32 columns;
-    float eps;
-    float offset;
-};
-
 // The sum of `value` over the block, by halving: the order is fixed.
 __device__ __forceinline__ float block_sum(float value) {
     __shared__ float partial[256]; // [256]

@@ -18,13 +18,6 @@
 // Portable  kernels-cuda/rms_norm.cu. Reference: src/ops/rms_norm.rs.
 //           Paper: arXiv:1910.07467
 
-struct Params {
-    u32 rows;
-    u32 columns;
-    float eps;
-    float offset;
-};
-
 // The sum of `value` over the block: by warps, then over their 8 sums in order.
 __device__ __forceinline__ float block_sum(float value) {
     __shared__ float of_warps[8]; // [8]

@@ -402,6 +402,28 @@ fn kernel_twins_are_twins() {
     report(problems);
 }
 
+/// The parameters of kernels in several files are a header's; those with one member can stand where they are.
+#[test]
+fn parameters_of_kernels_stand_once() {
+    let mut problems = Vec::new();
+    for (folder, extensions) in [("kernels-cuda", ["cu", "cuh"]), ("kernels-wgsl", ["wgsl"; 2])] {
+        let mut places = BTreeMap::new();
+        for (name, text) in files(folder, &extensions) {
+            for part in text.split("\nstruct ").skip(1).filter_map(|rest| rest.split('}').next()) {
+                let members: Vec<&str> =
+                    part.lines().skip(1).map(|line| code(line).trim()).collect();
+                if part.contains("Params {") && members.len() > 2 {
+                    places.entry(members.join(" ")).or_insert_with(Vec::new).push(name.clone());
+                }
+            }
+        }
+        let twice = places.into_values().filter(|places| places.len() > 1);
+        problems
+            .extend(twice.map(|places| format!("the same parameters in {}", places.join(", "))));
+    }
+    report(problems);
+}
+
 /// The host grants shared memory that a text cuts into tiles by itself: each text must say that both agree.
 #[test]
 fn kernels_assert_the_shared_memory_that_the_host_grants() {

@@ -1,5 +1,6 @@
 //! RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467): y = x / sqrt(mean(x^2) + eps) * weight,
-//! over rows of any width; Gemma's with weight + 1, which `offset` is. The per-head norms of q and k are the same op on rows of one head.
+//! over rows of any width; Gemma's with weight + 1, which `offset` is. The per-head norms of q and k are the
+//! same op on rows of one head.
 
 use super::grad_target::GradTarget;
 use super::host::rows_per_task;
@@ -10,11 +11,11 @@ use crate::backend::{KernelCall, View};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Binding, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
+    Binding, Header, HostCall, KernelSpec, KernelText, Kind, Real, RefCall, Requires, grid_1d,
 };
 use crate::tape::Tape;
 use crate::tensor::{Saved, Tensor};
-use crate::{cuda_text, kernel_text, with_element};
+use crate::{cuda_header, cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -101,9 +102,11 @@ struct Params {
     offset: f32,
 }
 
-static TEXT: KernelText = kernel_text!("rms_norm");
+/// `kernels-cuda/rms_norm.cuh`: the parameters above.
+const RMS_NORM: Header = cuda_header!("rms_norm", &[]);
 
-static WIDE_TEXT: KernelText = cuda_text!("rms_norm_wide");
+static TEXT: KernelText = kernel_text!("rms_norm").with_headers(&[RMS_NORM]);
+static WIDE_TEXT: KernelText = cuda_text!("rms_norm_wide", RMS_NORM);
 
 pub(super) const KERNELS: &[&KernelSpec] =
     &[&RMS_NORM_FWD, &RMS_NORM_BWD_DX, &RMS_NORM_BWD_DW, &RMS_NORM_FWD_WIDE, &RMS_NORM_BWD_DX_WIDE];

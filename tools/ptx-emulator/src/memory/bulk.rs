@@ -3,12 +3,9 @@
 use std::ops::Range;
 
 use super::fences::Fences;
-use super::shared::{ASYNC, Accessor, BARRIER, IN_FLIGHT, OUTSIDE, Shared};
+use super::shared::{ASYNC, Accessor, BARRIER, COPIES, IN_FLIGHT, OUTSIDE, PAGE, Shared};
 use crate::fault::{FaultKind, RawFault, Step};
 use crate::isa::lanes;
-
-/// Writers of granules from here on are barriers: a copy that completed on barrier `writer - COPIES`.
-pub(super) const COPIES: u16 = 1024;
 
 /// The different writes that left a piece of shared memory as it is: stamp, writer, a granule of each.
 #[derive(Debug, Clone, Default)]
@@ -192,6 +189,3 @@ impl Shared {
         &mut self.fences
     }
 }
-
-/// Changes are noted per kibibyte.
-pub(super) const PAGE: u32 = 10;

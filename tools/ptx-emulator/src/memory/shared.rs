@@ -6,7 +6,6 @@
 //! lanes of one warp `bar.warp.sync` orders too.
 
 use super::async_reads::AsyncReads;
-use super::bulk::{COPIES, PAGE};
 use super::clock::{BARRIER_TRACKS, Clock};
 use super::fences::Fences;
 use crate::fault::{FaultKind, RawFault, Step};
@@ -21,6 +20,11 @@ pub(super) const BARRIER: u32 = u32::MAX - 3;
 
 /// Flag in the stamp of a write by a bulk copy: its writer is a barrier, not a thread.
 pub(super) const ASYNC: u32 = 1 << 31;
+/// Writers of granules from here on are barriers: a copy that completed on barrier `writer - COPIES`.
+pub(super) const COPIES: u16 = 1024;
+
+/// Changes are noted per kibibyte.
+pub(super) const PAGE: u32 = 10;
 
 /// Flag of a read by several lanes of the newest reader.
 const MANY: u64 = 0x80;
