@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tunesmith::adapter::PeftAdapter;
-use tunesmith::adapter::peft::{LoraWeights, PeftConfig, TargetModules, save};
+use tunesmith::adapter::TargetModules;
+use tunesmith::adapter::peft::{LoraWeights, PeftConfig, save};
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::generate::{
     Chat, Console, Finish, GenerationSettings, Generator, Overrides, Voice, chat_prompt,

@@ -3,7 +3,9 @@
 mod attach;
 pub mod card;
 pub mod peft;
+mod targets;
 pub mod trainable;
 
 pub use attach::{PeftAdapter, attach, attach_as, detach};
-pub use peft::{LoraModule, LoraWeights, PeftConfig, TargetModules};
+pub use peft::{LoraWeights, PeftConfig};
+pub use targets::{LoraModule, TargetModules};
