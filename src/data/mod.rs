@@ -1,6 +1,6 @@
 //! From data files to collated batches.
 //!
-//! Read in this order: [`read`] finds rows in files, [`format`] says what a row means, [`encode`]
+//! Read in this order: [`read`] finds rows in files, [`mod@format`] says what a row means, [`encode`]
 //! turns texts into tokens and labels, [`Rows`] puts those of a row together as a [`Group`],
 //! [`Dataset`] checks the whole set before the first step, [`Plan`] decides which groups a step sees,
 //! [`Batch`] lays them end to end, and [`preview`] shows them as the loss sees them. Nothing here

@@ -1,4 +1,4 @@
-//! What a run optimizes: each objective is a folder here and one line of [`OBJECTIVES`].
+//! What a run optimizes: each objective is a folder here and one line of `OBJECTIVES`.
 //!
 //! An objective says what a row becomes, what the loss of a step is divided by, how a micro-batch is
 //! computed, and what is measured on the way. It holds its settings and nothing else; the trainer, the
