@@ -134,10 +134,10 @@ fn own(of: &Value, name: &str) -> Result<Option<Value>> {
         | Value::Macro(_)
         | Value::Function(_)
         | Value::Method(..)
-        | Value::Iter(_)
-        | Value::View(..)
         | Value::Cycler(_)
         | Value::Joiner(_) => true,
+        Value::View(..) => matches!(name, "isdisjoint" | "mapping"),
+        Value::Iter(_) => name.starts_with("gi_") || matches!(name, "close" | "send" | "throw"),
         _ => false,
     };
     if dunder || mutates || opaque {

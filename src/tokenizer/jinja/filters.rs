@@ -154,7 +154,6 @@ pub fn apply(name: &str, value: Value, args: Arguments) -> Result<Value> {
                     limits::room(text.text.len())?;
                     Ok(Value::str(text.text.chars().rev().collect::<String>()))
                 }
-                Value::Undefined(what) => Err(Error::new(what.to_string())),
                 Value::Iter(_) => {
                     let mut items = value.items()?;
                     items.reverse();

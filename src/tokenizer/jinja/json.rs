@@ -15,7 +15,7 @@ pub fn to_value(value: &serde_json::Value) -> Result<Value> {
         serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(integer), _) => Value::Int(integer.into()),
             (None, Some(integer)) => Value::Int(integer.into()),
-            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            (None, None) => float_of(number.as_f64().unwrap_or(f64::NAN))?,
         },
         serde_json::Value::String(text) => Value::str(text.as_str()),
         serde_json::Value::Array(items) => {
@@ -28,6 +28,18 @@ pub fn to_value(value: &serde_json::Value) -> Result<Value> {
             Value::dict(object.iter().map(pair).collect::<Result<_>>()?)?
         }
     })
+}
+
+/// A number that is no integer of 64 bits. The reader makes floats of longer integers, which Python
+/// prints digit by digit, so the two cannot be told apart where integers that long occur.
+fn float_of(x: f64) -> Result<Value> {
+    if x.fract() == 0.0 && (9.2e18..1e40).contains(&x.abs()) {
+        return Err(Error::new(format!(
+            "the number {x:e} of the conversation is either a float or an integer beyond 64 bits, \
+             which print differently; write it as a text"
+        )));
+    }
+    Ok(Value::Float(x))
 }
 
 /// The filter `tojson` of Transformers' chat templates.

@@ -26,7 +26,7 @@
 //! | a generator used again after `break` | error |
 //! | lists, expressions and calls nested deeper than [`limits`] says, more steps, more memory | error |
 //! | filters and tests that fail on items nobody looks at (`map`, `select` are lazy in Python) | error |
-//! | integers in a row beyond 64 bits | read as floats by the JSON reader |
+//! | whole numbers of a conversation from 2^63 to 1e40 that are no integers of 64 bits | error: the JSON reader no longer knows whether they were integers |
 
 mod args;
 mod ast;

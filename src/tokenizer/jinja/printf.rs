@@ -198,7 +198,8 @@ pub fn percent(format: &str, args: &Value) -> Result<Value> {
         limits::grow(out.len(), filled.len())?;
         out.push_str(&filled);
     }
-    let mapping = matches!(args, Value::Dict(_) | Value::List(_) | Value::Range(_));
+    let mapping =
+        matches!(args, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
     if !mapping && !by_name && next().is_ok() {
         return Err(Error::new("not all arguments converted during string formatting"));
     }

@@ -169,13 +169,16 @@ fn truncate(value: &Value, args: Arguments) -> Result<Value> {
     let (length, leeway) = (size(length, 255)?, size(leeway, 5)?);
     let end =
         end.map_or(Ok("...".to_string()), |end| end.expect_str("the end").map(str::to_string))?;
+    if length >= end.chars().count() as i128
+        && leeway >= 0
+        && value.len()? as i128 <= length.saturating_add(leeway)
+    {
+        return Ok(value.clone());
+    }
     let text = value.expect_str("a text to truncate")?;
-    let (count, tail) = (text.chars().count() as i128, end.chars().count() as i128);
+    let tail = end.chars().count() as i128;
     if length < tail || leeway < 0 {
         return Err(Error::new("truncate needs a length of at least that of the end"));
-    }
-    if count <= length + leeway {
-        return Ok(value.clone());
     }
     let kept: String = text.chars().take((length - tail) as usize).collect();
     if kill.is_some_and(|kill| kill.truthy()) {
