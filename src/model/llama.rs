@@ -212,7 +212,14 @@ impl Model {
         } else {
             layer.gated(tape, &x, context)?
         };
-        layer.down(tape, &x, &h, context)
+        // Nobody reads what down_proj gives, unless it is normed: then even that is run again.
+        let y = if self.recompute >= Recompute::Layer && layer.post_mlp_norm.is_some() {
+            let (layer, context) = again();
+            tape.checkpoint(&h, move |tape, h| layer.down(tape, h, &context))?
+        } else {
+            layer.down(tape, &h, context)?
+        };
+        ops::add(tape, &x, &y)
     }
 
     /// The logits [1, V] after the last of the new tokens `ids`, which follow what `cache` holds and
@@ -230,7 +237,7 @@ impl Model {
             let turn = &turns[layer.spec.attention.rope];
             x = layer.attend(&tape, &x, turn, context, Some(cache))?;
             let h = layer.gated(&tape, &x, context)?;
-            x = layer.down(&tape, &x, &h, context)?;
+            x = ops::add(&tape, &x, &layer.down(&tape, &h, context)?)?;
         }
         let last = ops::take_row(&x, ids.len() - 1)?;
         let last = self.norm.forward(&tape, &last)?;
@@ -328,11 +335,10 @@ impl Layer {
         }
     }
 
-    /// x + down(h), which the backward of neither asks for: outside of what is recomputed. (A norm of
-    /// what is added keeps that.)
-    fn down(&self, tape: &Tape, x: &Tensor, h: &Tensor, context: &Context) -> Result<Tensor> {
+    /// down(h), what the MLP adds.
+    fn down(&self, tape: &Tape, h: &Tensor, context: &Context) -> Result<Tensor> {
         let y = self.down_proj.forward(tape, h, context)?;
-        ops::add(tape, x, &normed(tape, &self.post_mlp_norm, y)?)
+        normed(tape, &self.post_mlp_norm, y)
     }
 
     /// The linear layers, in the order of the forward pass.
