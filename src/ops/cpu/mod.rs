@@ -14,7 +14,6 @@ mod avx512;
 mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod depth;
-
 mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod pack;

@@ -29,10 +29,11 @@ pub fn product<Out: Element>(
 ) {
     let [m, n, k] = sizes;
     // A linear layer's weight [N, K], transposed.
-    let rows_of_b_transposed = b.row_stride == 1 && b.column_stride >= k;
-    if rows_of_b_transposed && m <= FEW_ROWS {
+    let is_weight = b.row_stride == 1 && b.column_stride >= k;
+    let planes = [a, b].map(|operand| operand.elements.dtype().bf16_planes());
+    if is_weight && m <= FEW_ROWS {
         few_rows(sizes, a, b, scale, out);
-    } else if !on_bf16_unit(sizes, a, b, scale, out) {
+    } else if !on_bf16_unit(planes, sizes, a, b, scale, out) {
         widened_product([m, n], 0..k, a, b, scale, out);
     }
 }
@@ -40,13 +41,13 @@ pub fn product<Out: Element>(
 /// The product on a unit for bf16; false where no unit takes it.
 #[cfg(target_arch = "x86_64")]
 fn on_bf16_unit<Out: Element>(
+    planes: [usize; 2],
     sizes: [usize; 3],
     a: Matrix<Elements>,
     b: Matrix<Elements>,
     scale: Scale,
     out: &mut [Out],
 ) -> bool {
-    let planes = [a, b].map(|operand| operand.elements.dtype().bf16_planes());
     let unit = super::unit::Unit::of(planes).filter(|_| !sizes.contains(&0));
     if let Some(unit) = unit {
         super::blocks::product(unit, sizes, a, b, scale, out);
@@ -56,6 +57,7 @@ fn on_bf16_unit<Out: Element>(
 
 #[cfg(not(target_arch = "x86_64"))]
 fn on_bf16_unit<Out: Element>(
+    _: [usize; 2],
     _: [usize; 3],
     _: Matrix<Elements>,
     _: Matrix<Elements>,
