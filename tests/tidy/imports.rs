@@ -170,7 +170,7 @@ impl Crate {
             return None;
         }
         seen.push(key);
-        for import in source.imports.iter().filter(|import| import.name == *name) {
+        if let Some(import) = source.imports.iter().find(|import| import.name == *name) {
             return match self.resolve(from, &import.path, seen)? {
                 Target::Module(module) => self.resolve(&module, rest, seen),
                 item => Some(item),
