@@ -42,7 +42,8 @@ pub fn build(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer, Reason> {
     } else {
         from_vocabulary_and_merges(files)?
     };
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text).map_err(|e| e.to_string())?;
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
+        .map_err(|error| format!("not a tokenizer this version reads: {error}"))?;
     complete(&mut tokenizer, settings).map_err(|error| error.to_string())?;
     if !path.is_file() {
         begin_and_end(&mut tokenizer, settings)?;
