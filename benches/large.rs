@@ -10,9 +10,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use serde_json::json;
-use tunesmith::config::DeviceSpec;
+use tunesmith::backend::DeviceSpec;
 use tunesmith::ops::{self, LargeCase};
-use tunesmith::programs::device;
 use tunesmith::{DType, Device, Error, Result, Tape, Tensor};
 
 /// Time the kernels of an 8B model's training step
@@ -45,7 +44,7 @@ const BATCH_SECONDS: f64 = 0.02;
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let device = device::open(options.device)?;
+    let device = options.device.open(&|message| eprintln!("{message}"))?;
     eprintln!("device: {}", device.capabilities().description);
     let by = options.shrink as usize;
     let clock = Clock::new(&device, options.repeats, CACHE_BYTES / (by * by))?;

@@ -9,19 +9,15 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use tunesmith::config::DeviceSpec;
 use tunesmith::ops::{self, Case};
-use tunesmith::programs::device;
 use tunesmith::{DType, Device, Error, Result, Tape, Tensor};
 
 /// FLOPs for each byte above which an op is taken to be bound by arithmetic.
 const ARITHMETIC_INTENSITY: f64 = 8.0;
 
 fn main() -> Result<()> {
-    let spec = std::env::var("TUNESMITH_BENCH_DEVICE").unwrap_or_else(|_| "cpu".into());
-    let spec: DeviceSpec =
-        spec.parse().map_err(|why| Error::input(format!("TUNESMITH_BENCH_DEVICE: {why}")))?;
-    let device = device::open(spec)?;
+    let name = std::env::var("TUNESMITH_BENCH_DEVICE").unwrap_or_else(|_| "cpu".into());
+    let device = Device::open(&name)?;
     eprintln!("device: {}", device.capabilities().description);
     let mut criterion = Criterion::default().configure_from_args();
     for dtype in [DType::F32, DType::BF16] {

@@ -30,7 +30,7 @@ pub fn write_with(
     write().map_err(|error| {
         // The error that matters is the one of the write.
         let _ = fs::remove_file(&partial);
-        write_error(path, &error)
+        write_error(path, error)
     })
 }
 
@@ -50,7 +50,7 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let partial = hidden(path, "partial")?;
     let replaced = hidden(path, "replaced")?;
-    let in_place = |step: io::Result<()>| step.map_err(|error| write_error(path, &error));
+    let in_place = |step: io::Result<()>| step.map_err(|error| write_error(path, error));
     let build = || -> Result<()> {
         in_place(remove_directory(&partial))?;
         in_place(fs::create_dir(&partial))?;
@@ -110,7 +110,7 @@ pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
 /// # Errors
 /// [`Error::Run`] where that is not possible.
 pub fn create_directory(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|error| write_error(path, &error))
+    fs::create_dir_all(path).map_err(|error| write_error(path, error))
 }
 
 /// The first of `path`, `path-2`, `path-3` ... that is absent or an empty directory.
@@ -129,15 +129,18 @@ pub fn next_free(path: &Path) -> PathBuf {
 }
 
 /// The error of a write to `path`; a full disk says what to do about it.
-pub fn write_error(path: &Path, error: &io::Error) -> Error {
+pub fn write_error(path: &Path, error: io::Error) -> Error {
     let shown = path.display();
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::run(format!(
-            "no space left for {shown} ({error}): nothing of it was kept and what was saved before \
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Io {
+            message: format!(
+                "no space left for {shown} ({error}): nothing of it was kept and what was saved before \
              is intact; free some space, or keep fewer checkpoints with train.save_total_limit, \
              and go on with --resume"
-        )),
-        _ => Error::run(format!("cannot write {shown}: {error}")),
+            ),
+            source: error,
+        },
+        _ => Error::io(format_args!("cannot write {shown}"), error),
     }
 }
 

@@ -53,6 +53,7 @@ pub mod optim;
 pub mod programs;
 pub mod quant;
 pub mod random;
+mod suggest;
 pub mod tape;
 pub mod tensor;
 pub mod tokenizer;

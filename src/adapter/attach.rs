@@ -25,8 +25,8 @@ impl PeftAdapter {
     /// Loads the adapter in `dir` for a model.
     ///
     /// # Errors
-    /// `Error::Input` for an adapter that cannot be read or is not for this model; `Error::Run` when
-    /// memory runs out.
+    /// `Error::Input` for an adapter that cannot be read or is not for this model;
+    /// `Error::OutOfMemory`.
     pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self> {
         let (config, weights) = peft::load(dir, model)?;
         let scale = config.scale() as f32;

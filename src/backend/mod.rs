@@ -10,12 +10,15 @@ pub mod cpu;
 #[cfg(feature = "cudarc")]
 pub mod cuda;
 pub mod dry;
+mod open;
 pub mod reference;
+mod spec;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
 pub use buffer::{Buffer, View};
 pub use call::{KernelCall, TensorMap};
+pub use spec::DeviceSpec;
 
 use crate::dtype::{DType, bytes_to_f32, f32_to_bytes};
 use crate::error::{Error, Result};
@@ -77,7 +80,7 @@ pub trait Backend {
     /// A buffer of `len` elements with undefined contents.
     ///
     /// # Errors
-    /// `Error::Run` when the device has not that much memory left.
+    /// `Error::OutOfMemory` when the device has not that much memory left.
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer>;
 
     /// Copies `bytes` (of the view's dtype) into the view, after all kernels launched before.
@@ -94,6 +97,11 @@ pub trait Backend {
 
     /// Bytes in use.
     fn memory(&self) -> MemoryUse;
+
+    /// What the compiler of kernels warned of since the last call. They are meant to give no cause.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Like `upload`, from f64: the reference device keeps all digits.
     fn upload_f64(&self, view: &View, values: &[f64]) -> Result<()> {

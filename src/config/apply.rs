@@ -8,10 +8,10 @@ use super::foreign::{self, Foreign};
 use super::keys::{self, Setting};
 use super::paths::Bases;
 use super::settings::{EvalSource, Interval, LoraConfig, TrainConfig};
-use super::suggest::nearest;
 use super::tree::{Entry, Node, Place, Value};
 use crate::error::{Error, Result};
 use crate::objective::{self, Chosen};
+use crate::suggest::nearest;
 
 /// One setting as it was written.
 struct Assignment {

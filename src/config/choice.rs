@@ -1,9 +1,9 @@
 //! Settings that take one of a few names.
 
-use super::suggest::nearest;
 use crate::data::{ExcessLength, Format};
 use crate::dtype::DType;
 use crate::ops::Implementation;
+use crate::suggest::nearest;
 
 /// An enum whose values are written as names in configs and on the command line.
 pub trait Choice: Copy + PartialEq + 'static {

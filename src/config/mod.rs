@@ -8,7 +8,6 @@
 
 mod apply;
 mod choice;
-mod device;
 mod foreign;
 mod help;
 pub mod key;
@@ -17,7 +16,6 @@ mod paths;
 mod read;
 mod settings;
 mod size;
-mod suggest;
 mod tree;
 mod write;
 
@@ -27,7 +25,6 @@ mod tests;
 use std::path::{Path, absolute};
 
 pub use choice::{Choice, DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
-pub use device::DeviceSpec;
 pub use help::describe_keys;
 pub use paths::TemplateSource;
 pub use settings::{
@@ -37,6 +34,7 @@ pub use settings::{
 pub use size::{format_size, parse_size};
 pub use tree::Syntax;
 
+pub use crate::backend::DeviceSpec;
 use crate::error::{Error, Result};
 use paths::Bases;
 use tree::{Entry, Node, Place};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::choice::{DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
-use super::device::DeviceSpec;
 use super::paths::TemplateSource;
 use crate::adapter::TargetModules;
+use crate::backend::DeviceSpec;
 use crate::data::{DataFile, ExcessLength, Format};
 use crate::objective::Chosen;
 use crate::ops::Implementation;

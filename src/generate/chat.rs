@@ -114,8 +114,8 @@ impl<'a> Chat<'a> {
     /// conversation goes on without it.
     ///
     /// # Errors
-    /// `Error::Input` when the model has no chat template; `Error::Run` when computing, reading or
-    /// writing fails.
+    /// `Error::Input` when the model has no chat template; `Error::Io` when reading or writing
+    /// fails; what computing reports.
     pub fn run(&mut self, console: &mut Console) -> Result<()> {
         let mut line = String::new();
         loop {
@@ -124,7 +124,7 @@ impl<'a> Chat<'a> {
             }
             line.clear();
             let read = console.input.read_line(&mut line);
-            if read.map_err(|error| Error::run(format!("cannot read the input: {error}")))? == 0 {
+            if read.map_err(|error| Error::io("cannot read the input", error))? == 0 {
                 return Ok(());
             }
             match Line::parse(&line) {
@@ -227,7 +227,7 @@ fn write(output: &mut dyn Write, piece: &str) -> Result<ControlFlow<()>> {
     match output.write_all(piece.as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(error) => Err(Error::run(format!("cannot write the answer: {error}"))),
+        Err(error) => Err(Error::io("cannot write the answer", error)),
     }
 }
 

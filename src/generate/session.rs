@@ -73,7 +73,7 @@ impl Session {
     ///
     /// # Errors
     /// `Error::Input` for a prompt that is empty or leaves no room in the model's context;
-    /// `Error::Run` when memory runs out or the logits are not finite; what `on_token` gives.
+    /// `Error::OutOfMemory`; `Error::Run` when the logits are not finite; what `on_token` gives.
     pub fn generate(
         &mut self,
         model: &Model,

@@ -45,7 +45,7 @@ pub struct LoadOptions {
 /// Loads the model; returns it with its parameters, which are none unless `train_all`.
 ///
 /// # Errors
-/// `Error::Input` for weights that are not those of `config`; `Error::Run` when memory runs out.
+/// `Error::Input` for weights that are not those of `config`; `Error::OutOfMemory`.
 pub fn load(
     device: &Device,
     config: &ModelConfig,

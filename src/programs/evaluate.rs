@@ -66,7 +66,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     };
     match writeln!(io::stdout(), "{shown}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::run(format!("cannot write to stdout: {error}")))
+            Err(Error::io("cannot write to stdout", error))
         }
         _ => Ok(()),
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::device;
 use super::open::{adapter_text, find, now};
 use super::train::print;
 use crate::adapter::{PeftAdapter, attach, peft};
@@ -72,7 +71,7 @@ pub fn run(options: ExportOptions) -> Result<()> {
             .inspect_err(|_| _ = std::fs::remove_file(&options.output))
             .and_then(|()| report(&options, None, &merge));
     }
-    let device = device::open(options.device.device)?;
+    let device = options.device.device.open(&|message| eprintln!("{message}"))?;
     say(&format!("writing {} as {}", options.output.display(), dtype.name()));
     create_parent(&options.output)?;
     let mut difference = None;

@@ -158,6 +158,6 @@ fn print(piece: &str) -> Result<ControlFlow<()>> {
     match stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(error) => Err(Error::run(format!("cannot write to stdout: {error}"))),
+        Err(error) => Err(Error::io("cannot write to stdout", error)),
     }
 }

@@ -1,6 +1,5 @@
 //! The programs: each takes its parsed command line and does the work.
 
-pub mod device;
 pub mod evaluate;
 pub mod export;
 pub mod generate;

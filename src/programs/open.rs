@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use jiff::civil::DateTime;
 
-use super::device;
 use crate::adapter::{PeftAdapter, PeftConfig};
 use crate::backend::Device;
 use crate::cli::{AdapterOption, ModelOptions};
@@ -122,8 +121,8 @@ impl Found {
     /// Loads the model for sequences of at most `max_positions` tokens, and the adapters.
     ///
     /// # Errors
-    /// `Error::Input` for weights that do not fit the config; `Error::Run` when the device is not
-    /// there or its memory runs out.
+    /// `Error::Input` for weights that do not fit the config; `Error::Device` when the device is
+    /// not there; `Error::OutOfMemory`.
     pub fn load(
         self,
         options: &ModelOptions,
@@ -132,7 +131,7 @@ impl Found {
         say: &dyn Fn(&str),
     ) -> Result<OpenModel> {
         let Self { source, config, text, weights, adapters, trained } = self;
-        let device = device::open(device)?;
+        let device = device.open(&|message| eprintln!("{message}"))?;
         let dtype = dtype(options.dtype, trained, &device);
         let nf4 = match options.load_in_4bit {
             true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),

@@ -55,14 +55,14 @@ impl Quickstart {
             false => unpack()?,
         };
         let base = std::path::absolute(root.join("quickstart"))
-            .map_err(|error| Error::run(format!("{}: {error}", root.display())))?;
+            .map_err(|error| Error::io(root.display(), error))?;
         let mut config =
             TrainConfig::parse(CONFIG, Syntax::Toml, "quickstart.toml", &base, overrides)?;
         config.resume = resume;
         let chosen = overrides.iter().any(|set| set.is_for("output_dir"));
         if !chosen {
             let runs = std::path::absolute("runs/quickstart")
-                .map_err(|error| Error::run(format!("runs/quickstart: {error}")))?;
+                .map_err(|error| Error::io("runs/quickstart", error))?;
             config.output_dir = match config.resume {
                 Resume::No => files::next_free(&runs),
                 _ => runs,

@@ -1,6 +1,5 @@
 //! Trains a model.
 
-use super::device;
 use super::progress::Progress;
 use super::quickstart::Quickstart;
 use super::shown;
@@ -49,7 +48,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
     if let Some(count) = options.preview {
         return print_preview(&prepared, count as usize, options.output.json);
     }
-    let device = device::open(prepared.config.device)?;
+    let device = prepared.config.device.open(&|message| eprintln!("{message}"))?;
     if options.memory.is_some() && prepared.config.device == DeviceSpec::Auto {
         // A plan for another device: one that computes bfloat16 fast, as all recent GPUs do.
         if prepared.config.dtype == DtypeChoice::Auto {
@@ -209,7 +208,7 @@ pub fn thousands(number: u64) -> String {
 pub fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::run(format!("cannot write to stdout: {error}")))
+            Err(Error::io("cannot write to stdout", error))
         }
         _ => Ok(()),
     }

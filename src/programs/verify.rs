@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::device;
 use super::train::print;
 use crate::cli::VerifyOptions;
 use crate::error::{Error, Result};
@@ -16,9 +15,9 @@ const HEAD: [&str; 7] = ["op", "variant", "dtype", "tensor", "error", "tolerance
 /// Runs `verify`: every case of every op on the device against the f64 reference.
 ///
 /// # Errors
-/// `Error::Run` when the device is not there, or that names the kernels that are wrong.
+/// `Error::Device` when the device is not there, `Error::Run` that names the kernels that are wrong.
 pub fn run(options: VerifyOptions) -> Result<()> {
-    let device = device::open(options.device.device)?;
+    let device = options.device.device.open(&|message| eprintln!("{message}"))?;
     let description = device.capabilities().description.clone();
     if !options.output.quiet {
         eprintln!("device: {description}");
@@ -36,6 +35,9 @@ pub fn run(options: VerifyOptions) -> Result<()> {
             // The other kernels are checked all the same.
             Err(error) => rows.push(Row::not_run(case, &error)),
         }
+    }
+    for warning in device.warnings() {
+        eprintln!("warning: {warning}");
     }
     // Quiet is the verdict alone.
     if options.output.json {

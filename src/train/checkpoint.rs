@@ -162,7 +162,7 @@ pub fn save(
     if limit > 0 {
         let surplus = (steps.len() + kept).saturating_sub(limit);
         for (_, path) in steps.iter().take(surplus) {
-            std::fs::remove_dir_all(path).map_err(|error| files::write_error(path, &error))?;
+            std::fs::remove_dir_all(path).map_err(|error| files::write_error(path, error))?;
         }
     }
     Ok(path)

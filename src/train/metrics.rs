@@ -87,7 +87,7 @@ impl MetricsWriter {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => {
-                return Err(Error::run(format!("cannot read {}: {error}", path.display())));
+                return Err(Error::io(format_args!("cannot read {}", path.display()), error));
             }
         };
         let is_kept = |line: &&str| {
@@ -102,7 +102,7 @@ impl MetricsWriter {
 
     fn append(path: &Path) -> Result<Self> {
         let file = File::options().append(true).open(path);
-        let file = file.map_err(|error| files::write_error(path, &error))?;
+        let file = file.map_err(|error| files::write_error(path, error))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
@@ -115,7 +115,7 @@ impl MetricsWriter {
             .map_err(|error| Error::internal("metrics", error.to_string()))?;
         line.push('\n');
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
-        written.map_err(|error| files::write_error(&self.path, &error))
+        written.map_err(|error| files::write_error(&self.path, error))
     }
 }
 

@@ -169,11 +169,13 @@ fn size_class(count: usize) -> usize {
 fn new_lines(count: usize) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     lines.try_reserve_exact(count).map_err(|_| {
-        Error::run(format!(
+        let bytes = count as u64 * 64;
+        let message = format!(
             "out of memory: {} MiB more cannot be allocated; lower per_device_train_batch_size or \
              max_length, or turn on gradient_checkpointing",
-            count * 64 / (1 << 20)
-        ))
+            bytes >> 20
+        );
+        Error::OutOfMemory { message, bytes }
     })?;
     lines.resize(count, Line([0; 64]));
     Ok(lines)

@@ -38,7 +38,7 @@ pub fn stand_in(capability: u32) -> Capabilities {
 /// Compiles each of `launches` to machine code for `arch` (`sm_90a`).
 ///
 /// # Errors
-/// `Error::Run` with the compiler's message where one does not compile.
+/// `Error::Device` with the compiler's message where one does not compile.
 pub fn assemble(compiler: &Compiler, launches: &[Launch], arch: &str) -> Result<Vec<Assembled>> {
     let compile = |unit: &Unit<'_>| {
         let first = unit.launches[0].spec;

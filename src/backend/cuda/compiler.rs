@@ -4,22 +4,25 @@ use super::cache::Cache;
 use super::nvrtc::{Image, Nvrtc, Output, warnings};
 use crate::error::Result;
 use crate::kernels::{KernelSpec, Texts};
+use std::cell::RefCell;
 
 /// NVRTC with the cache of what it made.
 pub struct Compiler {
     nvrtc: Nvrtc,
     cache: Cache,
     texts: Texts,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Compiler {
     /// Finds NVRTC, of at most version `max_major`.
     ///
     /// # Errors
-    /// `Error::Run` that says how to install it.
+    /// `Error::Device` that says how to install it.
     pub fn find(max_major: u32) -> Result<Self> {
         let nvrtc = Nvrtc::find(max_major)?;
-        Ok(Self { nvrtc, cache: Cache::of_user(), texts: Texts::default() })
+        let (cache, texts) = (Cache::of_user(), Texts::default());
+        Ok(Self { nvrtc, cache, texts, warnings: RefCell::default() })
     }
 
     /// The same, of kernels whose text is `texts`.
@@ -34,8 +37,8 @@ impl Compiler {
 
     /// The translation unit of `spec` with `constants`, compiled for `arch`.
     ///
-    /// Warnings of a first compilation go to stderr: the kernels are meant to have none, but a
-    /// later NVRTC may find some.
+    /// Warnings of a first compilation are kept for [`Self::take_warnings`]: the kernels are meant to
+    /// have none, but a later NVRTC may find some.
     ///
     /// # Errors
     /// As [`Nvrtc::compile`].
@@ -54,10 +57,13 @@ impl Compiler {
             return Ok(image);
         }
         let image = self.nvrtc.compile(&source, spec.name, arch, output)?;
-        for warning in warnings(&image.log) {
-            eprintln!("{warning}");
-        }
+        self.warnings.borrow_mut().extend(warnings(&image.log).into_iter().map(str::to_owned));
         self.cache.put(&key, &image);
         Ok(image)
+    }
+
+    /// The warnings since the last call.
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 }

@@ -51,7 +51,7 @@ impl Emulator {
 }
 
 fn report(error: ptx_emulator::Error) -> Error {
-    Error::run(error.to_string())
+    Error::device(error.to_string())
 }
 
 impl Driver for Emulator {
@@ -81,7 +81,7 @@ impl Driver for Emulator {
     fn load(&self, image: &Image, name: &'static str) -> Result<Module> {
         let text = std::str::from_utf8(&image.bytes)
             .map_err(|error| Error::internal(name, format!("the PTX is not text: {error}")))?;
-        Module::parse(text).map_err(|error| Error::run(format!("kernel {name}: {error}")))
+        Module::parse(text).map_err(|error| Error::device(format!("kernel {name}: {error}")))
     }
 
     fn launch(&self, kernel: &Module, call: &KernelCall, pointers: &[u64]) -> Result<()> {

@@ -32,7 +32,7 @@ pub fn devices() -> Vec<String> {
 fn list() -> Result<(u32, Vec<String>)> {
     // SAFETY: loading the driver's library runs its initialisers, which have no preconditions.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::run(format!(
+        return Err(Error::device(format!(
             "no NVIDIA driver was found (libcuda); install one ({UPDATE})"
         )));
     }
@@ -40,10 +40,10 @@ fn list() -> Result<(u32, Vec<String>)> {
     // SAFETY: the version is written to a valid place; this may be called before `cuInit`.
     let asked = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
     asked.and_then(|()| result::init()).map_err(|error| {
-        Error::run(format!("the NVIDIA driver does not start: {}; {UPDATE}", words(error)))
+        Error::device(format!("the NVIDIA driver does not start: {}; {UPDATE}", words(error)))
     })?;
     let major = major_version(version)?;
-    let failed = |error| Error::run(format!("listing the GPUs: {}", words(error)));
+    let failed = |error| Error::device(format!("listing the GPUs: {}", words(error)));
     let mut devices = Vec::new();
     for index in 0..result::device::get_count().map_err(failed)? {
         let device = result::device::get(index).map_err(failed)?;
@@ -58,7 +58,7 @@ fn list() -> Result<(u32, Vec<String>)> {
 pub(super) fn major_version(version: c_int) -> Result<u32> {
     let (major, minor) = (version as u32 / 1000, version as u32 % 1000 / 10);
     if major < MIN_CUDA_MAJOR {
-        return Err(Error::run(format!(
+        return Err(Error::device(format!(
             "the NVIDIA driver is too old: it takes CUDA {major}.{minor}, and {MIN_CUDA_MAJOR}.0 \
              is needed; update it ({UPDATE})"
         )));
@@ -112,7 +112,7 @@ impl Gpu {
     pub(super) fn open(index: usize) -> Result<Self> {
         let (cuda_major, devices) = list()?;
         if index >= devices.len() {
-            return Err(Error::run(match devices.is_empty() {
+            return Err(Error::device(match devices.is_empty() {
                 true => "the NVIDIA driver finds no GPU (CUDA_VISIBLE_DEVICES may hide it)".into(),
                 false => format!("there is no cuda:{index}; there are {}", devices.join(", ")),
             }));
@@ -135,7 +135,9 @@ impl Gpu {
                 })
             }
         };
-        open().map_err(|e| Error::run(format!("{} cannot be opened: {}", devices[index], words(e))))
+        open().map_err(|e| {
+            Error::device(format!("{} cannot be opened: {}", devices[index], words(e)))
+        })
     }
 
     /// The newest major version of CUDA whose machine code the driver takes.
@@ -156,7 +158,7 @@ impl Gpu {
             Some(newest) => {
                 Ok(Target { arch: format!("compute_{newest}"), output: Output::Ptx, capability })
             }
-            None => Err(Error::run(format!(
+            None => Err(Error::device(format!(
                 "this GPU (sm_{capability}) is too old for the compiler, which starts at sm_{}; \
                  use --device wgpu",
                 known.iter().min().copied().unwrap_or(0)
@@ -202,7 +204,7 @@ impl Gpu {
                      CUDA_LAUNCH_BLOCKING=1 to learn which one failed"
                 ),
             };
-            Error::run(format!("the GPU reports {} while {doing}{after}", words(error)))
+            Error::device(format!("the GPU reports {} while {doing}{after}", words(error)))
         })
     }
 
@@ -272,11 +274,12 @@ impl Driver for Gpu {
             }
         })?;
         room.ok_or_else(|| {
-            Error::run(format!(
+            let message = format!(
                 "the GPU has no room for a buffer of {} MiB; lower per_device_train_batch_size or \
                  max_length, or turn on gradient_checkpointing",
                 bytes >> 20
-            ))
+            );
+            Error::OutOfMemory { message, bytes: bytes as u64 }
         })
     }
 

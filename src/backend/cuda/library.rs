@@ -15,7 +15,7 @@ const MAJORS: [u32; 2] = [13, 12];
 /// which refuses what is none; returns what the first library that passes makes.
 ///
 /// # Errors
-/// `Error::Run` that says how to install it.
+/// `Error::Device` that says how to install it.
 pub(super) fn find<T>(
     max_major: u32,
     check: impl Fn(Library) -> Result<T, libloading::Error>,
@@ -41,7 +41,7 @@ fn missing(max_major: u32) -> Error {
         ..=12 => ("nvidia-cuda-nvrtc-cu12", 12),
         _ => ("\"nvidia-cuda-nvrtc>=13,<14\"", 13),
     };
-    Error::run(format!(
+    Error::device(format!(
         "NVIDIA's run-time compiler NVRTC (version 12 to {newest}), which compiles the CUDA kernels, \
          was not found; run tools/install-nvrtc or `pip install {package}`, or set CUDA_HOME to a \
          CUDA toolkit, or TUNESMITH_NVRTC_DIR to the directory of {}; no toolkit and no GPU are \

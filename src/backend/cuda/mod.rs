@@ -48,7 +48,7 @@ pub struct Options {
 /// Opens GPU number `index`, as CUDA counts them.
 ///
 /// # Errors
-/// `Error::Run` that says what is missing (a driver, a newer driver, a GPU, the compiler) and where
+/// `Error::Device` that says what is missing (a driver, a newer driver, a GPU, the compiler) and where
 /// to get it; where there is no GPU of that number, it lists those that there are.
 pub fn open(index: usize, options: Options) -> Result<Device> {
     let gpu = gpu::Gpu::open(index)?;
@@ -61,7 +61,7 @@ pub fn open(index: usize, options: Options) -> Result<Device> {
 /// Opens the emulator: the CUDA kernels run on the CPU, and every access is checked.
 ///
 /// # Errors
-/// `Error::Run` where NVRTC is missing.
+/// `Error::Device` where NVRTC is missing.
 #[cfg(feature = "cuda-emulated")]
 pub fn open_emulated(options: EmulatedOptions) -> Result<Device> {
     open_emulated_reading(Texts::default(), options)
@@ -282,6 +282,10 @@ impl<D: Driver + 'static> Backend for Cuda<D> {
     fn memory(&self) -> MemoryUse {
         let peak = self.driver.peak().unwrap_or(self.memory.peak.get());
         MemoryUse { in_use: self.memory.in_use.get(), peak }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.compiler.take_warnings()
     }
 
     fn guard_intact(&self, buffer: &Buffer) -> Result<bool> {

@@ -62,7 +62,7 @@ impl Nvrtc {
     /// Finds NVRTC on this machine, of at most version `max_major`.
     ///
     /// # Errors
-    /// `Error::Run` that says how to install it.
+    /// `Error::Device` that says how to install it.
     pub fn find(max_major: u32) -> Result<Self> {
         library::find(max_major, Self::load)
     }
@@ -125,7 +125,7 @@ impl Nvrtc {
     /// Compiles `source`; `name` is the kernel, for messages. Warnings are in the image's log.
     ///
     /// # Errors
-    /// `Error::Run` with the compiler's log, which names file and line; also where the assembler
+    /// `Error::Device` with the compiler's log, which names file and line; also where the assembler
     /// says that it ignores an instruction.
     pub fn compile(&self, source: &str, name: &str, arch: &str, output: Output) -> Result<Image> {
         let c_string = |text: &str| {
@@ -142,7 +142,7 @@ impl Nvrtc {
             (self.create)(&mut program, text.as_ptr(), c"kernel.cu".as_ptr(), 0, none, none)
         };
         if status != 0 {
-            return Err(Error::run(format!(
+            return Err(Error::device(format!(
                 "NVRTC cannot start to compile {name}: status {status}"
             )));
         }
@@ -161,7 +161,7 @@ impl Nvrtc {
         let log = relative(&String::from_utf8_lossy(&log));
         if status != 0 || ignores_an_instruction(&log) {
             let (major, minor) = self.version;
-            return Err(Error::run(format!(
+            return Err(Error::device(format!(
                 "kernel {name} does not compile for {arch} with NVRTC {major}.{minor}:\n{log}"
             )));
         }

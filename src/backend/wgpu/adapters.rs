@@ -23,7 +23,7 @@ pub(super) fn find(index: usize) -> Result<(wgpu::Adapter, AdapterSummary)> {
         return Ok(all.swap_remove(index));
     }
     let known: Vec<_> = all.iter().map(|(_, summary)| summary.description.as_str()).collect();
-    Err(Error::run(match known.is_empty() {
+    Err(Error::device(match known.is_empty() {
         true => "no WebGPU adapter was found: install a Vulkan driver (on Debian without a GPU, \
                  mesa-vulkan-drivers gives a software one), or use --device cpu"
             .to_owned(),

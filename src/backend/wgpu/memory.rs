@@ -122,13 +122,14 @@ impl Pool {
                 })
             },
             |error| {
-                Error::run(format!(
+                let message = format!(
                     "the GPU has no room for a buffer of {} MiB ({} MiB are in use); lower \
                      per_device_train_batch_size or max_length, or turn on \
                      gradient_checkpointing: {error}",
                     size >> 20,
                     self.in_use.get() >> 20
-                ))
+                );
+                Error::OutOfMemory { message, bytes: size }
             },
         )?;
         let id = self.next_id.get();

@@ -62,14 +62,14 @@ impl Gpu {
     /// The first fault that nobody has seen yet.
     fn check(&self) -> Result<()> {
         let fault = self.fault.lock().ok().and_then(|mut fault| fault.take());
-        fault.map_or(Ok(()), |fault| Err(Error::run(format!("the GPU reports: {fault}"))))
+        fault.map_or(Ok(()), |fault| Err(Error::device(format!("the GPU reports: {fault}"))))
     }
 
     /// Waits for everything submitted so far.
     fn wait(&self) -> Result<()> {
         let result = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
-        result.map(|_| ()).map_err(|error| Error::run(format!("the GPU was lost: {error}")))
+        result.map(|_| ()).map_err(|error| Error::device(format!("the GPU was lost: {error}")))
     }
 }
 
@@ -77,7 +77,7 @@ impl Wgpu {
     /// Opens adapter number `index` of [`adapters`].
     ///
     /// # Errors
-    /// `Error::Run` that lists the adapters when there is none of that number, or says why the
+    /// `Error::Device` that lists the adapters when there is none of that number, or says why the
     /// device cannot be opened.
     pub fn open(index: usize, options: Options) -> Result<Self> {
         let (adapter, summary) = adapters::find(index)?;
@@ -101,7 +101,7 @@ impl Wgpu {
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| Error::run(format!("{}: {error}", summary.description)))?;
+            .map_err(|error| Error::device(format!("{}: {error}", summary.description)))?;
 
         let fault = Arc::new(Mutex::new(None));
         let record = |slot: &Arc<Mutex<Option<String>>>| {
@@ -156,7 +156,10 @@ impl Wgpu {
                     mapped_at_creation: false,
                 })
             },
-            |error| Error::run(format!("no memory to read {size} bytes back: {error}")),
+            |error| {
+                let message = format!("no memory to read {size} bytes back: {error}");
+                Error::OutOfMemory { message, bytes: size }
+            },
         )?;
         self.recorder.copy(buffer, start, &staging, size);
         self.recorder.submit();
@@ -169,11 +172,11 @@ impl Wgpu {
         });
         self.gpu.wait()?;
         if let Some(error) = failure.lock().ok().and_then(|mut failure| failure.take()) {
-            return Err(Error::run(format!("reading back from the GPU: {error}")));
+            return Err(Error::device(format!("reading back from the GPU: {error}")));
         }
         let mapped = staging
             .get_mapped_range(..)
-            .map_err(|error| Error::run(format!("reading back from the GPU: {error}")))?;
+            .map_err(|error| Error::device(format!("reading back from the GPU: {error}")))?;
         Ok(mapped[..byte_len].to_vec())
     }
 }

@@ -112,7 +112,7 @@ impl Pipelines {
         };
         let file = format!("kernels-wgsl/{}.wgsl", spec.text.stem);
         self.gpu.scoped(build, |log| {
-            Error::run(format!("{file}: kernel {} does not compile:\n{log}", spec.name))
+            Error::device(format!("{file}: kernel {} does not compile:\n{log}", spec.name))
         })
     }
 

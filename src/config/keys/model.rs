@@ -4,9 +4,9 @@ use super::{Key, named, plain, quoted};
 use crate::adapter::TargetModules;
 use crate::config::read::Read;
 use crate::config::settings::{LoraConfig, TrainConfig};
-use crate::config::suggest::nearest;
 use crate::config::tree::{Node, Value};
 use crate::model::spec::Projection;
+use crate::suggest::nearest;
 
 pub(super) const QUANTIZATION: &[Key] = &[
     Key {

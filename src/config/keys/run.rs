@@ -4,9 +4,9 @@ use super::{Key, named, quoted};
 use crate::config::read::Read;
 use crate::config::settings::{LoraConfig, Resume};
 use crate::config::size::{format_size, parse_size};
-use crate::config::suggest::nearest;
 use crate::config::tree::Value;
 use crate::objective::{self, Chosen};
+use crate::suggest::nearest;
 
 pub(super) const KEYS: &[Key] = &[
     Key {

@@ -4,9 +4,9 @@ use super::{Key, named, plain, quoted};
 use crate::config::choice::{Choice, GradientCheckpointing, Strategy};
 use crate::config::read::Read;
 use crate::config::settings::Interval;
-use crate::config::suggest::nearest;
 use crate::config::tree::{Node, Value};
 use crate::optim::{KINDS, Kind};
+use crate::suggest::nearest;
 
 pub(super) const BATCHES: &[Key] = &[
     Key {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::suggest::nearest;
+use crate::suggest::nearest;
 
 /// A device, as the user names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,7 @@
 
 /// The candidate nearest to `name`, if it is near enough to be what was meant: the edits needed
 /// are at most a third of the name's length, or `name` is about how the candidate begins.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let length = name.chars().count();
     candidates
