@@ -4,14 +4,14 @@ use super::cache::Cache;
 use super::nvrtc::{Image, Nvrtc, Output, warnings};
 use crate::error::Result;
 use crate::kernels::{KernelSpec, Texts};
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 /// NVRTC with the cache of what it made.
 pub struct Compiler {
     nvrtc: Nvrtc,
     cache: Cache,
     texts: Texts,
-    warnings: RefCell<Vec<String>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Compiler {
@@ -22,7 +22,7 @@ impl Compiler {
     pub fn find(max_major: u32) -> Result<Self> {
         let nvrtc = Nvrtc::find(max_major)?;
         let (cache, texts) = (Cache::of_user(), Texts::default());
-        Ok(Self { nvrtc, cache, texts, warnings: RefCell::default() })
+        Ok(Self { nvrtc, cache, texts, warnings: Mutex::default() })
     }
 
     /// The same, of kernels whose text is `texts`.
@@ -57,13 +57,14 @@ impl Compiler {
             return Ok(image);
         }
         let image = self.nvrtc.compile(&source, spec.name, arch, output)?;
-        self.warnings.borrow_mut().extend(warnings(&image.log).into_iter().map(str::to_owned));
+        let found = warnings(&image.log).into_iter().map(str::to_owned);
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
         self.cache.put(&key, &image);
         Ok(image)
     }
 
     /// The warnings since the last call.
     pub fn take_warnings(&self) -> Vec<String> {
-        self.warnings.take()
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
