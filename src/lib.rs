@@ -1,6 +1,28 @@
 //! Tunesmith fine-tunes Llama-family language models with LoRA, QLoRA and full training,
 //! on kernels written by hand in CUDA C++ and in WGSL.
 //!
+//! # An op, forward and backward
+//!
+//! ```
+//! use tunesmith::{DType, Device, Tape, Tensor, ops};
+//!
+//! let device = Device::open("cpu")?;
+//! let x = Tensor::from_f32(&device, &[1, 2], DType::F32, &[3.0, -1.0])?;
+//! let w = Tensor::from_f32(&device, &[2, 2], DType::F32, &[1.0, 2.0, 0.5, 0.0])?;
+//! let w = w.with_grad("w", DType::F32);
+//!
+//! let tape = Tape::recording();
+//! let y = ops::matmul(&tape, &x, &w)?; // x wᵀ
+//! assert_eq!(y.read_f32()?, [1.0, 1.5]);
+//!
+//! let dy = Tensor::from_f32(&device, &[1, 2], DType::F32, &[1.0, 10.0])?;
+//! tape.backward(&y, dy)?;
+//! assert_eq!(w.grad().unwrap().read_f32()?, [3.0, -1.0, 30.0, -10.0]); // dyᵀ x
+//! # Ok::<(), tunesmith::Error>(())
+//! ```
+//!
+//! `examples/train.rs` is a fine-tune in about thirty lines.
+//!
 //! # Map
 //!
 //! From the metal up; each module knows those above it, and `tests/tidy.rs` holds the borders.
@@ -34,6 +56,7 @@
 pub mod adapter;
 pub mod backend;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -50,6 +73,7 @@ pub mod objective;
 pub mod ops;
 pub mod optim;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod programs;
 pub mod quant;
 pub mod random;
