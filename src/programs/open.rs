@@ -239,5 +239,5 @@ pub(super) fn adapter_text(dir: &Path, base: &TextProcessor) -> Result<Option<Te
 
 /// The date that templates print.
 pub(super) fn now() -> DateTime {
-    jiff::Zoned::now().datetime()
+    jiff::ZonedDateTime::now().datetime()
 }

@@ -76,7 +76,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
 /// What templates that print the date print: that of a resumed run's first start, else today's.
 fn date_of(config: &TrainConfig) -> Result<DateTime> {
     let Some(dir) = checkpoint::to_resume(config)? else {
-        return Ok(jiff::Zoned::now().datetime());
+        return Ok(jiff::ZonedDateTime::now().datetime());
     };
     let saved = checkpoint::read_run_state(&dir)?.date;
     saved.parse().map_err(|error| Error::input(format!("{}: date: {error}", dir.display())))

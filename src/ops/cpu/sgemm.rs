@@ -1,7 +1,7 @@
-//! The one place that calls the crate `gemm`: products of f32 matrices as they lie in memory.
+//! The one place that calls the crate `gemm-f32`: products of f32 matrices as they lie in memory.
 
 use super::matrix::{Matrix, Scale};
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 
 /// Who works on a product.
 #[derive(Clone, Copy)]
@@ -30,10 +30,15 @@ pub fn sgemm(
         Threads::All => Parallelism::Rayon(rayon::current_num_threads()),
         Threads::One => Parallelism::None,
     };
+    // The crate's kernels write columns: where rows are contiguous, outᵀ = bᵀ aᵀ is computed.
+    let is_by_rows = out.column_stride < out.row_stride;
+    let ([m, n], a, b) =
+        if is_by_rows { ([n, m], b.transposed(), a.transposed()) } else { ([m, n], a, b) };
+    let out = if is_by_rows { out.transposed() } else { out };
     // SAFETY: the three assertions hold every element that sizes and strides reach inside its slice,
     // and `out` is borrowed exclusively.
     unsafe {
-        gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             m,
             n,
             k,
