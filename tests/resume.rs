@@ -7,6 +7,7 @@ mod common;
 
 use common::{Tensors, write_model};
 use jiff::civil::date;
+use safetensors::SafeTensors;
 use std::fs;
 use std::path::Path;
 use tunesmith::backend::cpu::Cpu;
@@ -78,7 +79,20 @@ fn train(config: TrainConfig, stop_after: u64) -> Result<Summary> {
     let prepared = Prepared::new(config, date)?;
     let device = Device::new(Cpu::poisoned());
     let plan = choose(&prepared, &device)?;
-    run(&prepared, &device, &plan, &date.to_string(), &mut StopAfter(stop_after, false))
+    let summary =
+        run(&prepared, &device, &plan, &date.to_string(), &mut StopAfter(stop_after, false))?;
+    assert_eq!(plan.optimizer, state_bytes(&summary.output_dir.join("checkpoint-5")));
+    let (peak, planned) = (device.memory().peak as f64, plan.peak() as f64);
+    assert!((peak / planned - 1.0).abs() <= 0.1, "{peak} bytes at the peak, {planned} planned");
+    Ok(summary)
+}
+
+/// What a checkpoint has of the optimizer's state: all but the trained values themselves.
+fn state_bytes(checkpoint: &Path) -> u64 {
+    let bytes = fs::read(checkpoint.join("optimizer.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let state = file.iter().filter(|(name, _)| !name.starts_with("master."));
+    state.map(|(_, tensor)| tensor.data().len() as u64).sum()
 }
 
 /// The log without the one value that depends on the clock.
@@ -158,4 +172,36 @@ fn qlora_with_dropout_repeats_its_bits() -> Result<()> {
 #[test]
 fn full_training_repeats_its_bits() -> Result<()> {
     check("", "model.safetensors")
+}
+
+#[test]
+fn qlora_with_8_bit_moments_repeats_its_bits() -> Result<()> {
+    // Rank 128: factors of 4,096 elements and more, whose moments are codes.
+    let mode = "optim = \"adamw_8bit\"\n[lora]\nr = 128\n[quantization]\nload_in_4bit = true";
+    check(mode, "adapter_model.safetensors")
+}
+
+#[test]
+fn full_training_with_8_bit_moments_repeats_its_bits() -> Result<()> {
+    check("optim = \"paged_adamw_8bit\"", "model.safetensors")
+}
+
+#[test]
+fn full_training_with_muon_repeats_its_bits() -> Result<()> {
+    check("optim = \"muon\"", "model.safetensors")
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_optimizer_alone() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_inputs(dir);
+    let stopped = train(config(dir, "", "out", false)?, 2);
+    assert!(matches!(stopped, Err(Error::Interrupted(15))), "{stopped:?}");
+    let error = train(config(dir, "optim = \"muon\"", "out", true)?, 0).unwrap_err();
+    let message = error.to_string();
+    for part in ["checkpoint-2", "optim", "muon", "adamw_torch"] {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    Ok(())
 }

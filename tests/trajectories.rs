@@ -13,7 +13,7 @@ use tunesmith::evaluate::evaluate;
 use tunesmith::nn::{Parameter, Weight};
 use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;
-use tunesmith::optim::{self, Settings};
+use tunesmith::optim::{Kind, Settings};
 use tunesmith::train::schedule::Schedule;
 use tunesmith::train::trainer::Trainer;
 use tunesmith::{Device, Result};
@@ -42,9 +42,29 @@ struct Log {
     gradient_accumulation_steps: usize,
     load_in_4bit: bool,
     bnb_4bit_use_double_quant: bool,
+    #[serde(default)]
+    optim: Option<String>,
+    #[serde(default)]
+    rounding: Rounding,
     steps: Vec<Step>,
     final_loss: f64,
     change_norm: BTreeMap<String, f64>,
+}
+
+/// How far runs of PyTorch's side end apart that differ in rounding alone, where that is more than
+/// rounding: 8-bit moments jump from code to code.
+#[derive(Clone, Copy, Default, Deserialize)]
+struct Rounding {
+    loss: f64,
+    grad_norm: f64,
+    change: f64,
+}
+
+impl Rounding {
+    /// `tolerance`, or twice what rounding does.
+    fn allows(differs: f64, tolerance: f64) -> f64 {
+        tolerance.max(2.0 * differs)
+    }
 }
 
 #[derive(Deserialize)]
@@ -82,7 +102,7 @@ impl Log {
             assert!(model.linears().all(|linear| is_4bit(&linear.weight) == self.load_in_4bit));
         }
         let settings = Settings {
-            optim: optim::KINDS[0],
+            optim: Kind::find(self.optim.as_deref().unwrap_or("adamw_torch")).unwrap(),
             beta1: self.adam_beta1,
             beta2: self.adam_beta2,
             eps: self.adam_epsilon,
@@ -111,9 +131,11 @@ impl Log {
             let what = format!("step {number}: {found:?}, expected {}", expected.loss);
             assert_eq!(tokens, expected.num_tokens, "{what}");
             assert!(!found.skipped, "{what}");
-            assert!((found.loss - expected.loss).abs() <= LOSS, "{what}");
+            let off = (found.loss - expected.loss).abs();
+            assert!(off <= Rounding::allows(self.rounding.loss, LOSS), "{what}");
             let off = (found.grad_norm - expected.grad_norm).abs() / expected.grad_norm;
-            assert!(off <= GRAD_NORM, "{what}, gradient norm {}", expected.grad_norm);
+            let allowed = Rounding::allows(self.rounding.grad_norm, GRAD_NORM);
+            assert!(off <= allowed, "{what}, gradient norm {}", expected.grad_norm);
             let off = (learning_rate - expected.learning_rate).abs();
             assert!(off <= 1e-12 * self.learning_rate, "{what}, at {learning_rate}");
         }
@@ -122,6 +144,7 @@ impl Log {
 
     /// The end state, by how far each parameter has come.
     fn check_changes(&self, head_dim: usize, [start, end]: [&Values; 2], stored: &Tensors) {
+        let allowed = Rounding::allows(self.rounding.change, CHANGE);
         // PEFT's modules have a prefix and an adapter's name, its files only the prefix.
         let mut found = 0;
         for (key, &expected) in &self.change_norm {
@@ -129,7 +152,7 @@ impl Log {
             assert!(end.contains_key(&name), "{name} was not trained");
             let change = norm(difference(&end[&name], &start[&name]));
             let what = format!("{name}: changed by {change}, expected {expected}");
-            assert!((change - expected).abs() <= CHANGE * expected, "{what}");
+            assert!((change - expected).abs() <= allowed * expected, "{what}");
             found += 1;
         }
         assert_eq!(found, end.len(), "parameters");
@@ -144,7 +167,7 @@ impl Log {
             };
             let off = of(&end[&name], &expected);
             let change = of(&expected, &start[&name]);
-            assert!(off <= CHANGE * change, "{name}: off by {off} after a change of {change}");
+            assert!(off <= allowed * change, "{name}: off by {off} after a change of {change}");
         }
     }
 }
@@ -163,7 +186,7 @@ fn check(device: &Device, family: &str, mode: &str) -> Result<()> {
     let log: Log = json(&dir.join(format!("{mode}.json")));
     let steps: Vec<Vec<Row>> = json(&dir.join("batches.json"));
     assert_eq!(steps.len(), log.steps.len());
-    let mut trainer = log.trainer(device, family, mode != "full")?;
+    let mut trainer = log.trainer(device, family, !mode.starts_with("full"))?;
     let start = values(&trainer.parameters)?;
     let frozen = frozen(&trainer)?;
     log.take_steps(&mut trainer, &steps)?;
@@ -175,7 +198,8 @@ fn check(device: &Device, family: &str, mode: &str) -> Result<()> {
     let rows = log.batches(&steps[0]).into_iter();
     let found = evaluate(&Sft, &trainer.model, trainer.attention(), rows)?.loss();
     let off = (found - log.final_loss).abs();
-    assert!(off <= LOSS, "final loss {found}, expected {}", log.final_loss);
+    let allowed = Rounding::allows(log.rounding.loss, LOSS);
+    assert!(off <= allowed, "final loss {found}, expected {}", log.final_loss);
     let stored = Tensors::open(&dir.join(format!("{mode}.safetensors")));
     log.check_changes(
         trainer.model.config.spec.blocks[0].attention.head_dim,
@@ -216,6 +240,16 @@ fn full_training_follows_pytorch() -> Result<()> {
 }
 
 #[test]
+fn full_training_with_8_bit_moments_follows_bitsandbytes() -> Result<()> {
+    check_all("full-adamw_8bit")
+}
+
+#[test]
+fn full_training_with_muon_follows_pytorch() -> Result<()> {
+    check_all("full-muon")
+}
+
+#[test]
 fn lora_follows_peft() -> Result<()> {
     check_all("lora")
 }
@@ -232,7 +266,8 @@ fn qlora_without_double_quantization_follows_bitsandbytes() -> Result<()> {
 
 /// Another device than the CPU, on one family: it goes PyTorch's way, and so the CPU's.
 fn check_device(device: &Device) -> Result<()> {
-    ["full", "lora", "qlora"].iter().try_for_each(|mode| check(device, "llama", mode))
+    let modes = ["full", "lora", "qlora", "full-adamw_8bit", "full-muon"];
+    modes.iter().try_for_each(|mode| check(device, "llama", mode))
 }
 
 #[cfg(feature = "wgpu")]

@@ -24,12 +24,14 @@ from exact_nf4 import use_exact_nf4_decoding
 from fixtures.families import FAMILIES, write_model
 from fixtures.nf4 import write_nf4
 from fixtures.ops import write_ops
+from fixtures.optimizers import write_optimizers
 from fixtures.references import write_reference
 from fixtures.rendered import write_text
 from fixtures.rope import write_rope
 from fixtures.sampling import write_sampling
 from fixtures.text import write_tokenizers
 from fixtures.trajectories import write_trajectories
+from optimizers import use_exact_muon
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -60,6 +62,7 @@ GROUPS = {
     "nf4": nf4,
     "rope": write_rope,
     "ops": write_ops,
+    "optimizers": write_optimizers,
     "sampling": write_sampling,
     "tokenizers": write_tokenizers,
     "text": write_text,
@@ -77,6 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     use_exact_nf4_decoding()
+    use_exact_muon()
     for name in args.groups or GROUPS:
         shutil.rmtree(ROOT / name, ignore_errors=True)
         GROUPS[name](ROOT / name)

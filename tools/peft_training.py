@@ -20,6 +20,8 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from optimizers import Schedules, Together, adamw, muon
+
 IGNORE = -100
 # The names for which Transformers' Trainer switches weight decay off.
 NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -131,10 +133,18 @@ def attach_adapter(
 
 
 def make_optimizer(
-    model: torch.nn.Module, hyper: Hyperparameters
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW without decay on biases and norm weights, and cosine decay after a linear warm-up."""
+    model: torch.nn.Module, hyper: Hyperparameters, optim: str = "adamw_torch"
+) -> tuple[torch.optim.Optimizer | Together, torch.optim.lr_scheduler.LRScheduler | Schedules]:
+    """No decay on biases and norm weights, and cosine decay after a linear warm-up.
+
+    `optim` is "adamw_torch", "adamw_8bit" or "muon": that for matrices of blocks, AdamW for the rest.
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizers = []
+    if optim == "muon":
+        matrices = [p for name, p in named if ".layers." in name and p.ndim == 2]
+        optimizers.append(muon(matrices, hyper.learning_rate, hyper.weight_decay))
+        named = [(name, p) for name, p in named if not (".layers." in name and p.ndim == 2)]
     groups = [
         {
             "params": [p for name, p in named if not NO_DECAY.search(name.lower())],
@@ -142,14 +152,22 @@ def make_optimizer(
         },
         {"params": [p for name, p in named if NO_DECAY.search(name.lower())], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=hyper.learning_rate,
-        betas=(hyper.adam_beta1, hyper.adam_beta2),
-        eps=hyper.adam_epsilon,
+    optimizers.append(
+        adamw(
+            optim,
+            [group for group in groups if group["params"]],
+            lr=hyper.learning_rate,
+            betas=(hyper.adam_beta1, hyper.adam_beta2),
+            eps=hyper.adam_epsilon,
+        )
     )
-    schedule = get_cosine_schedule_with_warmup(optimizer, hyper.warmup_steps, hyper.max_steps)
-    return optimizer, schedule
+    schedules = [
+        get_cosine_schedule_with_warmup(optimizer, hyper.warmup_steps, hyper.max_steps)
+        for optimizer in optimizers
+    ]
+    if len(optimizers) == 1:
+        return optimizers[0], schedules[0]
+    return Together(optimizers), Schedules(schedules)
 
 
 def pad(rows: list[Row]) -> dict[str, torch.Tensor]:
@@ -200,8 +218,8 @@ def backward(
 
 def train_step(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    optimizer: torch.optim.Optimizer | Together,
+    schedule: torch.optim.lr_scheduler.LRScheduler | Schedules,
     rows: list[Row],
     micro_batch_size: int,
     max_grad_norm: float,

@@ -22,6 +22,7 @@ import torch
 from peft import LoraConfig
 
 from exact_nf4 import use_exact_nf4_decoding
+from optimizers import use_exact_muon
 from peft_training import (
     Hyperparameters,
     Row,
@@ -54,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--optim", choices=("adamw_torch", "adamw_8bit", "muon"), default="adamw_torch")
     parser.add_argument("--max-steps", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--warmup-steps", type=int, default=0)
@@ -100,6 +102,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     use_exact_nf4_decoding()
+    use_exact_muon()
     model = load(args)
     hyper = Hyperparameters(
         learning_rate=args.learning_rate,
@@ -108,7 +111,7 @@ def main() -> None:
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
     )
-    optimizer, schedule = make_optimizer(model, hyper)
+    optimizer, schedule = make_optimizer(model, hyper, args.optim)
     micro_batch_size = args.per_device_train_batch_size
     rows = itertools.cycle(read_rows(args.rows))
     for step in range(1, args.max_steps + 1):

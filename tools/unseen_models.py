@@ -96,6 +96,7 @@ class Model:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     lora: dict[str, Any] = field(default_factory=dict)
+    optim: str = "adamw_torch"
 
 
 def _size(hidden: int, mlp: int, layers: int, heads: int, kv: int, **more: Any) -> dict[str, Any]:
@@ -197,6 +198,21 @@ MODELS = [
                   "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [1.0, 3.0, 7.0, 20.0],
                   "original_max_position_embeddings": 128}),
         batch=3, warmup=2, lora={"r": 4, "lora_alpha": 8, "use_rslora": True},
+    ),
+    Model(
+        "llama-8-bit-moments", "llama", "full", "messages",
+        _size(68, 92, 2, 4, 2, head_dim=18, tie_word_embeddings=False, rope_theta=10000.0),
+        accumulation=2, weight_decay=0.1, optim="adamw_8bit",
+    ),
+    Model(
+        "qwen2-8-bit-moments", "qwen2", "lora", "prompt-completion",
+        _size(64, 128, 2, 4, 2, tie_word_embeddings=True, rope_theta=10000.0),
+        template="inst", warmup=1, lora={"r": 64, "lora_alpha": 64}, optim="adamw_8bit",
+    ),
+    Model(
+        "qwen3-muon", "qwen3", "full", "alpaca",
+        _size(52, 76, 2, 4, 2, head_dim=14, tie_word_embeddings=False, rope_theta=10000.0),
+        packing=True, batch=1, weight_decay=0.1, optim="muon",
     ),
 ]  # fmt: skip
 

@@ -168,6 +168,13 @@ impl Given {
         self.require("output_dir", "where the result goes", origin)?;
         self.require("data.train", "a file of JSON Lines", origin)?;
         self.resolve_lora(&mut config)?;
+        if config.lora.is_some() && config.train.optim.full_training_only {
+            return Err(self.error(
+                "train.optim",
+                "trains the matrices of a model, and LoRA trains other ones: remove [lora] (full \
+                 training), or take adamw_torch or adamw_8bit",
+            ));
+        }
         if !self.has("train.learning_rate") {
             config.train.learning_rate = if config.lora.is_some() { 2e-4 } else { 2e-5 };
         }

@@ -166,7 +166,6 @@ fn keys_of_other_tools_are_answered_with_what_to_write() {
     assert_error(with("bf16 = true"), &["run.toml:3: bf16", "dtype = \"bfloat16\""]);
     assert_error(with("[train]\nbf16 = true"), &["run.toml:4", "dtype = \"bfloat16\""]);
     assert_error(with("fp16 = true"), &["dtype = \"float16\""]);
-    assert_error(with("optim = \"paged_adamw_8bit\""), &["adamw_torch", "paged_adamw_8bit"]);
     assert_error(with("warmup_ratio = 1.5"), &["warmup_ratio", "not including 1"]);
     assert_error(with("dataset_name = \"a/b\""), &["data.train"]);
     assert_error(with("load_in_8bit = true"), &["load_in_4bit"]);
@@ -195,6 +194,11 @@ fn wrong_values_say_what_is_expected_and_what_was_found() {
         ("[train]\nmax_steps = 0", "at least 1, found 0"),
         ("[train]\nseed = true", "found true"),
         ("[train]\nlr_scheduler_type = 'cosin'", "did you mean \"cosine\"?"),
+        (
+            "[train]\noptim = 'lion'",
+            "one of \"adamw_torch\", \"adamw_8bit\", \"muon\", found \"lion\"",
+        ),
+        ("[train]\noptim = 'adamw_8bits'", "did you mean \"adamw_8bit\"?"),
         ("[train]\ngradient_checkpointing = 'unsloth'", "\"auto\", true or false"),
         ("[data]\nmax_length = 1", "at least 2"),
         ("[data]\npacking = 'yes'", "true or false"),
@@ -220,7 +224,7 @@ fn wrong_values_say_what_is_expected_and_what_was_found() {
 
 #[test]
 fn contradictions_are_errors() {
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 11] = [
         ("lora_r = 8\n[lora]\nr = 4", &["lora.r", "already given as lora_r (run.toml:3)"]),
         ("[data]\neval = 'e'\neval_split = 0.1", &["run.toml:5", "data.eval"]),
         ("load_in_4bit = true", &["run.toml:3", "[lora]"]),
@@ -234,6 +238,7 @@ fn contradictions_are_errors() {
              save_steps = 3",
             &["a multiple of eval_steps"],
         ),
+        ("[train]\noptim = 'muon'\n[lora]\nr = 4", &["run.toml:4: train.optim", "remove [lora]"]),
         ("warmup_steps = 3\nwarmup_ratio = 0.1", &["warmup", "already given"]),
     ];
     for (lines, parts) in cases {
@@ -384,4 +389,19 @@ fn files_are_read_by_extension_and_paths_start_from_the_file() {
         &["cannot read", "none.toml"],
     );
     assert_error(TrainConfig::load(&dir.path().join("run.json"), &[]), &[".toml, .yaml or .yml"]);
+}
+
+#[test]
+fn an_optimizer_has_the_names_of_other_tools() {
+    for (name, expected) in [
+        ("adamw_torch_fused", "adamw_torch"),
+        ("paged_adamw_32bit", "adamw_torch"),
+        ("adamw_bnb_8bit", "adamw_8bit"),
+        ("paged_adamw_8bit", "adamw_8bit"),
+        ("muon", "muon"),
+    ] {
+        let config = with(&format!("optim = '{name}'")).unwrap();
+        assert_eq!(config.train.optim.name(), expected);
+        assert!(config.to_toml().contains(&format!("optim = \"{expected}\"")));
+    }
 }

@@ -36,7 +36,10 @@ pub(super) fn in_slices<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AdamW, StepState, StepValues, adamw, embedding, grad_norm, rms_norm};
+    use super::super::{
+        AdamW, AdamW8bit, Moments8bit, StepState, StepValues, adamw, adamw_8bit, dynamic_tables,
+        embedding, grad_norm, rms_norm,
+    };
     use super::*;
     use crate::backend::cpu::Cpu;
     use crate::backend::{Backend, Buffer, Capabilities, KernelCall, LocalFuture, MemoryUse, View};
@@ -91,7 +94,12 @@ mod tests {
         let [m, v] = moments;
         let settings = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
         adamw(settings, &table, &m?, &v?, &grad, &state)?;
+        let settings = AdamW8bit { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+        let moments = Moments8bit::zeros(device, &SHAPE)?;
+        adamw_8bit(settings, &dynamic_tables(device)?, &table, &moments, &grad, &state)?;
         let mut found = table.read_f32()?;
+        found.extend(moments.m.read_bytes()?.into_iter().map(f32::from));
+        found.extend(moments.v_absmax.read_f32()?);
         found.extend(grad.read_f32()?);
         found.extend(state.tensor().read_f32()?);
         Ok(found)

@@ -24,22 +24,31 @@ pub fn grad_norm(
     max_norm: f32,
     state: &StepState,
 ) -> Result<()> {
-    let blocks = |grad: &Tensor| grad.len().div_ceil(CHUNK);
-    let total: usize = grads.iter().map(blocks).sum();
+    let total: usize = grads.iter().map(partial_sums).sum();
     let partials = Tensor::empty(device, &[total], DType::F32)?;
     let mut first = 0;
     for grad in grads {
-        in_slices([grad], |start, [part]| {
-            let first = (first + start / CHUNK) as u32;
-            KernelCall::new(&SUM_SQUARES, &[part.view(), partials.view()])
-                .params(SumParams { count: part.len() as u32, first })
-                .launch(device, grid_1d(blocks(part), 1))
-        })?;
-        first += blocks(grad);
+        sum_squares(grad, &partials, first)?;
+        first += partial_sums(grad);
     }
     KernelCall::new(&FINISH, &[partials.view(), state.tensor().view()])
         .params(FinishParams { count: total as u32, max_norm })
         .launch(device, [1, 1, 1])
+}
+
+/// How many partial sums the squares of `x` have.
+pub(super) fn partial_sums(x: &Tensor) -> usize {
+    x.len().div_ceil(CHUNK)
+}
+
+/// Writes the sums of the squares of `x` (f32), chunk by chunk, to `partials` from `first` on.
+pub(super) fn sum_squares(x: &Tensor, partials: &Tensor, first: usize) -> Result<()> {
+    in_slices([x], |start, [part]| {
+        let first = (first + start / CHUNK) as u32;
+        KernelCall::new(&SUM_SQUARES, &[part.view(), partials.view()])
+            .params(SumParams { count: part.len() as u32, first })
+            .launch(part.device(), grid_1d(partial_sums(part), 1))
+    })
 }
 
 const BLOCK: usize = 256;

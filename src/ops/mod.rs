@@ -4,6 +4,7 @@
 //! Only this module sees both the tape and the backend.
 
 mod adamw;
+mod adamw_8bit;
 mod add;
 mod attention;
 mod bias;
@@ -24,6 +25,7 @@ mod host;
 mod kept;
 mod lora;
 mod matmul;
+mod muon;
 mod neftune;
 mod nf4;
 mod output_layer;
@@ -43,6 +45,7 @@ mod verify;
 mod wide_loads;
 
 pub use adamw::{AdamW, adamw};
+pub use adamw_8bit::{AdamW8bit, Moments8bit, adamw_8bit, dynamic_tables};
 pub use add::add;
 pub use attention::{AttentionLayout, Implementation, attention};
 pub use bias::add_bias;
@@ -58,6 +61,7 @@ pub use geglu::geglu;
 pub use grad_norm::grad_norm;
 pub use lora::lora;
 pub use matmul::matmul;
+pub use muon::{Muon, muon};
 pub use neftune::{Neftune, neftune};
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
 pub use output_layer::{IGNORE, target_ids};
@@ -80,6 +84,7 @@ use crate::kernels::KernelSpec;
 pub fn kernels() -> Vec<&'static KernelSpec> {
     [
         adamw::KERNELS,
+        adamw_8bit::KERNELS,
         add::KERNELS,
         attention::KERNELS,
         bias::KERNELS,
@@ -92,6 +97,7 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         geglu::KERNELS,
         grad_norm::KERNELS,
         matmul::KERNELS,
+        muon::KERNELS,
         neftune::KERNELS,
         nf4::KERNELS,
         random_normal::KERNELS,

@@ -1,7 +1,12 @@
 //! Optimizers: each is one folder, with a [`Kind`], and a line in [`KINDS`]. What all of them share is
 //! here: gradients are clipped to their global norm, and those that are not finite change nothing.
+//!
+//! To add one: a folder with its state, the [`Optimizer`] that moves it by ops, and its `KIND`; a line
+//! below. The config, checkpoints, the memory plan and the trainer know it then.
 
 pub mod adamw;
+pub mod adamw_8bit;
+pub mod muon;
 
 use crate::backend::Device;
 use crate::error::Result;
@@ -10,7 +15,7 @@ use crate::ops::{self, StepState, StepValues};
 use crate::tensor::Tensor;
 
 /// Every optimizer; the first is the default.
-pub const KINDS: &[&Kind] = &[&adamw::KIND];
+pub const KINDS: &[&Kind] = &[&adamw::KIND, &adamw_8bit::KIND, &muon::KIND];
 
 /// An optimizer that a config may name.
 pub struct Kind {

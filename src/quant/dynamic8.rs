@@ -1,5 +1,5 @@
-//! The 8-bit dynamic type that NF4's scales are quantized to (Dettmers, 2015,
-//! <https://arxiv.org/abs/1511.04561>), bit for bit as bitsandbytes computes it on the CPU.
+//! The 8-bit dynamic type that NF4's scales and the moments of 8-bit AdamW are quantized to (Dettmers,
+//! 2015, <https://arxiv.org/abs/1511.04561>), bit for bit as bitsandbytes computes it on the CPU.
 
 /// The steps that bitsandbytes cuts [-1, 1] into to look codes up.
 const STEPS: usize = 65_536;
@@ -10,19 +10,29 @@ const STEPS: usize = 65_536;
 /// For every power of ten from 1e-6 to 1, the middles of 1, 2, 4 ... 64 equal parts of [0.1, 1]
 /// times that power, with both signs; then 0 and 1.
 pub fn dynamic_map() -> [f32; 256] {
+    map(|exponent| 1 << exponent, &[1.0, -1.0])
+}
+
+/// The same of `signed=False`, from 0 to 1: twice as many parts of each power of ten, without signs.
+pub fn unsigned_dynamic_map() -> [f32; 256] {
+    map(|exponent| 2 << exponent, &[1.0])
+}
+
+fn map(parts: impl Fn(i32) -> usize, signs: &[f32]) -> [f32; 256] {
     let mut map = [0.0; 256];
     let mut filled = 0;
     for exponent in 0..7 {
         let scale = 10f64.powi(exponent - 6) as f32;
-        let parts = 1usize << exponent;
+        let parts = parts(exponent);
         for part in 0..parts {
             let middle = (boundary(part, parts) + boundary(part + 1, parts)) / 2.0;
-            map[filled] = scale * middle;
-            map[filled + 1] = -(scale * middle);
-            filled += 2;
+            for sign in signs {
+                map[filled] = sign * (scale * middle);
+                filled += 1;
+            }
         }
     }
-    // 127 values of each sign are in place; the zero after them is the first of the last two.
+    // 254 values are in place; the zero after them is the first of the last two.
     map[filled + 1] = 1.0;
     map.sort_by(f32::total_cmp);
     map
@@ -56,17 +66,21 @@ pub fn quantize(values: &[f32], map: &[f32; 256], blocksize: usize) -> (Vec<u8>,
             continue;
         }
         let inverse = 1.0 / largest;
-        codes.extend(block.iter().map(|x| {
-            let unit = (x * inverse).clamp(-1.0, 1.0);
-            let step = (unit + 1.0) * 0.5 * (STEPS - 1) as f32 + 0.5;
-            table[(step as usize).min(STEPS - 1)]
-        }));
+        codes.extend(block.iter().map(|x| table[step_of(x * inverse)]));
     }
     (codes, absmax)
 }
 
+/// The step in which `unit` lies, from 0 to 65,535: the index into [`step_codes`].
+#[inline(always)]
+pub fn step_of(unit: f32) -> usize {
+    let unit = unit.clamp(-1.0, 1.0);
+    let step = (unit + 1.0) * 0.5 * (STEPS - 1) as f32 + 0.5;
+    (step as usize).min(STEPS - 1)
+}
+
 /// The code of every step: how many midpoints between neighbouring codes lie below it.
-fn step_codes(map: &[f32; 256]) -> Vec<u8> {
+pub fn step_codes(map: &[f32; 256]) -> Vec<u8> {
     let mut code = 0;
     let of_step = |i: usize| {
         let value = -1.0 + (2.0 * i as f32) / (STEPS - 1) as f32;
@@ -76,6 +90,12 @@ fn step_codes(map: &[f32; 256]) -> Vec<u8> {
         code as u8
     };
     (0..STEPS).map(of_step).collect()
+}
+
+/// The first step of every code, as [`step_codes`] has them: a step's code is the number of codes after
+/// the first that have begun by then. The first code of a map that begins above -1 begins at step 0.
+pub fn first_steps(codes: &[u8]) -> [f32; 256] {
+    std::array::from_fn(|code| codes.partition_point(|&of_step| usize::from(of_step) < code) as f32)
 }
 
 /// One value: `map[code] * absmax + offset`, the product rounded before the sum (never an FMA).
@@ -95,12 +115,30 @@ mod tests {
         assert!(map.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!((map[0], map[127], map[255]), (-0.992_968_74, 0.0, 1.0));
         assert_eq!((map[126], map[128]), (-5.500_000_4e-7, 5.500_000_4e-7));
-        // FNV-1a over the bits of all values, from bitsandbytes 0.50.2.
-        let hash =
-            map.iter().flat_map(|x| x.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-                (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-            });
-        assert_eq!(hash, 0xd677_f22a_9666_5bc4);
+        assert_eq!(hash(&map), 0xd677_f22a_9666_5bc4);
+        let map = unsigned_dynamic_map();
+        assert!(map.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!((map[0], map[1], map[255]), (0.0, 3.250_000_3e-7, 1.0));
+        assert_eq!(hash(&map), 0x4381_1b16_730a_873e);
+    }
+
+    /// FNV-1a over the bits of all values; what is expected is from bitsandbytes 0.50.2.
+    fn hash(map: &[f32; 256]) -> u64 {
+        map.iter().flat_map(|x| x.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    #[test]
+    fn counting_the_codes_that_have_begun_is_looking_up_the_step() {
+        for map in [dynamic_map(), unsigned_dynamic_map()] {
+            let codes = step_codes(&map);
+            let first = first_steps(&codes);
+            for (step, &code) in codes.iter().enumerate() {
+                let begun = first[1..].iter().filter(|&&first| first <= step as f32).count();
+                assert_eq!(begun, usize::from(code), "step {step}");
+            }
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) const OPTIMIZER: &[Key] = &[
         section: "train",
         name: "optim",
         aliases: &["optimizer"],
-        doc: "the optimizer: adamw_torch",
+        doc: "adamw_torch, adamw_8bit (moments in 8 bits) or, for full training, muon",
         set: |config, node, _| optimizer(node.text()?).map(|kind| config.train.optim = kind),
         show: |config| Some(quoted(config.train.optim.name())),
     },

@@ -8,9 +8,10 @@ use crate::nn::Parameter;
 use crate::ops::{self, AdamW, StepState, StepValues};
 use crate::tensor::Tensor;
 
-/// `adamw_torch`. PyTorch's fused version and Transformers' own of the past make the same update.
+/// `adamw_torch`. PyTorch's fused version, Transformers' own of the past and bitsandbytes' in 32 bits make
+/// the same update.
 pub const KIND: Kind = Kind {
-    names: &["adamw_torch", "adamw_torch_fused", "adamw", "adamw_hf"],
+    names: &["adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "adamw", "adamw_hf"],
     full_training_only: false,
     new: |device, parameters, settings| Ok(Box::new(Adam::new(device, parameters, settings)?)),
 };
