@@ -99,9 +99,9 @@ fn models_that_are_not_supported() {
         ),
         case(
             "a RoPE type",
-            |d| model(d, "\"default\"", "\"longrope\""),
+            |d| model(d, "\"default\"", "\"mrope\""),
             TRAIN,
-            &["\"longrope\" is not supported", "llama3"],
+            &["\"mrope\" is not supported", "llama3"],
         ),
         case(
             "an activation",
