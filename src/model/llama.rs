@@ -101,6 +101,8 @@ pub struct HeadNorms {
 }
 
 /// The layers that give queries, keys and values.
+// One per block, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Qkv {
     /// A layer each.
     Separate {
@@ -116,6 +118,8 @@ pub enum Qkv {
 }
 
 /// The layers before the gate.
+// One per block, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum GateUp {
     /// A layer each.
     Separate {

@@ -37,11 +37,11 @@ pub fn rope(
     };
     let half = cos.columns();
     let fits = positions.len() == tokens && 2 * half <= width && sin.shape() == cos.shape();
-    if !fits || half == 0 || width % 2 != 0 {
+    if !fits || half == 0 || !width.is_multiple_of(2) {
         let what = format!("{x:?} at {positions:?} with tables {cos:?} and {sin:?}");
         return Err(Error::internal("rope", what));
     }
-    if x.dtype() != DType::F32 && (half % 2 != 0 || width % 4 != 0) {
+    if x.dtype() != DType::F32 && (!half.is_multiple_of(2) || !width.is_multiple_of(4)) {
         return Err(Error::Unsupported {
             op: "rope",
             backend: x.device().capabilities().description.clone(),
@@ -138,9 +138,8 @@ fn rope_reference<F: Real>(call: &mut RefCall<F>) {
                 y[first + i] = a * c - b * s;
                 y[first + half + i] = b * c + a * s;
             }
-            for i in 2 * half..2 * (half + still) {
-                y[first + i] = x[first + i];
-            }
+            let passed = first + 2 * half..first + 2 * (half + still);
+            y[passed.clone()].copy_from_slice(&x[passed]);
         }
     }
 }

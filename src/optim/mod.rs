@@ -17,6 +17,9 @@ use crate::tensor::Tensor;
 /// Every optimizer; the first is the default.
 pub const KINDS: &[&Kind] = &[&adamw::KIND, &adamw_8bit::KIND, &muon::KIND];
 
+/// Makes an optimizer for parameters, with a state of zeros.
+pub type New = fn(&Device, &[Parameter], Settings) -> Result<Box<dyn Optimizer>>;
+
 /// An optimizer that a config may name.
 pub struct Kind {
     /// Its name first, then what other tools call the same update.
@@ -24,7 +27,7 @@ pub struct Kind {
     /// Whether it is for full training alone.
     pub full_training_only: bool,
     /// Makes one, with a state of zeros, for these parameters.
-    pub new: fn(&Device, &[Parameter], Settings) -> Result<Box<dyn Optimizer>>,
+    pub new: New,
 }
 
 impl Kind {

@@ -107,7 +107,7 @@ impl RopeConfig {
         match factor == 1.0 {
             true => Ok(rules.head_dim),
             false if !rules.partial => Err(place.error(KEY, "other than 1 is not supported")),
-            false if width > 0 && width <= rules.head_dim && width % 2 == 0 => Ok(width),
+            false if width > 0 && width <= rules.head_dim && width.is_multiple_of(2) => Ok(width),
             false => Err(place.error(
                 KEY,
                 format_args!(

@@ -27,6 +27,8 @@ pub struct Adam8bit {
     moments: Vec<State>,
 }
 
+// One per parameter, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 enum State {
     Quantized(Moments8bit),
     Full(Moments),

@@ -105,12 +105,15 @@ pub struct For {
     pub otherwise: Vec<Stmt>,
 }
 
+/// A parameter of a macro: its variable, and what it is called.
+pub type Param = (Name, Arc<str>);
+
 /// `{% macro %}`, and the body of `{% call %}`.
 #[derive(Debug)]
 pub struct MacroDef {
     /// Empty for the body of a call.
     pub name: String,
-    pub params: Vec<(Name, Arc<str>)>,
+    pub params: Vec<Param>,
     /// Of the last parameters.
     pub defaults: Vec<Expr>,
     pub body: Vec<Stmt>,

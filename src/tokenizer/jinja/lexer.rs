@@ -275,7 +275,11 @@ impl<'s> Lexer<'s> {
             .find(|c: char| !(c.is_digit(radix) || c == '_'))
             .unwrap_or(rest.len() - skip);
         let text = rest[skip..skip + digits].replace('_', "");
-        if radix == 10 && text.len() > 1 && text.starts_with('0') && text.trim_matches('0') != "" {
+        if radix == 10
+            && text.len() > 1
+            && text.starts_with('0')
+            && !text.trim_matches('0').is_empty()
+        {
             return Err(self.error(format!("the number {text} has a leading zero")));
         }
         let value = i128::from_str_radix(&text, radix)

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ast::{Args, Expr, ExprKind, For, MacroDef, Name, Stmt, StmtKind, Target};
+use super::ast::{Args, Expr, ExprKind, For, MacroDef, Name, Param, Stmt, StmtKind, Target};
 use super::lexer::{Token, lex};
 use super::limits::NESTING;
 use super::{Error, Result};
@@ -388,7 +388,7 @@ impl Parser {
         Ok(Target::Name(self.name(&name)))
     }
 
-    fn signature(&mut self) -> Result<(Vec<(Name, Arc<str>)>, Vec<Expr>)> {
+    fn signature(&mut self) -> Result<(Vec<Param>, Vec<Expr>)> {
         let (mut params, mut defaults) = (Vec::new(), Vec::new());
         self.expect_op("(")?;
         while !self.is_op(")") {
@@ -410,7 +410,7 @@ impl Parser {
     fn macro_body(
         &mut self,
         name: String,
-        params: Vec<(Name, Arc<str>)>,
+        params: Vec<Param>,
         defaults: Vec<Expr>,
         end: &str,
     ) -> Result<MacroDef> {

@@ -117,15 +117,15 @@ pub fn apply(name: &str, value: &Value, args: Arguments) -> Result<bool> {
                 | Value::Cycler(_)
                 | Value::Joiner(_)
         ),
-        "callable" => match value {
+        "callable" => matches!(
+            value,
             Value::Method(..)
-            | Value::Function(_)
-            | Value::Macro(_)
-            | Value::Loop(_)
-            | Value::Joiner(_) => true,
-            Value::Undefined(_) => true,
-            _ => false,
-        },
+                | Value::Function(_)
+                | Value::Macro(_)
+                | Value::Loop(_)
+                | Value::Joiner(_)
+                | Value::Undefined(_)
+        ),
         "escaped" => matches!(value, Value::Markup(_)),
         "lower" => methods::is(&to_text(value)?, "islower")?,
         "upper" => methods::is(&to_text(value)?, "isupper")?,

@@ -241,7 +241,7 @@ pub fn parse_int(text: &str, base: u32) -> Result<Option<i128>> {
         digits = digits.strip_prefix('_').unwrap_or(digits);
     } else if base == 0 {
         radix = 10;
-        if digits.starts_with('0') && digits.trim_matches(['0', '_']) != "" {
+        if digits.starts_with('0') && !digits.trim_matches(['0', '_']).is_empty() {
             return Ok(None);
         }
     }

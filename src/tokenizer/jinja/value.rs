@@ -10,6 +10,9 @@ use super::interp::Scope;
 use super::limits::{self, Held, NESTING};
 use super::{Error, Result, text};
 
+/// The attributes of a namespace, in the order in which they were first set.
+pub type Namespace = RefCell<Vec<(Rc<str>, Value)>>;
+
 /// A Python value.
 #[derive(Debug, Clone)]
 pub enum Value {
@@ -34,7 +37,7 @@ pub enum Value {
     Method(Rc<Value>, &'static str),
     /// A function of the environment, by name.
     Function(&'static str),
-    Namespace(Rc<RefCell<Vec<(Rc<str>, Value)>>>),
+    Namespace(Rc<Namespace>),
     Macro(Rc<Macro>),
     Loop(Rc<Loop>),
     Cycler(Rc<(Rc<List>, Cell<usize>)>),
