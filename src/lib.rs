@@ -57,6 +57,7 @@ pub mod adapter;
 pub mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
+#[allow(rustdoc::broken_intra_doc_links, reason = "help texts are not Markdown")]
 pub mod cli;
 pub mod config;
 pub mod data;

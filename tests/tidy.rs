@@ -3,6 +3,8 @@
 
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/manifests.rs"]
+mod manifests;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,19 +5,19 @@ use super::group::{Group, NO_LOSS, Sequence};
 /// One micro-batch without padding: the concatenation of its sequences, T tokens in all.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
-    /// [T] token ids.
+    /// `[T]` token ids.
     pub input_ids: Vec<u32>,
-    /// [T] labels shifted left by one: `targets[t]` is the label of token t + 1 of the same
+    /// `[T]` labels shifted left by one: `targets[t]` is the label of token t + 1 of the same
     /// sequence, -100 where there is no loss and at each sequence's last token.
     pub targets: Vec<i32>,
     /// The tokens, ascending, whose target carries loss.
     pub loss_rows: Vec<u32>,
-    /// [T] positions, from 0 in every sequence.
+    /// `[T]` positions, from 0 in every sequence.
     pub positions: Vec<u32>,
-    /// [T] start and end (one past the last) of the token's own sequence in this batch: attention
+    /// `[T]` start and end (one past the last) of the token's own sequence in this batch: attention
     /// looks at nothing outside it.
     pub bounds: Vec<[u32; 2]>,
-    /// [T] the ordinal of the token's sequence within the optimizer step, so that random bits do
+    /// `[T]` the ordinal of the token's sequence within the optimizer step, so that random bits do
     /// not depend on how a step is cut into micro-batches and rows.
     pub ordinals: Vec<u32>,
     /// The groups, in order.

@@ -35,7 +35,7 @@ impl Sampling {
         self.temperature == 0.0
     }
 
-    /// Applies every filter to `logits` [V]; what is removed becomes negative infinity. `so_far` are
+    /// Applies every filter to `logits` `[V]`; what is removed becomes negative infinity. `so_far` are
     /// the tokens of prompt and output.
     pub fn filter(&self, logits: &mut [f32], so_far: &[u32]) {
         self.penalize(logits, so_far);
@@ -122,7 +122,7 @@ impl Sampler {
         Self { sampling, rng: Rng::new(seed, "generate.sample", 0) }
     }
 
-    /// The next token after `so_far`, from its `logits` [V].
+    /// The next token after `so_far`, from its `logits` `[V]`.
     ///
     /// # Errors
     /// `Error::Run` for logits that are not finite.

@@ -105,7 +105,7 @@ impl Session {
         done(&tokens, if filled { Finish::ContextFull } else { Finish::MaxNewTokens })
     }
 
-    /// The logits [V] after `tokens`, of which those that are cached already are not computed again.
+    /// The logits `[V]` after `tokens`, of which those that are cached already are not computed again.
     ///
     /// # Errors
     /// As [`Session::generate`].

@@ -5,10 +5,10 @@
 //! | name | dtype | shape |
 //! |---|---|---|
 //! | `NAME` | u8 (or the same bytes as bf16, f16 or f32) | [ceil(n / 2), 1] |
-//! | `NAME.absmax` | f32, or u8 with double quantization | [blocks] |
-//! | `NAME.quant_map` | f32 | [16] |
+//! | `NAME.absmax` | f32, or u8 with double quantization | `[blocks]` |
+//! | `NAME.quant_map` | f32 | `[16]` |
 //! | `NAME.nested_absmax` | f32, with double quantization | [ceil(blocks / 256)] |
-//! | `NAME.nested_quant_map` | f32, with double quantization | [256] |
+//! | `NAME.nested_quant_map` | f32, with double quantization | `[256]` |
 //! | `NAME.quant_state.bitsandbytes__nf4` | u8 | UTF-8 JSON |
 
 use safetensors::Dtype;

@@ -43,7 +43,7 @@ pub struct Model {
     pub embed_tokens: Tensor,
     /// The blocks.
     pub layers: Vec<Rc<Layer>>,
-    /// [C]: the final norm.
+    /// `[C]`: the final norm.
     pub norm: RmsNorm,
     /// [V, C]; the embedding itself where the two are tied.
     pub lm_head: Tensor,
@@ -92,7 +92,7 @@ impl Rope {
     }
 }
 
-/// The norms of each head of q and k, [HD] each.
+/// The norms of each head of q and k, `[HD]` each.
 pub struct HeadNorms {
     /// For queries.
     pub q_norm: RmsNorm,
@@ -134,7 +134,7 @@ pub enum GateUp {
 
 /// One block.
 pub struct Layer {
-    /// [C]: before attention.
+    /// `[C]`: before attention.
     pub input_norm: RmsNorm,
     /// To queries, keys and values.
     pub qkv: Qkv,
@@ -142,15 +142,15 @@ pub struct Layer {
     pub head_norms: Option<HeadNorms>,
     /// [C, NH * HD].
     pub o_proj: Linear,
-    /// [C]: on what attention adds.
+    /// `[C]`: on what attention adds.
     pub post_attention_norm: Option<RmsNorm>,
-    /// [C]: before the MLP.
+    /// `[C]`: before the MLP.
     pub mlp_norm: RmsNorm,
     /// To the gate and what it lets through.
     pub gate_up: GateUp,
     /// [C, F].
     pub down_proj: Linear,
-    /// [C]: on what the MLP adds.
+    /// `[C]`: on what the MLP adds.
     pub post_mlp_norm: Option<RmsNorm>,
     /// Its sizes and numbers.
     pub spec: Block,

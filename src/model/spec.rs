@@ -160,7 +160,7 @@ impl LinearSpec {
         self.tensor(block, "weight", shape, Role::Linear(self.projection))
     }
 
-    /// Its bias, [N], where it has one.
+    /// Its bias, `[N]`, where it has one.
     pub fn bias_tensor(&self, block: usize) -> Option<TensorSpec> {
         let role = Role::Bias(self.projection);
         self.bias.then(|| self.tensor(block, "bias", vec![self.outputs], role))
@@ -245,7 +245,7 @@ pub struct NormSpec {
 }
 
 impl NormSpec {
-    /// Its weight, [C] or [HD].
+    /// Its weight, `[C]` or `[HD]`.
     pub fn tensor(&self, block: Option<usize>) -> TensorSpec {
         let (path, gguf) = match block {
             Some(block) => (in_block(block, &self.path), format!("blk.{block}.{}", self.gguf)),
@@ -303,7 +303,7 @@ pub enum Role {
     Embedding,
     /// The weight of a linear layer of the blocks, [N, K]: what quantization and adapters apply to.
     Linear(Projection),
-    /// The bias of one, [N].
+    /// The bias of one, `[N]`.
     Bias(Projection),
     /// The weight of a norm.
     Norm {

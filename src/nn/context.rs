@@ -28,7 +28,7 @@ impl Default for AdapterChoice {
 /// T tokens in total.
 #[derive(Clone)]
 pub struct Context {
-    /// u32 [T]: each token's position in its sequence, for RoPE.
+    /// u32 `[T]`: each token's position in its sequence, for RoPE.
     pub positions: Tensor,
     /// u32 [S, 2]: first and one-past-last key token of each key's sequence.
     pub bounds: Tensor,
@@ -58,7 +58,7 @@ pub struct Place {
 pub struct Noise {
     /// The run's seed.
     pub seed: u64,
-    /// u32 [T]: each token's example, counted within the optimizer step.
+    /// u32 `[T]`: each token's example, counted within the optimizer step.
     pub ordinals: Tensor,
     /// The step's number.
     pub step_state: StepState,

@@ -37,7 +37,7 @@ pub struct Linear {
     pub path: String,
     /// The matrix.
     pub weight: Weight,
-    /// [N], if the layer has one.
+    /// `[N]`, if the layer has one.
     pub bias: Option<Tensor>,
     /// The low-rank updates, by the name of the adapter they are of. A pass uses one of them at most.
     pub loras: BTreeMap<&'static str, Lora>,

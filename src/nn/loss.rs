@@ -16,7 +16,7 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// `targets` [T], -100 where there is no loss, and the `rows`, ascending, where there is one.
+    /// `targets` `[T]`, -100 where there is no loss, and the `rows`, ascending, where there is one.
     pub fn new(device: &Device, targets: &[i32], rows: &[u32]) -> Result<Self> {
         let upload =
             |targets: &[i32]| Tensor::from_u32(device, &[targets.len()], &ops::target_ids(targets));

@@ -7,7 +7,7 @@ use crate::tensor::Tensor;
 
 /// x / sqrt(mean(x^2) + eps) * (weight + offset), over the innermost rows.
 pub struct RmsNorm {
-    /// [C], or [HD] where each head is normed.
+    /// `[C]`, or `[HD]` where each head is normed.
     pub weight: Tensor,
     /// Added under the root.
     pub eps: f32,

@@ -66,7 +66,7 @@ impl Pass<'_> {
         self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
     }
 
-    /// Backward from a loss f32 [1] that has the step's divisor and the loss scale in it. Does
+    /// Backward from a loss f32 `[1]` that has the step's divisor and the loss scale in it. Does
     /// nothing in an evaluation.
     ///
     /// # Errors

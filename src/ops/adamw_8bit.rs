@@ -41,9 +41,9 @@ pub struct Moments8bit {
     pub m: Tensor,
     /// u8: codes of the mean of squared gradients, in the unsigned one.
     pub v: Tensor,
-    /// f32 [blocks].
+    /// f32 `[blocks]`.
     pub m_absmax: Tensor,
-    /// f32 [blocks].
+    /// f32 `[blocks]`.
     pub v_absmax: Tensor,
 }
 

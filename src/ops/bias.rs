@@ -16,7 +16,7 @@ use crate::{kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-/// y = x + bias: `bias` [N] is added to every row of `x` [.., N]; the result has `x`'s dtype. The
+/// y = x + bias: `bias` `[N]` is added to every row of `x` [.., N]; the result has `x`'s dtype. The
 /// gradient of the bias is the sum of the rows, in f32.
 ///
 /// # Errors

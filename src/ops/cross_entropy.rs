@@ -25,17 +25,17 @@ use rayon::prelude::*;
 
 /// What [`linear_cross_entropy`] computes.
 pub struct CrossEntropy {
-    /// f32 [1]: LOSS_SCALE * INV_TOKENS * sum of `losses`, both factors from the step state. Backward
+    /// f32 `[1]`: LOSS_SCALE * INV_TOKENS * sum of `losses`, both factors from the step state. Backward
     /// starts here, with a gradient of 1.
     pub scaled_loss: Tensor,
-    /// f32 [T]: each token's cross-entropy in nats, 0 where there is no loss. For reports: it wants no
+    /// f32 `[T]`: each token's cross-entropy in nats, 0 where there is no loss. For reports: it wants no
     /// gradient.
     pub losses: Tensor,
 }
 
 /// Cross-entropy of softmax(x weightᵀ) with `targets`.
 ///
-/// `x` [T, C] and `weight` [V, C] in any float dtypes, `targets` u32 [T]: below V, or [`IGNORE`]. A target
+/// `x` [T, C] and `weight` [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
 /// that is neither gives a loss above 1e29. Logits have `x`'s dtype. The gradient of `weight` is f32.
 ///
 /// # Errors

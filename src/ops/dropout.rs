@@ -18,7 +18,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// What decides the mask. The bits of element (t, column) are word `column % 4` of Threefry-4x32-20
-/// with key (seed, site, step) and counter (ordinals[t], positions[t], column / 4, 0).
+/// with key (seed, site, step) and counter (`ordinals[t]`, `positions[t]`, column / 4, 0).
 #[derive(Clone, Debug)]
 pub struct Dropout {
     /// Share of elements that become 0, from 0 up to but not including 1.
@@ -27,9 +27,9 @@ pub struct Dropout {
     pub seed: u64,
     /// The place in the model: [`crate::random::site`] of the module's path.
     pub site: u32,
-    /// u32 [T]: the ordinal of each token's example within the optimizer step.
+    /// u32 `[T]`: the ordinal of each token's example within the optimizer step.
     pub ordinals: Tensor,
-    /// u32 [T]: the position of each token in its example.
+    /// u32 `[T]`: the position of each token in its example.
     pub positions: Tensor,
     /// Holds the number of the step.
     pub step_state: StepState,

@@ -23,9 +23,9 @@ pub struct Neftune {
     pub seed: u64,
     /// The place in the model: [`crate::random::site`] of the module's path.
     pub site: u32,
-    /// u32 [T]: the ordinal of each token's example within the optimizer step.
+    /// u32 `[T]`: the ordinal of each token's example within the optimizer step.
     pub ordinals: Tensor,
-    /// u32 [T]: the position of each token in its example.
+    /// u32 `[T]`: the position of each token in its example.
     pub positions: Tensor,
     /// u32 [T, 2]: first and one-past-last token of each token's example.
     pub bounds: Tensor,

@@ -19,7 +19,7 @@ use crate::{cuda_header, cuda_text, kernel_text, with_element};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-/// Normalises the innermost rows of `x` [.., C] and scales them with `weight` [C] + `offset`; same shape
+/// Normalises the innermost rows of `x` [.., C] and scales them with `weight` `[C]` + `offset`; same shape
 /// and dtype out. The backward keeps `x` and 1 / rms of each row, from which y can be computed again.
 pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
     let columns = x.columns();

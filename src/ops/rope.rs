@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 /// Rotates the heads of `x` [T, H, HD] by their tokens' positions; same shape and dtype out.
 ///
-/// `positions` u32 [T] are rows of the tables `cos` and `sin`, f32 [P, R/2] with R <= HD, and must be below P.
+/// `positions` u32 `[T]` are rows of the tables `cos` and `sin`, f32 [P, R/2] with R <= HD, and must be below P.
 /// The gradient goes to `x` alone: it is turned back by the transposed rotation, for which `x` itself is
 /// not needed.
 ///

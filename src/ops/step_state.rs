@@ -25,7 +25,7 @@ impl StepState {
         Ok(state)
     }
 
-    /// A state over given slots, for tests: f32 [16].
+    /// A state over given slots, for tests: f32 `[16]`.
     pub fn from_tensor(tensor: &Tensor) -> Self {
         Self { tensor: tensor.clone() }
     }
@@ -43,7 +43,7 @@ impl StepState {
         self.tensor.set_bytes(bytemuck::cast_slice(&slots))
     }
 
-    /// The buffer, for kernels: f32 [16].
+    /// The buffer, for kernels: f32 `[16]`.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }

@@ -40,7 +40,7 @@ impl Default for LogprobOptions {
 
 /// What [`token_logprobs`] computes.
 pub struct TokenLogprobs {
-    /// f32 [T]: the natural logarithm of each target's probability, 0 where the target is [`IGNORE`].
+    /// f32 `[T]`: the natural logarithm of each target's probability, 0 where the target is [`IGNORE`].
     pub logprobs: Tensor,
     /// More about each token's distribution, where it is asked for.
     pub details: Option<TokenDetails>,
@@ -49,20 +49,20 @@ pub struct TokenLogprobs {
 /// What is reported of each token's distribution. A gradient that is brought to one of these ends the
 /// backward pass with [`Error::MissingGradient`]: [`Tensor::detach`] them before they meet a loss.
 pub struct TokenDetails {
-    /// f32 [T]: the entropy of softmax(logits / temperature) in nats, 0 where the target is [`IGNORE`].
+    /// f32 `[T]`: the entropy of softmax(logits / temperature) in nats, 0 where the target is [`IGNORE`].
     pub entropy: Tensor,
-    /// f32 [T]: 1 where the target is the most likely token, else 0, and 0 where it is [`IGNORE`]. Of
+    /// f32 `[T]`: 1 where the target is the most likely token, else 0, and 0 where it is [`IGNORE`]. Of
     /// equal logits the first of the vocabulary counts, as in `torch.argmax`; 16-bit logits often are.
     pub is_most_likely: Tensor,
 }
 
 /// log softmax(hidden headᵀ / temperature) at `targets`.
 ///
-/// `hidden` [T, C] and `head` [V, C] in any float dtypes, `targets` u32 [T]: below V, or [`IGNORE`]. A target
+/// `hidden` [T, C] and `head` [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
 /// that is neither gives a log-probability below -1e29. Logits have `hidden`'s dtype, as in cross-entropy,
 /// and are rounded after the division by the temperature.
 ///
-/// The backward takes a gradient per token, dout f32 [T]: dlogits = dout / temperature * (onehot - softmax).
+/// The backward takes a gradient per token, dout f32 `[T]`: dlogits = dout / temperature * (onehot - softmax).
 /// The loss scale of f16 is not put in here: dout must carry it, as it carries all that the loss is
 /// multiplied with. Where the gradient is computed on the host,
 /// [`Tape::backward_from`](crate::tape::Tape::backward_from) begins with it. The gradient of `head` is f32.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 impl Tape {
     /// Sets whether results that cost no product are computed again in the backward pass instead of
-    /// being kept: [`Tape::recomputable`].
+    /// being kept: `Tape::recomputable`.
     pub fn recompute_elementwise(&self, recompute: bool) {
         self.recomputes_elementwise.set(recompute);
     }

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs through the CUDA driver, and the same kernels on the PTX emulator.
 //!
 //! Both compile `kernels-cuda/*.cu` with NVRTC when a kernel is first used, keep the result on disk,
-//! and share everything here but a handful of calls, [`Driver`]. Nothing of CUDA is linked: the
+//! and share everything here but a handful of calls, `Driver`. Nothing of CUDA is linked: the
 //! driver and NVRTC are looked for when a device is opened.
 
 mod assembly;
