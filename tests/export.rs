@@ -307,6 +307,41 @@ fn gguf_has_the_shape_the_tokenizer_and_every_weight() -> Result<()> {
 }
 
 #[test]
+fn gguf_has_tokens_that_stand_beside_tokenizer_json() -> Result<()> {
+    let work = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tokenizer("chatml").join(file), work.path().join(file)).unwrap();
+    }
+    let path = work.path().join("tokenizer_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let token = |content: &str, special: bool| {
+        serde_json::json!({"content": content, "special": special, "lstrip": false,
+            "rstrip": false, "normalized": false, "single_word": false})
+    };
+    config["added_tokens_decoder"] = serde_json::json!({
+        "400": token("<|endoftext|>", true), "401": token("<|im_start|>", true),
+        "402": token("<|im_end|>", true), "403": token("<|tool|>", true), "404": token("<w>", false),
+    });
+    fs::write(&path, config.to_string()).unwrap();
+    let model = model("llama", "");
+    let file = gguf(&model, work.path(), DType::F32)?;
+    let (tokens, kinds) =
+        (file.list("tokenizer.ggml.tokens"), file.list("tokenizer.ggml.token_type"));
+    assert_eq!(tokens[402..406], ["<|im_end|>", "<|tool|>", "<w>", "[PAD405]"]);
+    assert_eq!(kinds[402..406], ["3", "3", "4", "5"]);
+
+    // One that the embedding has no row for.
+    for id in 405..=410 {
+        config["added_tokens_decoder"][id.to_string()] = token(&format!("<{id}>"), true);
+    }
+    fs::write(&path, config.to_string()).unwrap();
+    let message = gguf(&model, work.path(), DType::F32).err().unwrap().to_string();
+    assert!(message.contains("no id below the model's vocab_size 410"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn gguf_of_qwen_keeps_its_rows_and_biases() -> Result<()> {
     let model = model("qwen2", "");
     let file = gguf(&model, &tokenizer("qwen3"), DType::F32)?;

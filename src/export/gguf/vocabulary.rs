@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::container::{Entry, Value};
 use super::unsupported;
 use crate::error::{Error, Result};
-use crate::tokenizer::TextProcessor;
+use crate::tokenizer::{TextProcessor, Tokenizer};
 
 /// llama.cpp's kinds of tokens.
 mod kind {
@@ -65,6 +65,7 @@ pub fn metadata(text: &TextProcessor, vocab_size: usize) -> Result<Vec<Entry>> {
     }
     let merges = read_merges(model, &place)?;
     let mut tokens = Tokens::read(&file, model, vocab_size, &place)?;
+    tokens.add_those_of_other_files(text.tokenizer.as_ref(), &place)?;
     let mut entries = Vec::new();
     let mut add = |key: &str, value: Value| {
         entries.push(Entry::new(format!("tokenizer.ggml.{key}"), value));
@@ -110,10 +111,7 @@ impl Tokens {
                 tokens.kinds[id as usize] = kind;
                 Ok(())
             }
-            _ => Err(Error::input(format!(
-                "{place}: the token {text:?} has no id below the model's vocab_size {size}; the \
-                 tokenizer does not belong to this model"
-            ))),
+            _ => Err(no_id_below(text, size, place)),
         };
         for (text, id) in model.get("vocab").and_then(Json::as_object).into_iter().flatten() {
             put(id.as_u64(), text, kind::NORMAL)?;
@@ -132,6 +130,24 @@ impl Tokens {
             }
         }
         Ok(tokens)
+    }
+
+    /// Tokens that the files beside tokenizer.json add, and what they make special.
+    fn add_those_of_other_files(&mut self, tokenizer: &dyn Tokenizer, place: &str) -> Result<()> {
+        let size = self.texts.len();
+        for id in 0..tokenizer.vocab_size() as u32 {
+            let Some(token) = tokenizer.id_to_token(id) else { continue };
+            let Some(found) = self.kinds.get_mut(id as usize) else {
+                return Err(no_id_below(&token, size, place));
+            };
+            *found = match (*found, tokenizer.is_special(id)) {
+                (kind::UNUSED | kind::NORMAL, true) => kind::CONTROL,
+                (kind::UNUSED, false) => kind::USER_DEFINED,
+                _ => continue,
+            };
+            self.texts[id as usize] = token;
+        }
+        Ok(())
     }
 
     /// The tokens `<0x00>` to `<0xFF>`, where the tokenizer falls back to them.
@@ -154,6 +170,13 @@ impl Tokens {
             *kind = kind::UNKNOWN;
         }
     }
+}
+
+fn no_id_below(token: &str, size: usize, place: &str) -> Error {
+    Error::input(format!(
+        "{place}: the token {token:?} has no id below the model's vocab_size {size}; the tokenizer does \
+         not belong to this model"
+    ))
 }
 
 /// The pairs of `merges`, which newer files have as lists and older ones as "left right".
