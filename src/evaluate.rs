@@ -2,7 +2,7 @@
 
 use crate::data::Batch;
 use crate::error::Result;
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context};
 use crate::objective::{Objective, Pass, Totals};
 use crate::ops::{Implementation, StepState};

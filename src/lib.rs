@@ -1,4 +1,4 @@
-//! Tunesmith fine-tunes Llama-family language models with LoRA, QLoRA and full training,
+//! Tunesmith fine-tunes language models with LoRA, QLoRA and full training,
 //! on kernels written by hand in CUDA C++ and in WGSL.
 //!
 //! # An op, forward and backward
@@ -41,7 +41,7 @@
 //! # Reading order
 //!
 //! `examples/qlora_by_hand.rs`, then [`tensor`], [`tape`], `src/ops/rms_norm.rs` with its two kernels,
-//! [`quant`], `src/model/llama.rs`, `src/train/trainer.rs`. The README has a longer tour.
+//! [`quant`], `src/model/transformer.rs`, `src/train/trainer.rs`. The README has a longer tour.
 //!
 //! # Invariants
 //!

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tunesmith::adapter::{PeftAdapter, attach, attach_as, detach};
 use tunesmith::data::Batch;
 use tunesmith::evaluate::Evaluation;
-use tunesmith::model::llama::Model;
+use tunesmith::model::transformer::Model;
 use tunesmith::nn::{AdapterChoice, Context};
 use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;

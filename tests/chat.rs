@@ -13,8 +13,8 @@ use tunesmith::generate::{
     conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
 use tunesmith::model::ModelConfig;
-use tunesmith::model::llama::Model;
 use tunesmith::model::load::{LoadOptions, Source, load};
+use tunesmith::model::transformer::Model;
 use tunesmith::programs::generate::to_json;
 use tunesmith::tokenizer::TextProcessor;
 use tunesmith::{DType, Device};

@@ -9,7 +9,7 @@ use crate::backend::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{DEFAULT_ADAPTER, Lora};
 use crate::tensor::Tensor;
 

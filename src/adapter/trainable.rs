@@ -4,7 +4,7 @@ use super::peft;
 use super::{LoraWeights, PeftConfig};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{DEFAULT_ADAPTER, Lora, Parameter};
 use crate::random::Rng;
 use crate::tensor::Tensor;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::Context;
 use crate::ops::{self, Implementation};
 use crate::tape::Tape;

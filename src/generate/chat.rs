@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Finish, Generator, chat_prompt, stop_ids};
 use crate::adapter::{self, PeftAdapter};
 use crate::error::{Error, Result};
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::tokenizer::TextProcessor;
 
 const HELP: &str = "\

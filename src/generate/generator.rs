@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::{Finish, GenerationSettings, Request, Sampler, Session};
 use crate::error::Result;
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 
 /// A generation as text.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::Sampler;
 use crate::error::{Error, Result};
 use crate::model::cache::LayerCache;
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context, Place};
 use crate::ops::Implementation;
 use crate::tensor::Tensor;

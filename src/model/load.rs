@@ -2,9 +2,9 @@
 //! quantized on the way.
 
 use super::bnb;
-use super::llama::{GateUp, HeadNorms, Layer, Model, Qkv, Recompute, Rope};
 use super::rope::inverse_frequencies;
 use super::spec::{Block, GateUpSpec, LinearSpec, NormSpec, QkvSpec, Role, TensorSpec};
+use super::transformer::{GateUp, HeadNorms, Layer, Model, Qkv, Recompute, Rope};
 use super::{ModelConfig, RopeConfig, RopeTables, Weights};
 use crate::backend::Device;
 use crate::dtype::{DType, f32_to_bytes};

@@ -1,4 +1,4 @@
-//! The transformer ([`llama`], [`cache`]), how it gets onto a device ([`load`]), and what is on disk
+//! The transformer ([`transformer`], [`cache`]), how it gets onto a device ([`load`]), and what is on disk
 //! for it: its directory, `config.json`, weights (those in 4 bits as bitsandbytes writes them), and
 //! the tables that follow from them.
 //!
@@ -11,7 +11,6 @@ pub mod config;
 mod family;
 pub mod float;
 pub(crate) mod json;
-pub mod llama;
 pub mod load;
 pub mod quantization;
 pub mod resolve;
@@ -19,6 +18,7 @@ pub mod rope;
 pub mod save;
 pub mod spec;
 mod tensor_file;
+pub mod transformer;
 pub mod weights;
 
 pub use check::check;

@@ -3,7 +3,7 @@
 use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context};
 use crate::ops::StepState;
 use crate::tape::Tape;

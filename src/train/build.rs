@@ -7,9 +7,9 @@ use crate::backend::Device;
 use crate::config::{LoraConfig, TrainArgs};
 use crate::error::Result;
 use crate::model::Spec;
-use crate::model::llama::Recompute;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::resolve::ModelSource;
+use crate::model::transformer::Recompute;
 use crate::optim::Settings;
 
 /// The optimizer's settings.

@@ -9,7 +9,7 @@ use crate::backend::dry::{Counts, Dry};
 use crate::config::GradientCheckpointing;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::model::llama::Recompute;
+use crate::model::transformer::Recompute;
 use std::rc::Rc;
 
 /// The rungs of the ladder, lowest first.

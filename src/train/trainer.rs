@@ -5,7 +5,7 @@ use crate::backend::Device;
 use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::llama::Model;
+use crate::model::transformer::Model;
 use crate::nn::{Context, Noise, Parameter};
 use crate::objective::{Chosen, Gradient, Means, Measures, Pass, Totals};
 use crate::ops::step_state::index;

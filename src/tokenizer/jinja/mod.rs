@@ -8,6 +8,10 @@
 //! `strftime_now` as there. Source: Jinja2 3.1.6 (`lexer.py`, `parser.py`, `compiler.py`,
 //! `filters.py`, `tests.py`, `runtime.py`, `sandbox.py`) and CPython 3.11.
 //!
+//! Why not a library: engines that are like Jinja2 differ in what values are (how a float or a nested
+//! string prints, what can be iterated, what `%` and `~` do, which arguments a macro takes), and filters
+//! and methods of ours cannot reach there. Nor do they bound memory and depth for a template from anywhere.
+//!
 //! What is left different is an error here, never another text:
 //!
 //! | what | here |
