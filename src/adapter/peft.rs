@@ -294,6 +294,7 @@ fn names(module: &LoraModule) -> [String; 2] {
 }
 
 /// Refuses what would change results and is not implemented.
+#[expect(clippy::too_many_lines, reason = "a check for each key of the format")]
 fn refuse_unsupported(object: &Object) -> Result<()> {
     match object.text("peft_type")? {
         Some("LORA") => {}

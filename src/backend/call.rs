@@ -100,6 +100,7 @@ impl KernelCall {
     ///
     /// # Errors
     /// `Error::Internal` that says what does not fit.
+    #[expect(clippy::too_many_lines, reason = "one check after the other, each with its message")]
     pub fn check(&self) -> Result<()> {
         let fail = |what: String| Err(Error::internal(self.spec.name, what));
         let bindings = self.spec.bindings;

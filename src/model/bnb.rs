@@ -148,6 +148,7 @@ pub fn stored(name: &str, weight: &Nf4Weight, dtype: DType) -> Vec<StoredTensor>
 }
 
 /// The JSON of `name`, checked; `None` if there is none, and the weight is not quantized.
+#[expect(clippy::too_many_lines, reason = "a check for each key of the format")]
 fn read_state(weights: &Weights, name: &str) -> Result<Option<State>> {
     if weights.get(&format!("{name}.quant_state.bitsandbytes__fp4")).is_some() {
         return Err(Error::input(format!(

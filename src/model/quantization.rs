@@ -21,6 +21,7 @@ pub struct BnbConfig {
 
 impl BnbConfig {
     /// Reads `quantization_config`; anything but bitsandbytes NF4 is refused by name.
+    #[expect(clippy::too_many_lines, reason = "a check for each key of the format")]
     pub(crate) fn read(object: &Object) -> Result<Self> {
         let four_bit = object.flag("load_in_4bit")?.or(object.flag("_load_in_4bit")?);
         let eight_bit = object.flag("load_in_8bit")?.or(object.flag("_load_in_8bit")?);

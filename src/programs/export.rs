@@ -28,6 +28,7 @@ const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
 ///
 /// # Errors
 /// What is wrong with the input, or with the run.
+#[expect(clippy::too_many_lines, reason = "the steps of the program, in order")]
 pub fn run(options: ExportOptions) -> Result<()> {
     let say = |text: &str| {
         if !options.messages.quiet {

@@ -133,6 +133,7 @@ struct Padding {
 
 impl Settings {
     /// Merges the files. An error is a sentence about the key that it names.
+    #[expect(clippy::too_many_lines, reason = "a rule for each key")]
     pub fn merge(sources: &Sources) -> Result<Self, String> {
         let config = sources.config;
         let class = class(sources);

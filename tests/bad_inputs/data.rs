@@ -4,6 +4,7 @@ use super::{TRAIN, case, check, config, data, remove, replace, template};
 use std::fs;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn data_that_cannot_be_trained_on() {
     check(&[
         case(

@@ -5,6 +5,7 @@ use crate::common::fixture;
 use std::fs;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn weights_that_are_missing_or_broken() {
     check(&[
         case(
@@ -77,6 +78,7 @@ fn weights_that_are_missing_or_broken() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn models_that_are_not_supported() {
     check(&[
         case(
@@ -164,6 +166,7 @@ fn models_that_are_not_supported() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn adapters() {
     check(&[
         case(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn outputs_and_checkpoints() {
     check(&[
         case(

@@ -4,6 +4,7 @@ use super::{Case, TRAIN, case, check, config, model, remove};
 use std::fs;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn configs() {
     check(&[
         case(
@@ -107,6 +108,7 @@ fn configs() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn command_lines() {
     check(&[
         case("no such program", |_| {}, "tune", &["unrecognized subcommand 'tune'"]),

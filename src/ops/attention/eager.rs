@@ -27,6 +27,7 @@ use crate::{kernel_text, with_element};
 use rayon::prelude::*;
 
 /// [`crate::ops::attention()`] by this implementation; `params` are checked.
+#[expect(clippy::too_many_lines, reason = "the steps of one formula")]
 pub fn attention(
     tape: &Tape,
     q: &Tensor,

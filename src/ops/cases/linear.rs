@@ -16,6 +16,7 @@ const BF16: DType = DType::BF16;
 const F16: DType = DType::F16;
 
 /// The checked cases.
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for [m, n, k] in

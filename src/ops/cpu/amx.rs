@@ -82,6 +82,7 @@ impl Tiles {
 
     /// sums [32, 32] = (plus what they held, if `add`) the products of planes that `depth` lists, of two
     /// panels of A and two of B.
+    #[expect(clippy::too_many_lines, reason = "registers must be named where they are used")]
     pub fn multiply(&self, depth: &Depth, a: &[u16], b: &[u16], add: bool, sums: &mut Sums) {
         let [a_panel, b_panel] = depth.panels().map(|values| 2 * values);
         assert!(size_of_val(a) == 2 * a_panel && size_of_val(b) == 2 * b_panel);

@@ -8,6 +8,7 @@ use super::value::{Value, to_text};
 use super::{Error, Result, attr, printf};
 
 /// Calls the method `name` of `of`.
+#[expect(clippy::too_many_lines, reason = "an arm for each method")]
 pub fn call(of: &Value, name: &'static str, args: Arguments) -> Result<Value> {
     limits::spend(1)?;
     match of {
@@ -99,6 +100,7 @@ fn unsupported(of: &Value, name: &str) -> Error {
 }
 
 /// A method of `str`.
+#[expect(clippy::too_many_lines, reason = "an arm for each method")]
 fn of_text(of: &str, name: &'static str, args: Arguments) -> Result<Value> {
     let text = |value: &str| Ok(Value::str(value));
     match name {

@@ -8,6 +8,7 @@ use super::value::{Value, to_text};
 use super::{Error, Result, methods, printf};
 
 /// `value | name(args)`.
+#[expect(clippy::too_many_lines, reason = "an arm for each filter")]
 pub fn apply(name: &str, value: Value, args: Arguments) -> Result<Value> {
     match name {
         "upper" => args.none(name).and_then(|()| Ok(Value::str(soft(&value)?.to_uppercase()))),

@@ -207,6 +207,7 @@ impl Device {
     /// # Errors
     /// [`Error::Fault`] when the kernel breaks a rule, [`Error::Invalid`] when the launch itself is wrong: no such
     /// entry, parameters that do not match, sizes beyond the limits of the target.
+    #[expect(clippy::too_many_lines, reason = "one check of the launch after the other")]
     pub fn launch(
         &mut self,
         module: &Module,

@@ -251,6 +251,7 @@ pub(super) fn unary<'a>(
 }
 
 /// Bit fields, three-input logic, byte permutation, funnel shifts, dot products of bytes.
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 pub(super) fn fields<'a>(
     cx: &mut Context<'_, '_, 'a>,
     mods: &mut Modifiers<'a>,

@@ -9,6 +9,7 @@ use crate::ptx::ast::{Operand, Type};
 
 type Result<T = ()> = std::result::Result<T, ParseError>;
 
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 pub(super) fn wgmma<'a>(
     cx: &mut Context<'_, '_, 'a>,
     mods: &mut Modifiers<'a>,

@@ -102,6 +102,7 @@ impl Runner {
     }
 
     /// Runs block number `block`; returns the instructions that its warps executed.
+    #[expect(clippy::too_many_lines, reason = "one loop over warps, whose state its steps share")]
     pub fn run(&mut self, job: &Job<'_>, block: u32) -> Result<u64, LocatedFault> {
         let state = &mut self.state;
         state.position.block = job.block_index(block);

@@ -112,6 +112,7 @@ fn interpret(job: &Job<'_>, state: &mut BlockState, warp: &mut Warp, budget: u32
 
 /// Instructions on registers alone; false for the others.
 #[inline(always)]
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 fn arithmetic(job: &Job<'_>, warp: &mut Warp, op: &Op, mask: u32) -> bool {
     let r = &mut warp.registers;
     match *op {
@@ -255,6 +256,7 @@ fn wide_product(signed: bool, a: u32, b: u32) -> u64 {
 
 /// The part of [`arithmetic`] that is not worth a copy for each instruction set.
 #[inline(never)]
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 fn rare_arithmetic(warp: &mut Warp, op: &Op, mask: u32) -> bool {
     let r = &mut warp.registers;
     match *op {
@@ -322,6 +324,7 @@ fn rare_arithmetic(warp: &mut Warp, op: &Op, mask: u32) -> bool {
 
 /// Memory, communication, control.
 #[inline(never)]
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 fn effect(
     job: &Job<'_>,
     state: &mut BlockState,
@@ -490,6 +493,7 @@ fn together(job: &Job<'_>, state: &mut BlockState, warp: &mut Warp, op: &Op, pc:
     Ok(Next::Select)
 }
 
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 fn whole_warp(
     job: &Job<'_>,
     state: &mut BlockState,

@@ -178,6 +178,7 @@ pub(super) struct BarrierOperands {
 }
 
 /// The current group arrives; true when it can go on at once (`bar.arrive`).
+#[expect(clippy::too_many_lines, reason = "each rule of a barrier, with its message")]
 pub(super) fn arrive(
     job: &Job<'_>,
     state: &mut BlockState,

@@ -228,6 +228,7 @@ fn claim(products: &mut Products, kernel: &Kernel, product: &Wgmma) -> Step {
 }
 
 /// `wgmma.mma_async`.
+#[expect(clippy::too_many_lines, reason = "the steps of one instruction, in order")]
 pub(super) fn issue(
     job: &Job<'_>,
     state: &mut BlockState,

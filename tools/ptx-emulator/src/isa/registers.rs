@@ -16,6 +16,7 @@ fn address(address: Address, note: &mut impl FnMut(Slot, Use)) {
 
 /// Calls `note` for every 32-bit slot that `op` reads or writes (optional ones may be [`NONE`]).
 #[rustfmt::skip]
+#[expect(clippy::too_many_lines, reason = "an arm for each instruction")]
 pub(crate) fn registers32(kernel: &Kernel, op: &Op, note: &mut impl FnMut(Slot, Use)) {
     let slot = |index: usize| kernel.operands[index] as Slot;
     let (mut reads, mut writes): ([Slot; 4], [Slot; 2]) = ([NONE; 4], [NONE; 2]);

@@ -359,6 +359,7 @@ impl Shared {
     }
 
     #[inline(never)]
+    #[expect(clippy::too_many_lines, reason = "one check of the access after the other")]
     pub(super) fn note_write_slowly(
         &self,
         who: Accessor<'_>,
