@@ -11,7 +11,8 @@ use std::time::Instant;
 use clap::Parser;
 use serde_json::json;
 use tunesmith::backend::DeviceSpec;
-use tunesmith::ops::{self, LargeCase};
+use tunesmith::conformance::{self, LargeCase};
+use tunesmith::ops;
 use tunesmith::{DType, Device, Error, Result, Tape, Tensor};
 
 /// Time the kernels of an 8B model's training step
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
     let by = options.shrink as usize;
     let clock = Clock::new(&device, options.repeats, CACHE_BYTES / (by * by))?;
     let mut failed = false;
-    for large in ops::large_cases(by) {
+    for large in conformance::large_cases(by) {
         let case = &large.case;
         if !options.only.is_empty() && !options.only.iter().any(|op| op == case.op) {
             continue;
@@ -67,7 +68,7 @@ fn main() -> Result<()> {
 
 fn measure(clock: &Clock, large: &LargeCase) -> Result<()> {
     let LargeCase { case, backward, besides } = large;
-    let inputs = ops::inputs_for_timing(case, clock.device)?;
+    let inputs = conformance::inputs_for_timing(case, clock.device)?;
     let besides = match besides {
         Some(besides) => clock.seconds(|| besides(&Tape::inference(), &inputs).map(|_| ()))?,
         None => 0.0,
@@ -92,7 +93,7 @@ fn measure(clock: &Clock, large: &LargeCase) -> Result<()> {
 }
 
 /// A line for a case whose work is `work` times that of its forward pass.
-fn print(case: &ops::Case, pass: &str, seconds: f64, work: f64) {
+fn print(case: &conformance::Case, pass: &str, seconds: f64, work: f64) {
     let (bytes, flops) = case.cost;
     let (amount, unit) =
         if flops > ARITHMETIC_INTENSITY * bytes { (flops, "FLOP") } else { (bytes, "B") };

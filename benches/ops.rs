@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use tunesmith::ops::{self, Case};
+use tunesmith::conformance::{self, Case};
 use tunesmith::{DType, Device, Error, Result, Tape, Tensor};
 
 /// FLOPs for each byte above which an op is taken to be bound by arithmetic.
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     eprintln!("device: {}", device.capabilities().description);
     let mut criterion = Criterion::default().configure_from_args();
     for dtype in [DType::F32, DType::BF16] {
-        for case in ops::bench_cases(dtype) {
+        for case in conformance::bench_cases(dtype) {
             bench(&mut criterion, &device, &case)?;
         }
     }
@@ -30,7 +30,7 @@ fn main() -> Result<()> {
 }
 
 fn bench(criterion: &mut Criterion, device: &Device, case: &Case) -> Result<()> {
-    let inputs = ops::inputs(case, device)?;
+    let inputs = conformance::inputs(case, device)?;
     // Once outside the clock: pipelines are compiled, and what fails does so with its message.
     let dout = match backward(case, device, &inputs, None) {
         Ok(dout) => dout,

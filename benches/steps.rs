@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
 use tunesmith::backend::DeviceSpec;
-use tunesmith::backend::dry::Dry;
+use tunesmith::conformance::Dry;
 use tunesmith::data::{Batch, Group, Sequence};
 use tunesmith::model::ModelConfig;
 use tunesmith::model::load::{LoadOptions, Source, load};

@@ -32,6 +32,7 @@
 //! - [`backend`]: memory and launches on the CPU, wgpu and CUDA; a [`Device`] is a handle on one
 //! - [`tensor`], [`tape`]: a handle on memory; differentiation
 //! - [`ops`]: one file per op, with definition, fast CPU version, launch and backward
+//! - [`conformance`]: what kernels and devices are held to
 //! - [`quant`] holds NF4 and its decoding; it knows no file and no device
 //! - [`nn`], [`model`], [`adapter`]: layers, model directories and the network, LoRA
 //! - [`tokenizer`], [`data`]: from JSON Lines to rows of tokens
@@ -60,6 +61,7 @@ pub mod backend;
 #[allow(rustdoc::broken_intra_doc_links, reason = "help texts are not Markdown")]
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod data;
 pub mod dtype;
 pub mod error;

@@ -3,8 +3,9 @@
 //! keep everything in registers.
 #![cfg(feature = "cudarc")]
 
-use tunesmith::backend::cuda::{Assembled, Compiler, assemble, stand_in};
-use tunesmith::{Result, ops};
+use tunesmith::Result;
+use tunesmith::backend::cuda::Compiler;
+use tunesmith::conformance::{self, Assembled, assemble, stand_in};
 
 /// Files whose kernels must not spill.
 fn is_hot(stem: &str) -> bool {
@@ -32,8 +33,8 @@ fn every_kernel_is_machine_code_for_every_architecture() -> Result<()> {
     };
     let mut complaints = Vec::new();
     for (capability, arch) in [(80, "sm_80"), (90, "sm_90a"), (120, "sm_120")] {
-        let launches = ops::launches(stand_in(capability))?;
-        for spec in ops::kernels() {
+        let launches = conformance::launches(stand_in(capability))?;
+        for spec in conformance::kernels() {
             if !launches.iter().any(|launch| launch.spec.name == spec.name) && capability == 90 {
                 complaints.push(format!("no case launches {}", spec.name));
             }

@@ -64,9 +64,9 @@ fn add(
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{path} has no {from}");
     let device = open(tunesmith::kernels::Texts::replacing(path, text.replace(from, to)))?;
-    let cases = tunesmith::ops::cases();
+    let cases = tunesmith::conformance::cases();
     let case = cases.iter().find(|case| case.op == "add").unwrap();
-    tunesmith::ops::verify(case, &device).map(|_| ())
+    tunesmith::conformance::verify(case, &device).map(|_| ())
 }
 
 #[cfg(feature = "cuda-emulated")]

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 use tunesmith::kernels::Texts;
-use tunesmith::{Device, Result, ops};
+use tunesmith::{Device, Result, conformance};
 
 /// A change of one file.
 struct Fault {
@@ -83,13 +83,13 @@ fn faults(folder: &str) -> Vec<Fault> {
     paths.iter().map(parse).filter(|fault| fault.path.starts_with(folder)).collect()
 }
 
-fn elements(case: &ops::Case) -> usize {
+fn elements(case: &conformance::Case) -> usize {
     case.inputs.iter().map(|input| input.shape.iter().product::<usize>()).sum()
 }
 
 /// What is wrong with a case on a device.
-fn complaint(case: &ops::Case, device: &Device) -> Option<String> {
-    match ops::verify(case, device) {
+fn complaint(case: &conformance::Case, device: &Device) -> Option<String> {
+    match conformance::verify(case, device) {
         Ok(found) => found
             .iter()
             .find(|found| !found.passed())
@@ -111,11 +111,11 @@ fn check(
         Err(problem) => return Ok(Some(problem)),
     };
     let faulty = open(Texts::replacing(&fault.path, text))?;
-    let mut cases = ops::cases();
+    let mut cases = conformance::cases();
     cases.sort_by_key(elements);
     for case in &cases {
         let capabilities = sound.capabilities().clone();
-        let launches = ops::launches_of(std::slice::from_ref(case), capabilities)?;
+        let launches = conformance::launches_of(std::slice::from_ref(case), capabilities)?;
         if !launches.iter().any(|launch| launch.spec.text.stem == fault.stem()) {
             continue;
         }

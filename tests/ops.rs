@@ -2,17 +2,17 @@
 
 mod common;
 
-use tunesmith::{Device, ops};
+use tunesmith::{Device, conformance};
 
 fn check_all(device: &Device) {
-    check(device, ops::cases());
+    check(device, conformance::cases());
 }
 
-fn check(device: &Device, cases: Vec<ops::Case>) {
+fn check(device: &Device, cases: Vec<conformance::Case>) {
     let mut failures = Vec::new();
     for case in cases {
         let label = format!("{} {}", case.op, case.variant);
-        match ops::verify(&case, device) {
+        match conformance::verify(&case, device) {
             Ok(comparisons) => {
                 for found in comparisons.iter().filter(|found| !found.passed()) {
                     failures.push(format!("{label}: {found:?}"));
@@ -49,11 +49,11 @@ fn cuda_emulated_agrees_with_the_reference() {
 #[cfg(feature = "cuda-emulated")]
 #[test]
 fn cuda_emulated_hopper_agrees_with_the_reference() -> tunesmith::Result<()> {
-    use tunesmith::backend::cuda::stand_in;
+    use tunesmith::conformance::stand_in;
     use tunesmith::kernels::Requires;
     let mut cases = Vec::new();
-    for case in ops::cases() {
-        let launches = ops::launches_of(std::slice::from_ref(&case), stand_in(90))?;
+    for case in conformance::cases() {
+        let launches = conformance::launches_of(std::slice::from_ref(&case), stand_in(90))?;
         if launches.iter().any(|launch| launch.spec.requires == Requires::Hopper) {
             cases.push(case);
         }
@@ -89,14 +89,14 @@ fn verify_trusts_the_emulated_gpu() -> tunesmith::Result<()> {
 
 #[test]
 fn backwards_are_the_derivatives() {
-    let small = |case: &ops::Case| {
+    let small = |case: &conformance::Case| {
         let elements: usize =
             case.inputs.iter().map(|input| input.shape.iter().product::<usize>()).sum();
         elements > 0 && elements <= 200 && case.inputs.iter().any(|input| input.grad.is_some())
     };
     let mut failures = Vec::new();
-    for case in ops::cases().iter().filter(|case| small(case)) {
-        if let Err(error) = ops::gradcheck_case(case) {
+    for case in conformance::cases().iter().filter(|case| small(case)) {
+        if let Err(error) = conformance::gradcheck_case(case) {
             failures.push(format!("{} {}: {error}", case.op, case.variant));
         }
     }

@@ -4,7 +4,7 @@
 
 use safetensors::SafeTensors;
 use tunesmith::backend::cpu::Cpu;
-use tunesmith::backend::reference::Reference;
+use tunesmith::conformance::Reference;
 use tunesmith::ops::step_state::StepState;
 use tunesmith::ops::{self, AttentionLayout, Implementation, LogprobOptions};
 use tunesmith::tape::Tape;

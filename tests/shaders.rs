@@ -11,7 +11,7 @@ use std::rc::Rc;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::backend::{self, Backend, Buffer, KernelCall, LocalFuture, MemoryUse, View};
 use tunesmith::kernels::{Access, KernelSpec, Kind, Requires, Texts};
-use tunesmith::{DType, Device, Result, ops};
+use tunesmith::{DType, Device, Result, conformance};
 
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 const STORAGE_BUFFERS: usize = 8;
@@ -56,8 +56,9 @@ impl Backend for Recorder {
 fn launches() -> HashMap<(&'static str, Constants), &'static KernelSpec> {
     let launches = Launches::default();
     let device = Device::new(Recorder { cpu: Cpu::new(), launches: launches.clone() });
-    for case in ops::cases() {
-        ops::verify(&case, &device).unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));
+    for case in conformance::cases() {
+        conformance::verify(&case, &device)
+            .unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));
     }
     launches.take()
 }
@@ -66,7 +67,7 @@ fn launches() -> HashMap<(&'static str, Constants), &'static KernelSpec> {
 fn every_shader_is_valid_and_portable_and_has_a_case() {
     let launches = launches();
     check_shaders(&launches);
-    for spec in ops::kernels().iter().filter(|spec| spec.requires == Requires::Portable) {
+    for spec in conformance::kernels().iter().filter(|spec| spec.requires == Requires::Portable) {
         assert!(launches.keys().any(|(name, _)| *name == spec.name), "no case runs {}", spec.name);
     }
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::backend::{self, Backend, Buffer, KernelCall, LocalFuture, MemoryUse, View};
 use tunesmith::kernels::{Access, KernelSpec, Kind};
-use tunesmith::{DType, Device, Result, ops};
+use tunesmith::{DType, Device, Result, conformance};
 
 /// Longest files, in lines.
 const SOURCE_LINES: usize = 600;
@@ -331,7 +331,7 @@ fn kernel_twins_are_twins() {
     let mut wgsl = by_stem("kernels-wgsl", "wgsl");
     let cuda = by_stem("kernels-cuda", "cu");
     // Headers are no kernels.
-    let headers = ops::kernels().into_iter().flat_map(|spec| spec.text.headers);
+    let headers = conformance::kernels().into_iter().flat_map(|spec| spec.text.headers);
     let shared = headers.filter(|header| header.wgsl.is_some()).map(|header| header.stem);
     for stem in shared.chain(["common"]).collect::<BTreeSet<_>>() {
         assert!(wgsl.remove(stem).is_some(), "kernels-wgsl/{stem}.wgsl is a header");
@@ -339,7 +339,7 @@ fn kernel_twins_are_twins() {
     }
     let cuda_stems: BTreeSet<String> = cuda.keys().cloned().collect();
     let wgsl_stems: BTreeSet<String> = wgsl.keys().cloned().collect();
-    let cuda_only: BTreeSet<&str> = ops::kernels()
+    let cuda_only: BTreeSet<&str> = conformance::kernels()
         .iter()
         .filter(|spec| spec.text.wgsl.is_none())
         .map(|spec| spec.text.stem)
@@ -451,7 +451,7 @@ const TENSOR_MAP: &str = "const __grid_constant__ TensorMap ";
 #[test]
 fn cuda_parameters_are_the_bindings_of_the_spec() {
     let mut problems = Vec::new();
-    for spec in ops::kernels() {
+    for spec in conformance::kernels() {
         let entries = entry_points(spec.text.cuda, CUDA_ENTRY);
         let Some((_, parameters, _)) = entries.iter().find(|(name, ..)| *name == spec.name) else {
             problems.push(format!("{}.cu has no {}", spec.text.stem, spec.name));
@@ -540,13 +540,14 @@ fn table_of_ops() -> String {
     };
     let device = Device::new(Recorder { cpu, capabilities, launched: launched.clone() });
     let mut rows: BTreeMap<&str, (BTreeMap<&str, &KernelSpec>, bool)> = BTreeMap::new();
-    for case in ops::cases() {
-        ops::verify(&case, &device).unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));
+    for case in conformance::cases() {
+        conformance::verify(&case, &device)
+            .unwrap_or_else(|e| panic!("{} {}: {e}", case.op, case.variant));
         let row = rows.entry(case.op).or_default();
         row.0.extend(launched.take());
         row.1 |= case.inputs.iter().any(|input| input.grad.is_some());
     }
-    for spec in ops::kernels() {
+    for spec in conformance::kernels() {
         let tested = rows.values().any(|(kernels, _)| kernels.contains_key(spec.name));
         assert!(tested, "no case runs {}", spec.name);
     }

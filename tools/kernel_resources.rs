@@ -4,8 +4,9 @@
 //! `cargo run --release --example kernel_resources`; needs NVRTC (tools/install-nvrtc), no GPU.
 
 use std::collections::BTreeMap;
-use tunesmith::backend::cuda::{Compiler, Resources, assemble, stand_in};
-use tunesmith::{Result, ops};
+use tunesmith::Result;
+use tunesmith::backend::cuda::Compiler;
+use tunesmith::conformance::{self, Resources, assemble, stand_in};
 
 const TARGETS: [(u32, &str); 3] = [(80, "sm_80"), (90, "sm_90a"), (120, "sm_120")];
 
@@ -16,7 +17,7 @@ fn main() -> Result<()> {
     let compiler = Compiler::find(u32::MAX)?;
     let mut table: BTreeMap<(&str, &str), Row> = BTreeMap::new();
     for (column, (capability, arch)) in TARGETS.into_iter().enumerate() {
-        let launches = ops::launches(stand_in(capability))?;
+        let launches = conformance::launches(stand_in(capability))?;
         for found in assemble(&compiler, &launches, arch)? {
             let row = table.entry((found.stem, found.kernel)).or_default();
             let (versions, most) = row[column].get_or_insert_default();

@@ -9,9 +9,9 @@ mod call;
 pub mod cpu;
 #[cfg(feature = "cudarc")]
 pub mod cuda;
-pub mod dry;
+pub(crate) mod dry;
 mod open;
-pub mod reference;
+pub(crate) mod reference;
 mod spec;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;

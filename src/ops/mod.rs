@@ -9,7 +9,7 @@ mod add;
 mod attention;
 mod bias;
 mod binding_slices;
-mod cases;
+pub(crate) mod cases;
 mod cast;
 mod cpu;
 mod cross_entropy;
@@ -41,7 +41,7 @@ pub mod step_state;
 mod swiglu;
 mod token_logprobs;
 mod vector;
-mod verify;
+pub(crate) mod verify;
 mod wide_loads;
 
 pub use adamw::{AdamW, adamw};
@@ -49,7 +49,6 @@ pub use adamw_8bit::{AdamW8bit, Moments8bit, adamw_8bit, dynamic_tables};
 pub use add::add;
 pub use attention::{AttentionLayout, Implementation, attention};
 pub use bias::add_bias;
-pub use cases::{Case, Input, LargeCase, Rule, Values, bench_cases, cases, large_cases};
 pub use cast::cast;
 pub(crate) use cast::cast_into;
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
@@ -74,9 +73,6 @@ pub use slice_columns::slice_columns;
 pub use step_state::{StepState, StepValues};
 pub use swiglu::swiglu;
 pub use token_logprobs::{LogprobOptions, TokenDetails, TokenLogprobs, token_logprobs};
-pub use verify::{
-    Comparison, gradcheck_case, inputs, inputs_for_timing, launches, launches_of, verify,
-};
 
 use crate::kernels::KernelSpec;
 

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::train::print;
 use crate::cli::VerifyOptions;
+use crate::conformance::{self, Case, Comparison};
 use crate::error::{Error, Result};
-use crate::ops::{self, Case, Comparison};
 
 /// The heads of the table's columns.
 const HEAD: [&str; 7] = ["op", "variant", "dtype", "tensor", "error", "tolerance", "verdict"];
@@ -24,9 +24,9 @@ pub fn run(options: VerifyOptions) -> Result<()> {
     }
     let mut rows = Vec::new();
     let mut failed = BTreeSet::new();
-    let cases = ops::cases();
+    let cases = conformance::cases();
     for case in &cases {
-        let found = ops::verify(case, &device);
+        let found = conformance::verify(case, &device);
         if !found.as_ref().is_ok_and(|found| found.iter().all(Comparison::passed)) {
             failed.insert(case.op);
         }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_called_wrong() {
-        let cases = ops::cases();
+        let cases = conformance::cases();
         let mut found = Comparison {
             tensor: "out 0".into(),
             dtype: DType::F32,

@@ -36,6 +36,7 @@ pub struct TokenizerFiles {
     /// Chat templates by name; the model's main one is `default`.
     pub chat_templates: BTreeMap<String, String>,
     /// What the files say of the tokenizer besides its vocabulary, merged.
+    #[cfg_attr(not(feature = "tokenizers"), allow(dead_code))]
     pub(super) settings: Settings,
 }
 

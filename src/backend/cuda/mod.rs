@@ -4,7 +4,7 @@
 //! and share everything here but a handful of calls, `Driver`. Nothing of CUDA is linked: the
 //! driver and NVRTC are looked for when a device is opened.
 
-mod assembly;
+pub(crate) mod assembly;
 mod cache;
 mod compiler;
 #[cfg(feature = "cuda-emulated")]
@@ -14,7 +14,6 @@ mod library;
 mod nvrtc;
 mod tensor_map;
 
-pub use assembly::{Assembled, Resources, assemble, stand_in};
 pub use compiler::Compiler;
 #[cfg(feature = "cuda-emulated")]
 pub use emulated::Options as EmulatedOptions;
