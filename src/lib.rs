@@ -21,7 +21,7 @@
 //! # Ok::<(), tunesmith::Error>(())
 //! ```
 //!
-//! `examples/train.rs` is a fine-tune in about thirty lines.
+//! `examples/train.rs` is a fine-tune in about fifty lines.
 //!
 //! # Map
 //!
