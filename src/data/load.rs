@@ -8,7 +8,7 @@ use super::format::Sample;
 use super::group::Group;
 use super::read::{self, Row};
 use super::{DataFile, Dataset, Format, Stats, place};
-use crate::tokenizer::TextProcessor;
+use crate::tokenizer::{TextProcessor, deep_threads};
 use crate::{Error, Result};
 
 /// Rows tokenized at a time: enough for every thread, few enough that an error shows soon.
@@ -82,12 +82,14 @@ impl Dataset {
             };
             at(file, &rows[0], check_format(format, objective))?;
             for chunk in rows.chunks(CHUNK) {
-                let tokenized: Vec<Result<Tokenized>> = chunk
-                    .par_iter()
-                    .map(|row| {
-                        at(file, row, Tokenized::of(row, index, format, objective, &encoder))
-                    })
-                    .collect();
+                let tokenize = |row: &Row| {
+                    at(file, row, Tokenized::of(row, index, format, objective, &encoder))
+                };
+                let tokenize = || chunk.par_iter().map(tokenize).collect();
+                let tokenized: Vec<Result<Tokenized>> = match deep_threads() {
+                    Some(threads) => threads.install(tokenize),
+                    None => tokenize(),
+                };
                 // In order, so that the first bad row is the one that is named.
                 for (row, tokenized) in chunk.iter().zip(tokenized) {
                     at(file, row, collector.take(tokenized?, options))?;

@@ -24,6 +24,7 @@ pub use files::TokenizerFiles;
 #[cfg(feature = "tokenizers")]
 pub use hf::HfTokenizer;
 pub use jinja::Rendered;
+pub(crate) use jinja::deep_threads;
 pub use processor::TextProcessor;
 pub(crate) use settings::kind as json_kind;
 pub use stream::StreamDecoder;

@@ -1,11 +1,16 @@
 //! What one rendering may use: work, memory, depth.
 //!
 //! A template comes with a model from anywhere, so it is not trusted to end. Every rendering runs
-//! on a thread of its own ([`on_own_stack`]) with a stack that holds [`DEPTH`] nested calls, and
-//! the counters below belong to that thread. They count, and never look at a clock: the same
+//! on a thread ([`on_own_stack`]) with a stack that holds [`DEPTH`] nested calls: one of its own, or
+//! one of those that [`deep_threads`] keeps for who renders thousands of conversations. The counters
+//! below belong to that thread. They count, and never look at a clock: the same
 //! template with the same conversation is refused on every machine or on none.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{Error, Result};
 
@@ -30,6 +35,8 @@ pub const NESTING: usize = 150;
 const STACK: usize = 64 << 20;
 
 thread_local! {
+    /// Whether this thread has a stack of [`STACK`] bytes.
+    static IS_DEEP: Cell<bool> = const { Cell::new(false) };
     static SPENT: Cell<u64> = const { Cell::new(0) };
     static HELD: Cell<usize> = const { Cell::new(0) };
     static GIVEN: Cell<usize> = const { Cell::new(0) };
@@ -89,15 +96,34 @@ impl Drop for Held {
     }
 }
 
-/// Runs `work` on a thread with a stack that is deep enough for it, counters at zero.
+/// As many threads as rayon has, with stacks that are deep enough for a rendering; `None` where the system
+/// gives no more threads.
+pub fn deep_threads() -> Option<&'static ThreadPool> {
+    static THREADS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(rayon::current_num_threads())
+            .thread_name(|index| format!("chat-template-{index}"))
+            .stack_size(STACK)
+            .start_handler(|_| IS_DEEP.set(true));
+        threads.build().ok()
+    });
+    THREADS.as_ref()
+}
+
+/// Runs `work` where the stack is deep enough for it: here, on one of the [`deep_threads`], else on a thread
+/// made for it.
 pub fn on_own_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    if IS_DEEP.get() {
+        // A panic here would be a fault of the interpreter; the caller says so.
+        return catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::new("the template interpreter failed")));
+    }
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("chat-template".into())
             .stack_size(STACK)
             .spawn_scoped(scope, work)
             .map_err(|error| Error::new(format!("no thread to render on: {error}")))?;
-        // A panic here would be a fault of the interpreter; the caller says so.
         thread.join().unwrap_or_else(|_| Err(Error::new("the template interpreter failed")))
     })
 }

@@ -52,6 +52,8 @@ mod text;
 mod text_filters;
 mod value;
 
+pub use limits::deep_threads;
+
 use jiff::civil::DateTime;
 
 use interp::Interp;
