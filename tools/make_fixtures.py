@@ -22,6 +22,7 @@ import torch
 
 from exact_nf4 import use_exact_nf4_decoding
 from fixtures.families import FAMILIES, write_model
+from fixtures.forms import write_forms
 from fixtures.nf4 import write_nf4
 from fixtures.ops import write_ops
 from fixtures.optimizers import write_optimizers
@@ -66,6 +67,7 @@ GROUPS = {
     "sampling": write_sampling,
     "tokenizers": write_tokenizers,
     "text": write_text,
+    "forms": write_forms,
 }
 
 

@@ -218,14 +218,13 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
                 tensor.shape
             )));
         }
-        let Some(values) = tensor.to_f32(0..tensor.len()) else {
+        let Some(values) = tensor.to_f32() else {
             return Err(Error::input(format!(
                 "{} is stored as {}; expected F32, BF16 or F16",
                 place(),
                 tensor.dtype
             )));
         };
-        let values: Vec<f32> = values.collect();
         match values.iter().find(|x| !x.is_finite()) {
             Some(bad) => Err(Error::input(format!("{} holds {bad}", place()))),
             None => Ok(values),

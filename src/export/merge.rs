@@ -98,7 +98,7 @@ impl<'a> Merge<'a> {
         let name = tensor.name.as_str();
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as finite floats"));
-        let values: Vec<f32> = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?.collect();
+        let values = stored.to_f32().ok_or_else(unreadable)?;
         values.iter().all(|x| x.is_finite()).then_some(values).ok_or_else(unreadable)
     }
 
@@ -117,17 +117,17 @@ impl<'a> Merge<'a> {
         }
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as floats"));
-        let values = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?;
+        let mut values = stored.to_f32().ok_or_else(unreadable)?;
         match (self.base, tensor.linear()) {
             (Base::Dequantized { double }, Some((_, shape))) => {
                 // As the model was loaded for training: cast, then quantized.
-                let values: Vec<f32> = values.map(|x| self.dtype.round(x)).collect();
+                values.iter_mut().for_each(|x| *x = self.dtype.round(*x));
                 let weight = Nf4Weight::quantize(&values, shape)
                     .map_err(|error| Error::input(format!("tensor {name}: {error}")))?;
                 let weight = if double { weight.double_quantize() } else { weight };
                 Ok(weight.dequantize(self.dtype))
             }
-            _ => Ok(values.collect()),
+            _ => Ok(values),
         }
     }
 

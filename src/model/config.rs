@@ -32,7 +32,7 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// How the linear layers are quantized on disk.
     pub quantization: Option<BnbConfig>,
-    /// The dtype that the weights were saved in.
+    /// The dtype that the weights were saved in, or are cast to where it is none of the three.
     pub dtype: Option<DType>,
     /// config.json as it was read, for writing it again.
     raw: Map<String, Value>,
@@ -85,6 +85,12 @@ impl ModelConfig {
             dtype: read_dtype(&object)?,
             raw,
         })
+    }
+
+    /// Takes the head for a matrix of its own, whatever the file says.
+    pub(super) fn untie(&mut self) {
+        self.spec.tie_word_embeddings = false;
+        self.raw.insert("tie_word_embeddings".into(), false.into());
     }
 
     /// config.json as it was read, for weights saved as `dtype` and quantized as `quantization`
@@ -141,12 +147,15 @@ fn read_tokens(object: &Object, key: &str) -> Result<Vec<u32>> {
 fn read_dtype(object: &Object) -> Result<Option<DType>> {
     let key = if object.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     let Some(name) = object.text(key)? else { return Ok(None) };
-    match float::from_torch_name(name) {
+    match float::computed_in(name) {
         Some(dtype) => Ok(Some(dtype)),
         None if name == "auto" => Ok(None),
         None => Err(object.error(
             key,
-            format_args!("{name:?} is not supported; supported are float32, bfloat16 and float16"),
+            format_args!(
+                "{name:?} is not supported; supported are float32, bfloat16, float16, and float64, \
+                 float8_e4m3fn and float8_e5m2, which are cast"
+            ),
         )),
     }
 }
@@ -323,7 +332,7 @@ mod tests {
             (r#"{"model_type": "llama", "hidden_act": "gelu"}"#, "\"gelu\" is not supported"),
             (r#"{"model_type": "llama", "attention_dropout": 0.1}"#, "`attention_dropout`"),
             (r#"{"model_type": "mistral", "attention_bias": true}"#, "no such bias"),
-            (r#"{"model_type": "llama", "torch_dtype": "float64"}"#, "\"float64\""),
+            (r#"{"model_type": "llama", "torch_dtype": "int8"}"#, "\"int8\""),
             (r#"{"model_type": "llama", "hidden_size": "4096"}"#, "`hidden_size` must be a whole"),
             (r#"{"model_type": "llama", "hidden_size": 0}"#, "must be above 0"),
             (r#"{"model_type": "llama", "hidden_size": 100}"#, "not a multiple"),

@@ -1,5 +1,6 @@
-//! The three float types that weights are stored in, by their names in files, and their bytes as
-//! numbers.
+//! The float types that weights are stored in, by their names in files, and their bytes as numbers: the
+//! three that this crate computes with, and those that are cast to f32 when they are read (float64, and
+//! the two of 8 bits).
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -25,6 +26,51 @@ pub fn from_safetensors(dtype: Dtype) -> Option<DType> {
         Dtype::F16 => Some(DType::F16),
         _ => None,
     }
+}
+
+/// The type that a model is computed in whose weights PyTorch calls `name`: one of the three, or, for a
+/// type that weights are only stored in, the narrowest of the three that is not much less exact.
+pub fn computed_in(name: &str) -> Option<DType> {
+    match name.strip_prefix("torch.").unwrap_or(name) {
+        "float64" | "double" => Some(DType::F32),
+        "float8_e4m3fn" | "float8_e5m2" => Some(DType::BF16),
+        other => from_torch_name(other),
+    }
+}
+
+/// Whether weights may be stored as `dtype`.
+pub fn is_float(dtype: Dtype) -> bool {
+    from_safetensors(dtype).is_some()
+        || matches!(dtype, Dtype::F64 | Dtype::F8_E4M3 | Dtype::F8_E5M2)
+}
+
+/// Little-endian `bytes` of a float type as f32: exactly, but for float64, which is rounded. `None` where
+/// [`is_float`] says no.
+pub fn decode(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F64 => {
+            let wide = bytes.as_chunks::<8>().0.iter();
+            wide.map(|bytes| f64::from_le_bytes(*bytes) as f32).collect()
+        }
+        Dtype::F8_E4M3 => bytes.iter().map(|byte| e4m3(*byte)).collect(),
+        // The upper half of a half.
+        Dtype::F8_E5M2 => {
+            bytes.iter().map(|byte| f16::from_bits(u16::from(*byte) << 8).to_f32()).collect()
+        }
+        _ => widen(bytes, from_safetensors(dtype)?).collect(),
+    })
+}
+
+/// Sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinities, and one NaN of each sign (PyTorch's
+/// `float8_e4m3fn`).
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let size = match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if byte & 128 == 0 { size } else { -size }
 }
 
 /// What safetensors calls `dtype`.
@@ -65,5 +111,21 @@ mod tests {
             assert_eq!(from_safetensors(to_safetensors(dtype)), Some(dtype));
         }
         assert_eq!(widen(&[1, 2, 3], DType::U8).count(), 0);
+    }
+
+    #[test]
+    fn types_that_are_only_stored_are_cast() {
+        let bytes = [1.0f64, 1e-300, f64::from(f32::MAX) * 2.0].map(f64::to_le_bytes).concat();
+        assert_eq!(decode(&bytes, Dtype::F64).unwrap(), [1.0, 0.0, f32::INFINITY]);
+        // 1, the largest, the smallest normal, the smallest, and their negatives.
+        let (e4m3, e5m2) = ([0x38, 0x7E, 0x08, 0x01], [0x3C, 0x7B, 0x04, 0x01]);
+        let values = [1.0, 448.0, 2f32.powi(-6), 2f32.powi(-9)];
+        assert_eq!(decode(&e4m3, Dtype::F8_E4M3).unwrap(), values);
+        assert_eq!(decode(&e4m3.map(|x| x | 128), Dtype::F8_E4M3).unwrap(), values.map(|x| -x));
+        let values = [1.0, 57344.0, 2f32.powi(-14), 2f32.powi(-16)];
+        assert_eq!(decode(&e5m2, Dtype::F8_E5M2).unwrap(), values);
+        assert!(decode(&[0x7F, 0xFF], Dtype::F8_E4M3).unwrap().iter().all(|x| x.is_nan()));
+        assert!(decode(&[0x7C, 0x7F], Dtype::F8_E5M2).unwrap()[0].is_infinite());
+        assert_eq!(decode(&[0], Dtype::I8), None);
     }
 }

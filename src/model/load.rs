@@ -216,12 +216,9 @@ impl Loader<'_> {
                         stored.shape
                     )));
                 }
-                match stored.float_dtype().ok_or_else(unreadable)? == dtype {
-                    true => stored.bytes.to_vec(),
-                    false => {
-                        let values = stored.to_f32(0..stored.len()).ok_or_else(unreadable)?;
-                        f32_to_bytes(&values.collect::<Vec<_>>(), dtype)
-                    }
+                match stored.bytes_of(dtype) {
+                    Some(bytes) => bytes.to_vec(),
+                    None => f32_to_bytes(&stored.to_f32().ok_or_else(unreadable)?, dtype),
                 }
             }
         };

@@ -1,7 +1,6 @@
 //! The weights of a model directory: one safetensors file or several with an index.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use safetensors::Dtype;
@@ -19,8 +18,10 @@ pub struct Weights {
     /// What messages call them: a directory or a file.
     place: String,
     files: Vec<TensorFile>,
-    /// Which file each tensor is in.
-    places: BTreeMap<String, usize>,
+    /// Which file each tensor is in, and what it is called there.
+    places: BTreeMap<String, (usize, String)>,
+    /// Tensors that an index has in a file that does not have them.
+    absent: BTreeMap<String, String>,
 }
 
 /// A tensor as it lies in its file.
@@ -45,17 +46,14 @@ impl<'a> TensorSlice<'a> {
         self.len() == 0
     }
 
-    /// The float type, if it is one of the three that weights may have.
-    pub fn float_dtype(&self) -> Option<DType> {
-        float::from_safetensors(self.dtype)
+    /// The bytes, where they are elements of `dtype`.
+    pub fn bytes_of(&self, dtype: DType) -> Option<&'a [u8]> {
+        (float::from_safetensors(self.dtype) == Some(dtype)).then_some(self.bytes)
     }
 
-    /// The elements of `range` as f32, exactly, so that a large tensor can be read in parts.
-    /// `None` where the dtype is not F32, BF16 or F16, or the range does not lie within.
-    pub fn to_f32(&self, range: Range<usize>) -> Option<impl Iterator<Item = f32> + 'a> {
-        let dtype = self.float_dtype()?;
-        let bytes = self.bytes.get(range.start * dtype.size()..range.end * dtype.size())?;
-        Some(float::widen(bytes, dtype))
+    /// The elements as f32, exactly but for F64, which is rounded; `None` where they are no floats.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        float::decode(self.bytes, self.dtype)
     }
 }
 
@@ -67,8 +65,10 @@ impl Weights {
 
     /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
     ///
+    /// Where a shard is is what counts, not what the index says is in it, as in Transformers.
+    ///
     /// Errors: neither is there; a file is missing, truncated or malformed; an index that points
-    /// out of the directory, or names a tensor that its file does not have.
+    /// out of the directory.
     pub fn open(dir: &Path) -> Result<Self> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         let weights = match (single.exists(), index.exists()) {
@@ -104,19 +104,9 @@ impl Weights {
             })?;
             files.push((TensorFile::open(&path)?, path.display().to_string()));
         }
-        let weights = Self::from_files(files)?;
-        for (tensor, file) in &listed {
-            let found = weights.places.get(tensor).map(|&i| names[i]);
-            if found != Some(file.as_str()) {
-                return Err(Error::input(format!(
-                    "{place}: tensor {tensor} should be in {file}, but {}",
-                    match found {
-                        Some(other) => format!("is in {other}"),
-                        None => "is not there; download the files again".into(),
-                    }
-                )));
-            }
-        }
+        let mut weights = Self::from_files(files)?;
+        let absent = listed.iter().filter(|(tensor, _)| !weights.places.contains_key(tensor));
+        weights.absent = absent.cloned().collect();
         Ok(weights)
     }
 
@@ -124,7 +114,7 @@ impl Weights {
         let mut places = BTreeMap::new();
         for (i, (file, name)) in files.iter().enumerate() {
             for tensor in file.tensors.keys() {
-                if let Some(first) = places.insert(tensor.clone(), i) {
+                if let Some((first, _)) = places.insert(tensor.clone(), (i, tensor.clone())) {
                     return Err(Error::input(format!(
                         "{name}: tensor {tensor} is also in {}",
                         files[first].1
@@ -136,12 +126,39 @@ impl Weights {
             [(_, name)] => name.clone(),
             _ => "the weights".to_owned(),
         };
-        Ok(Self { place, files: files.into_iter().map(|(file, _)| file).collect(), places })
+        let files = files.into_iter().map(|(file, _)| file).collect();
+        Ok(Self { place, files, places, absent: BTreeMap::new() })
+    }
+
+    /// Calls tensors by other names: by what `name` gives for the one in the file.
+    ///
+    /// Errors: two that get the same name.
+    pub(super) fn rename(&mut self, name: impl Fn(&str) -> String) -> Result<()> {
+        let mut places = BTreeMap::new();
+        for (old, place) in std::mem::take(&mut self.places) {
+            let new = name(&old);
+            if let Some((_, other)) = places.insert(new.clone(), place) {
+                return Err(Error::input(format!(
+                    "{}: the tensors {other} and {old} are both {new}",
+                    self.place
+                )));
+            }
+        }
+        self.places = places;
+        Ok(())
+    }
+
+    /// Takes what is called `old` for `new` too.
+    pub(super) fn alias(&mut self, old: &str, new: &str) {
+        if let Some(place) = self.places.get(old).cloned() {
+            self.places.insert(new.to_string(), place);
+        }
     }
 
     /// The tensor `name`, if it is there.
     pub fn get(&self, name: &str) -> Option<TensorSlice<'_>> {
-        let file = &self.files[*self.places.get(name)?];
+        let (file, name) = self.places.get(name)?;
+        let file = &self.files[*file];
         let entry = &file.tensors[name];
         Some(TensorSlice {
             dtype: entry.dtype,
@@ -152,8 +169,23 @@ impl Weights {
 
     /// The tensor `name`, or an error that it is missing.
     pub fn expect(&self, name: &str) -> Result<TensorSlice<'_>> {
-        self.get(name)
-            .ok_or_else(|| Error::input(format!("{}: there is no tensor {name}", self.place)))
+        self.get(name).ok_or_else(|| {
+            Error::input(format!(
+                "{}: there is no tensor {name}{}",
+                self.place,
+                self.promised(name)
+            ))
+        })
+    }
+
+    /// What a message adds about a tensor that is not there.
+    pub(super) fn promised(&self, name: &str) -> String {
+        match self.absent.get(name) {
+            Some(file) => format!(
+                "; {INDEX} says that it is in {file}, which does not have it: download the files again"
+            ),
+            None => String::new(),
+        }
     }
 
     /// What messages call the weights: the directory or file that they were opened from.
@@ -190,9 +222,9 @@ fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
 /// The files of a Hugging Face cache are links from `snapshots/<revision>/` into `blobs/` beside
 /// it, so a link that leads there is followed too.
 fn shard_path(dir: &Path, name: &str) -> Result<PathBuf, String> {
-    let mut parts = Path::new(name).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-        return Err("is not a plain file name; an index may only name files beside it".into());
+    let inside = |part: Component| matches!(part, Component::Normal(_) | Component::CurDir);
+    if name.is_empty() || !Path::new(name).components().all(inside) {
+        return Err("leads out of the directory; an index may only name files below it".into());
     }
     let path = dir.join(name);
     let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("is missing: {error}"));
@@ -218,8 +250,8 @@ fn no_weights(dir: &Path) -> Error {
         if dir.join(pickle).exists() {
             return Error::input(format!(
                 "{place}: the weights are in {pickle}, a Python pickle, which can run any code and \
-                 is not read; load the model with Transformers and save it again \
-                 (`model.save_pretrained(...)` writes {SINGLE}), or look for a revision that has it"
+                 is not read; {}",
+                conversion(dir, pickle)
             ));
         }
     }
@@ -227,6 +259,21 @@ fn no_weights(dir: &Path) -> Error {
         "{place}: no weights: neither {SINGLE} nor {INDEX} is there; download the whole model, or \
          save it with Transformers' `save_pretrained`"
     ))
+}
+
+/// How to make what is read here of a pickle.
+fn conversion(dir: &Path, pickle: &str) -> String {
+    if pickle.ends_with(".pth") {
+        return "it is in Meta's own form: use the model's repository in Hugging Face form".into();
+    }
+    let from = dir.display().to_string();
+    let from = from.trim_end_matches('/');
+    format!(
+        "if you trust it, convert it with\n  python -c \"from transformers import \
+         AutoModelForCausalLM as M, AutoTokenizer as T; d = '{from}'; o = d + '-safetensors'; \
+         M.from_pretrained(d, dtype='auto').save_pretrained(o); \
+         T.from_pretrained(d).save_pretrained(o)\"\nand take {from}-safetensors"
+    )
 }
 
 #[cfg(test)]
@@ -262,15 +309,16 @@ mod tests {
     }
 
     #[test]
-    fn a_single_file_is_read_in_ranges() {
+    fn a_single_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(SINGLE), file(&[("w", &[2, 3]), ("b", &[3])])).unwrap();
         let weights = Weights::open(dir.path()).unwrap();
         assert_eq!(weights.names().collect::<Vec<_>>(), ["b", "w"]);
         let w = weights.get("w").unwrap();
         assert_eq!((w.dtype, w.shape, w.len()), (Dtype::F32, &[2, 3][..], 6));
-        assert!(w.to_f32(2..5).unwrap().eq([2.0, 3.0, 4.0]));
-        assert!(w.to_f32(4..7).is_none());
+        assert_eq!(w.to_f32().unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(w.bytes_of(DType::F32), Some(w.bytes));
+        assert!(w.bytes_of(DType::BF16).is_none());
         assert!(weights.get("x").is_none());
     }
 
@@ -289,12 +337,20 @@ mod tests {
         };
         let weights = index(r#"{"a": "1.safetensors", "b": "2.safetensors"}"#).unwrap();
         assert_eq!(weights.get("b").unwrap().len(), 4);
+        // As Transformers has it: the files that are named count, and everything in them.
+        let swapped = index(r#"{"a": "2.safetensors", "b": "1.safetensors"}"#).unwrap();
+        assert_eq!(swapped.get("a").unwrap().len(), 1);
+        fs::create_dir(dir.path().join("below")).unwrap();
+        fs::copy(dir.path().join("1.safetensors"), dir.path().join("below/x")).unwrap();
+        assert!(index(r#"{"a": "below/x"}"#).unwrap().get("a").is_some());
+        let short = index(r#"{"a": "1.safetensors", "c": "1.safetensors"}"#).unwrap();
+        let missing = short.expect("c").map(|_| ()).unwrap_err().to_string();
+        assert!(missing.contains("says that it is in 1.safetensors"), "{missing}");
         for (map, expected) in [
-            (r#"{"a": "2.safetensors", "b": "1.safetensors"}"#, "should be in"),
-            (r#"{"c": "1.safetensors"}"#, "tensor c should be in 1.safetensors, but is not there"),
             (r#"{"a": "3.safetensors"}"#, "\"3.safetensors\" of weight_map is missing"),
-            (r#"{"a": "../1.safetensors"}"#, "not a plain file name"),
-            (r#"{"a": "/etc/passwd"}"#, "not a plain file name"),
+            (r#"{"a": "../1.safetensors"}"#, "leads out of the directory"),
+            (r#"{"a": "below/../../x"}"#, "leads out of the directory"),
+            (r#"{"a": "/etc/passwd"}"#, "leads out of the directory"),
             (r#"{"a": "1.safetensors", "a": "2.safetensors"}"#, "tensor a occurs twice"),
         ] {
             let message = message(index(map));
@@ -325,7 +381,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(message(Weights::open(dir.path())).contains("no weights"));
         fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
-        assert!(message(Weights::open(dir.path())).contains("a Python pickle"));
+        let pickle = message(Weights::open(dir.path()));
+        assert!(pickle.contains("a Python pickle") && pickle.contains("save_pretrained(o)"));
         assert!(message(Weights::open(&dir.path().join("none"))).contains("no such directory"));
     }
 }

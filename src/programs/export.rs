@@ -44,9 +44,9 @@ pub fn run(options: ExportOptions) -> Result<()> {
     }
     let adapter_dir = options.model.single_adapter()?.map(|adapter| adapter.path.as_path());
     let source = find(&options.model)?;
-    let config = ModelConfig::open(&source.path)?;
-    let weights = Weights::open(&source.path)?;
-    for warning in model::check(&weights, &config)? {
+    let mut config = ModelConfig::open(&source.path)?;
+    let mut weights = Weights::open(&source.path)?;
+    for warning in model::check(&mut weights, &mut config)? {
         say(&format!("{}: {warning}", source.path.display()));
     }
     let dtype = options.model.dtype.and_then(|choice| choice.dtype());
@@ -186,9 +186,9 @@ fn with_adapter(
 
 /// The logits of what was written.
 fn reloaded(device: &Device, dir: &Path, dtype: DType) -> Result<Vec<f32>> {
-    let config = ModelConfig::open(dir)?;
-    let weights = Weights::open(dir)?;
-    model::check(&weights, &config)?;
+    let mut config = ModelConfig::open(dir)?;
+    let mut weights = Weights::open(dir)?;
+    model::check(&mut weights, &mut config)?;
     let max_positions = MAX_POSITIONS.min(config.max_position_embeddings);
     let options = LoadOptions { dtype, nf4: None, train_all: false, max_positions };
     let (model, _) = load(device, &config, &Source::Weights(&weights), options)?;

@@ -87,10 +87,10 @@ impl Found {
     /// `Error::Input` for a model or adapter that is not there, not readable or not supported.
     pub fn new(options: &ModelOptions, say: &dyn Fn(&str)) -> Result<Self> {
         let source = find(options)?;
-        let config = ModelConfig::open(&source.path)?;
+        let mut config = ModelConfig::open(&source.path)?;
         let text = TextProcessor::load(&source.path, None, &source.path, now())?;
-        let weights = Weights::open(&source.path)?;
-        for warning in model::check(&weights, &config)? {
+        let mut weights = Weights::open(&source.path)?;
+        for warning in model::check(&mut weights, &mut config)? {
             say(&format!("{}: {warning}", source.path.display()));
         }
         let adapters = options

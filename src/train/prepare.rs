@@ -65,14 +65,14 @@ impl Prepared {
         let is_there = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
         let has_data = is_there || !for_plan;
         let source = resolve(&config.model)?;
-        let model_config = ModelConfig::open(&source.path)?;
+        let mut model_config = ModelConfig::open(&source.path)?;
         let max_length = max_length(&config, &model_config)?;
         let (weights, mut warnings) = match config.init {
             Init::Random => (None, Vec::new()),
             Init::Pretrained if for_plan && !Weights::are_in(&source.path) => (None, Vec::new()),
             Init::Pretrained => {
-                let weights = Weights::open(&source.path)?;
-                let warnings = check(&weights, &model_config)?;
+                let mut weights = Weights::open(&source.path)?;
+                let warnings = check(&mut weights, &mut model_config)?;
                 (Some(weights), warnings)
             }
         };

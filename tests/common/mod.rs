@@ -14,7 +14,7 @@ use tunesmith::backend::cpu::Cpu;
 use tunesmith::data::{Batch, Group, Sequence};
 use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::model::transformer::Model;
-use tunesmith::model::{ModelConfig, Weights};
+use tunesmith::model::{ModelConfig, Weights, check};
 use tunesmith::nn::Parameter;
 use tunesmith::{DType, Device, Result};
 
@@ -116,8 +116,9 @@ pub fn options(nf4: Option<bool>, train_all: bool, max_positions: usize) -> Load
 
 /// The model in a folder, on a device.
 pub fn open(device: &Device, dir: &Path, options: LoadOptions) -> Result<(Model, Vec<Parameter>)> {
-    let config = ModelConfig::open(dir)?;
-    let weights = Weights::open(dir)?;
+    let mut config = ModelConfig::open(dir)?;
+    let mut weights = Weights::open(dir)?;
+    check(&mut weights, &mut config)?;
     load(device, &config, &Source::Weights(&weights), options)
 }
 
