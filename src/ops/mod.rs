@@ -16,6 +16,7 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod fill;
+mod gated;
 mod gather_rows;
 mod geglu;
 mod grad_norm;
