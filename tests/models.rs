@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use tunesmith::data::Batch;
-use tunesmith::model::RopeTables;
-use tunesmith::model::rope::RopeScaling;
 use tunesmith::model::transformer::{Model, Recompute};
 use tunesmith::nn::{Context, Parameter};
 use tunesmith::ops::{self, Implementation, StepState, StepValues};
@@ -51,13 +49,9 @@ impl Case {
         Ok(Self { model, parameters, reference, tensors, attention })
     }
 
-    /// The rows as batches of one: dynamic RoPE depends on a row's own length.
+    /// The rows as batches of one.
     fn one_by_one(&self) -> Vec<Batch> {
         self.reference.rows.iter().map(|row| batch(std::slice::from_ref(row), 0)).collect()
-    }
-
-    fn is_dynamic(&self) -> bool {
-        matches!(self.model.config.spec.ropes[0].scaling, RopeScaling::Dynamic { .. })
     }
 
     /// Forward and backward over `batches`, gradients added up.
@@ -68,9 +62,6 @@ impl Case {
         state.set(&StepValues { inv_tokens, ..Default::default() })?;
         let mut losses = Vec::new();
         for batch in batches {
-            if self.is_dynamic() {
-                set_positions(&mut self.model, batch.num_tokens())?;
-            }
             let tape = Tape::recording();
             let hidden = hidden(&self.model, &tape, batch, self.attention)?;
             let targets =
@@ -93,9 +84,6 @@ impl Case {
 
     fn check_logits(&mut self) -> Result<()> {
         for (i, batch) in self.one_by_one().iter().enumerate() {
-            if self.is_dynamic() {
-                set_positions(&mut self.model, batch.num_tokens())?;
-            }
             let found = logits(&self.model, batch, self.attention)?;
             let name = format!("logits.{i}");
             compare(&name, &found, &self.tensors.get(&name));
@@ -121,18 +109,6 @@ impl Case {
 
 fn longest(rows: &[Row]) -> usize {
     rows.iter().map(|row| row.input_ids.len()).max().unwrap()
-}
-
-/// Gives the model the RoPE tables of sequences of this length.
-fn set_positions(model: &mut Model, positions: usize) -> Result<()> {
-    let device = model.embed_tokens.device().clone();
-    for (rope, config) in model.ropes.iter_mut().zip(&model.config.spec.ropes) {
-        let tables = RopeTables::new(config, positions)?;
-        let shape = [positions, config.width / 2];
-        rope.cos = Tensor::from_f32(&device, &shape, DType::F32, &tables.cos)?;
-        rope.sin = Tensor::from_f32(&device, &shape, DType::F32, &tables.sin)?;
-    }
-    Ok(())
 }
 
 fn hidden(model: &Model, tape: &Tape, batch: &Batch, attention: Implementation) -> Result<Tensor> {
@@ -162,12 +138,10 @@ fn check_family(device: &Device, family: &str, attention: Implementation) -> Res
     let mut case = Case::open(device, family, attention)?;
     assert_eq!(loss_tokens(&case.reference.rows), case.reference.num_tokens);
     case.check_logits()?;
-    let mut batches = case.one_by_one();
-    let found = case.run(&batches)?;
-    case.check(&found);
-    if !case.is_dynamic() {
-        batches = vec![batch(&case.reference.rows, 0)];
-        let found = case.run(&batches)?;
+    let rows = case.one_by_one();
+    let batches = vec![batch(&case.reference.rows, 0)];
+    for batches in [&rows, &batches] {
+        let found = case.run(batches)?;
         case.check(&found);
     }
     case.model.recompute = Recompute::Nothing;

@@ -165,7 +165,7 @@ impl Session {
 /// The most tokens that prompt and output may have together: the model's context, or the positions
 /// it was loaded for.
 fn context_length(model: &Model) -> usize {
-    model.config.max_position_embeddings.min(model.max_positions())
+    model.config.context().min(model.max_positions())
 }
 
 fn check_prompt(prompt: &[u32], context: usize) -> Result<()> {

@@ -22,7 +22,7 @@ pub struct ModelConfig {
     pub family: &'static Family,
     /// The network.
     pub spec: Spec,
-    /// The longest sequence that the model was made for.
+    /// The longest sequence, as config.json has it; see [`ModelConfig::context`].
     pub max_position_embeddings: usize,
     /// Beginning of sequence.
     pub bos_token_id: Option<u32>,
@@ -85,6 +85,15 @@ impl ModelConfig {
             dtype: read_dtype(&object)?,
             raw,
         })
+    }
+
+    /// The longest sequence: what config.json says, or what RoPE stretches it to.
+    pub fn context(&self) -> usize {
+        match &self.spec.ropes[..] {
+            [rope] => rope.context(self.max_position_embeddings),
+            // Files of such models have the stretched context.
+            _ => self.max_position_embeddings,
+        }
     }
 
     /// Takes the head for a matrix of its own, whatever the file says.

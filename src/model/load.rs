@@ -5,7 +5,7 @@ use super::bnb;
 use super::rope::inverse_frequencies;
 use super::spec::{Block, GateUpSpec, LinearSpec, NormSpec, QkvSpec, Role, TensorSpec};
 use super::transformer::{GateUp, HeadNorms, Layer, Model, Qkv, Recompute, Rope};
-use super::{ModelConfig, RopeConfig, RopeTables, Weights};
+use super::{ModelConfig, RopeConfig, RopeScaling, RopeTables, Weights};
 use crate::backend::Device;
 use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
@@ -105,7 +105,19 @@ impl Loader<'_> {
     fn rope(&self, rope: &RopeConfig) -> Result<Rope> {
         let positions = self.options.max_positions;
         let original = rope.original_context().filter(|&original| original < positions);
-        let mut tables = RopeTables::new(rope, positions)?;
+        let by_length = match rope.scaling {
+            RopeScaling::Dynamic { max_position_embeddings, .. } => {
+                Some((max_position_embeddings, rope.clone()))
+            }
+            _ => None,
+        };
+        let mut tables = match &by_length {
+            Some((context, _)) => {
+                let short = inverse_frequencies(rope, positions.min(*context))?;
+                RopeTables::at(rope, &short, 0..positions)
+            }
+            None => RopeTables::new(rope, positions)?,
+        };
         if let Some(original) = original {
             let short = inverse_frequencies(rope, original)?;
             let long = std::mem::replace(&mut tables, RopeTables::at(rope, &short, 0..positions));
@@ -115,7 +127,7 @@ impl Loader<'_> {
         let shape = [tables.cos.len() / (rope.width / 2), rope.width / 2];
         let table = |values| Tensor::from_f32(self.device, &shape, DType::F32, values);
         let (cos, sin) = (table(&tables.cos)?, table(&tables.sin)?);
-        Ok(Rope { cos, sin, positions, long_above: original })
+        Ok(Rope { cos, sin, positions, long_above: original, by_length })
     }
 
     fn layer(&mut self, index: usize, block: &Block) -> Result<Layer> {

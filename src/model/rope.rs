@@ -8,6 +8,9 @@
 
 mod read;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 pub(crate) use read::RopeRules;
 
 use crate::{Error, Result};
@@ -58,6 +61,8 @@ pub enum RopeScaling {
     /// `longrope` (Ding et al., 2024): one list of divisors for sequences within the original context,
     /// another for longer ones.
     LongRope {
+        /// How much longer the context is made.
+        factor: f64,
         /// What frequencies are divided by within the original context, [width / 2].
         short_factor: Vec<f64>,
         /// What they are divided by beyond it, [width / 2].
@@ -81,6 +86,36 @@ pub enum RopeScaling {
 }
 
 impl RopeConfig {
+    /// The longest sequence that it is made for, in a model whose config.json gives the context
+    /// `max_position_embeddings`, which may be that before stretching or after it.
+    ///
+    /// `linear` and `dynamic` stretch the context that is given, which is how Transformers has them, and
+    /// YaRN its original one. Llama 3's factor is of frequencies and LongRoPE's of lengths, but both are
+    /// written beside the longer context: the factor counts only where the context given is the original.
+    pub fn context(&self, max_position_embeddings: usize) -> usize {
+        let stretched = |context: usize, factor: f64| (context as f64 * factor) as usize;
+        let given = max_position_embeddings;
+        given.max(match self.scaling {
+            RopeScaling::Default => given,
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor, .. } => {
+                stretched(given, factor)
+            }
+            RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                stretched(original_max_position_embeddings, factor)
+            }
+            RopeScaling::LongRope {
+                factor, original_max_position_embeddings: original, ..
+            }
+            | RopeScaling::Llama3 { factor, original_max_position_embeddings: original, .. } => {
+                if given > original {
+                    given
+                } else {
+                    stretched(original, factor)
+                }
+            }
+        })
+    }
+
     /// The longest sequence for which the first of two sets of frequencies holds, where there are two.
     pub fn original_context(&self) -> Option<usize> {
         match self.scaling {
@@ -107,15 +142,36 @@ impl RopeTables {
     ///
     /// LongRoPE has two sets of frequencies: those of a sequence of `max_positions` tokens.
     ///
-    /// The frequencies of the `dynamic` type depend on the longest sequence of a batch: in
-    /// Transformers they grow once a sequence exceeds the model's context. Here that length is
-    /// `max_positions`: up to the context the tables are those of `default`, above it they are what
-    /// Transformers uses for a batch whose longest sequence has `max_positions` tokens.
+    /// The frequencies of the `dynamic` type depend on the length of the sequence, once it exceeds the
+    /// model's context: here they are those of a sequence of `max_positions` tokens. See
+    /// [`RopeTables::by_length`].
     ///
     /// Errors: an odd or zero width, or a base that gives frequencies that are not finite.
     pub fn new(config: &RopeConfig, max_positions: usize) -> Result<Self> {
         let frequencies = inverse_frequencies(config, max_positions)?;
         Ok(Self::at(config, &frequencies, 0..max_positions))
+    }
+
+    /// A row for each token, given as its position and the length of its sequence, by the frequencies of
+    /// that length.
+    ///
+    /// Errors: as [`RopeTables::new`].
+    pub fn by_length(
+        config: &RopeConfig,
+        tokens: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Result<Self> {
+        let mut of_length = BTreeMap::new();
+        let mut tables = Self { cos: Vec::new(), sin: Vec::new() };
+        for (position, length) in tokens {
+            let frequencies = match of_length.entry(length) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(inverse_frequencies(config, length)?),
+            };
+            let row = Self::at(config, frequencies, [position]);
+            tables.cos.extend(row.cos);
+            tables.sin.extend(row.sin);
+        }
+        Ok(tables)
     }
 
     /// The rows of `positions` alone, from [`inverse_frequencies`].
@@ -259,4 +315,46 @@ fn yarn(config: &RopeConfig) -> Vec<f32> {
         (factor as f32 * power).recip() * (1.0 - kept) + power.recip() * kept
     };
     powers(config.theta as f32, config.width).enumerate().map(blend).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::ModelConfig;
+
+    fn context(model: &str, given: usize, rope: &str) -> usize {
+        let text = format!(
+            r#"{{"model_type": "{model}", "head_dim": 4, "max_position_embeddings": {given},
+            "rope_scaling": {rope}}}"#
+        );
+        ModelConfig::from_json(&text, "c").unwrap().context()
+    }
+
+    #[test]
+    fn a_stretched_rope_gives_its_own_context() {
+        let yarn = r#"{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}"#;
+        let llama3 = r#"{"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#;
+        let long = r#"{"rope_type": "longrope", "short_factor": [1.0, 1.0], "factor": 32.0,
+            "long_factor": [1.0, 1.0], "original_max_position_embeddings": 4096}"#;
+        for (given, rope, expected) in [
+            (100, "null", 100),
+            (4096, r#"{"type": "linear", "factor": 2.5}"#, 10_240),
+            (4096, r#"{"type": "dynamic", "factor": 2.0}"#, 8192),
+            // As Qwen 2.5 says it, as Qwen 3 does, and after stretching.
+            (32_768, yarn, 131_072),
+            (40_960, yarn, 131_072),
+            (131_072, yarn, 131_072),
+            (32_768, r#"{"type": "yarn", "factor": 4.0}"#, 131_072),
+            // Llama 3.2, and a file with the original context alone.
+            (131_072, llama3, 131_072),
+            (8192, llama3, 262_144),
+            (131_072, long, 131_072),
+            (4096, long, 131_072),
+        ] {
+            assert_eq!(context("llama", given, rope), expected, "{given} {rope}");
+        }
+        // The longer context already, for Gemma's layers with a RoPE of their own.
+        let linear = r#"{"rope_type": "linear", "factor": 8.0}"#;
+        assert_eq!(context("gemma3_text", 131_072, linear), 131_072);
+    }
 }

@@ -9,9 +9,10 @@
 //!
 //! The norms of q and k are there in some families, and so are norms of what is added to x.
 
-use super::ModelConfig;
 use super::cache::LayerCache;
 use super::spec::{Activation, Block};
+use super::{ModelConfig, RopeConfig, RopeTables};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::nn::{Context, Linear, Place, RmsNorm};
 use crate::ops::{self, AttentionLayout, Neftune};
@@ -65,6 +66,9 @@ pub struct Rope {
     /// Where longer sequences than this turn at other frequencies (LongRoPE): the rows of those are
     /// `P..2 P`.
     pub long_above: Option<usize>,
+    /// Where sequences beyond a context turn at frequencies of their length (dynamic RoPE): that context,
+    /// and how.
+    pub by_length: Option<(usize, RopeConfig)>,
 }
 
 /// A rotary embedding with the rows of its tables that a batch's tokens turn by.
@@ -77,6 +81,11 @@ struct Turn {
 
 impl Rope {
     fn of(&self, context: &Context) -> Result<Turn> {
+        if let Some((context_length, config)) = &self.by_length
+            && context.places.iter().any(|place| place.length as usize > *context_length)
+        {
+            return self.by_length(config, context);
+        }
         let rows = match self.long_above {
             None => context.positions.clone(),
             Some(original) => {
@@ -89,6 +98,19 @@ impl Rope {
             }
         };
         Ok(Turn { rope: self.clone(), rows })
+    }
+
+    /// Tables with a row for each token.
+    fn by_length(&self, config: &RopeConfig, context: &Context) -> Result<Turn> {
+        let device = context.positions.device();
+        let tokens = context.places.iter().map(|p| (p.position as usize, p.length as usize));
+        let tables = RopeTables::by_length(config, tokens)?;
+        let shape = [context.places.len(), config.width / 2];
+        let table = |values| Tensor::from_f32(device, &shape, DType::F32, values);
+        let rows: Vec<u32> = (0..shape[0] as u32).collect();
+        let rows = Tensor::from_u32(device, &[rows.len()], &rows)?;
+        let rope = Self { cos: table(&tables.cos)?, sin: table(&tables.sin)?, ..self.clone() };
+        Ok(Turn { rope, rows })
     }
 }
 
@@ -251,7 +273,7 @@ impl Model {
     /// The positions that the model was loaded for.
     pub fn max_positions(&self) -> usize {
         let positions = self.ropes.iter().map(|rope| rope.positions);
-        positions.min().unwrap_or(self.config.max_position_embeddings)
+        positions.min().unwrap_or(self.config.context())
     }
 
     /// Whether a sequence of so many tokens turns at other frequencies than short ones.

@@ -112,7 +112,7 @@ fn measure(objective: &dyn Objective, opened: &mut OpenModel, data: &Dataset) ->
 /// The longest example: what the command line says, within the model's context; else as the adapter
 /// was trained.
 fn max_length(asked: Option<u64>, trained: Option<usize>, config: &ModelConfig) -> Result<usize> {
-    let context = config.max_position_embeddings;
+    let context = config.context();
     match asked.map(|n| usize::try_from(n).unwrap_or(usize::MAX)) {
         None => Ok(trained.unwrap_or(MAX_LENGTH).min(context)),
         Some(n) if n <= context => Ok(n),

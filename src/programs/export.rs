@@ -175,7 +175,7 @@ fn with_adapter(
         Base::Original => None,
         Base::Dequantized { double } => Some(double),
     };
-    let max_positions = MAX_POSITIONS.min(config.max_position_embeddings);
+    let max_positions = MAX_POSITIONS.min(config.context());
     let options = LoadOptions { dtype, nf4, train_all: false, max_positions };
     let (mut model, _) = load(device, config, &Source::Weights(weights), options)?;
     if let Some(dir) = adapter {
@@ -189,7 +189,7 @@ fn reloaded(device: &Device, dir: &Path, dtype: DType) -> Result<Vec<f32>> {
     let mut config = ModelConfig::open(dir)?;
     let mut weights = Weights::open(dir)?;
     model::check(&mut weights, &mut config)?;
-    let max_positions = MAX_POSITIONS.min(config.max_position_embeddings);
+    let max_positions = MAX_POSITIONS.min(config.context());
     let options = LoadOptions { dtype, nf4: None, train_all: false, max_positions };
     let (model, _) = load(device, &config, &Source::Weights(&weights), options)?;
     logits(&model, max_positions)

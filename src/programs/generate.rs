@@ -44,7 +44,7 @@ pub fn run(options: GenerateOptions) -> Result<()> {
     let settings = GenerationSettings::load(&found.source.path, &overrides)?;
     settings.warnings.iter().for_each(|warning| say(warning));
     let prompt = prompt(&mode, &found, &say)?;
-    let context = found.config.max_position_embeddings;
+    let context = found.config.context();
     let mut opened = found.load(&options.model, options.device.device, context, &say)?;
     let seed = options.seed.unwrap_or(SEED);
     let seeded =
@@ -110,7 +110,7 @@ fn once(
         let seconds = start.elapsed().as_secs_f64();
         say(&format!("{count} tokens, {:.1} tokens/s", count as f64 / seconds.max(1e-9)));
         if completion.finish == Finish::ContextFull {
-            let context = model.config.max_position_embeddings;
+            let context = model.config.context();
             say(&format!("stopped: the model's context of {context} tokens is full"));
         }
     }

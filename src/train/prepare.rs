@@ -124,12 +124,12 @@ impl Prepared {
 
 /// The longest example, within the model's context.
 fn max_length(config: &TrainConfig, model: &ModelConfig) -> Result<usize> {
-    let context = model.max_position_embeddings;
+    let context = model.context();
     let max_length = config.data.max_length.unwrap_or(DEFAULT_MAX_LENGTH.min(context));
     if max_length > context {
         return Err(Error::input(format!(
             "data.max_length = {max_length}, but the model's context is {context} tokens \
-             (max_position_embeddings): lower max_length"
+             (max_position_embeddings, or what its RoPE stretches it to): lower max_length"
         )));
     }
     Ok(max_length)

@@ -278,6 +278,7 @@ impl Parameters<'_> {
             false => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
         };
         Ok(RopeScaling::LongRope {
+            factor,
             short_factor: self.divisors("short_factor")?,
             long_factor: self.divisors("long_factor")?,
             original_max_position_embeddings: original,
