@@ -240,11 +240,8 @@ fn trainer(
         let adapter = PeftConfig {
             r: 16,
             lora_alpha: 32.0,
-            lora_dropout: 0.0,
-            use_rslora: false,
             target_modules: TargetModules::AllLinear,
-            base_model_name_or_path: None,
-            revision: None,
+            ..PeftConfig::default()
         };
         parameters = trainable::attach_fresh(&mut model, &adapter, 0)?;
     }

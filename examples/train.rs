@@ -27,11 +27,9 @@ fn fine_tune(device: &Device, steps: usize, output: &Path) -> Result<Vec<f64>> {
     let lora = PeftConfig {
         r: 16,
         lora_alpha: 32.0,
-        lora_dropout: 0.0,
-        use_rslora: false,
         target_modules: TargetModules::AllLinear.named(&config.spec),
         base_model_name_or_path: Some(base.display().to_string()),
-        revision: None,
+        ..PeftConfig::default()
     };
     let parameters = trainable::attach_fresh(&mut model, &lora, seed)?;
     let (adamw, attention) = (Settings::default(), Implementation::Flash);

@@ -51,11 +51,8 @@ fn adapter(model: &Model) -> PeftAdapter {
     let config = PeftConfig {
         r: 2,
         lora_alpha: 64.0,
-        lora_dropout: 0.0,
-        use_rslora: false,
         target_modules: TargetModules::AllLinear,
-        base_model_name_or_path: None,
-        revision: None,
+        ..PeftConfig::default()
     };
     let wave = |count: usize| (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
     let modules = config.modules(&model.config).unwrap().into_iter();

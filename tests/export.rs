@@ -37,11 +37,8 @@ fn write_adapter(model: &Path, dir: &Path) {
     let config = PeftConfig {
         r: 3,
         lora_alpha: 6.0,
-        lora_dropout: 0.0,
-        use_rslora: false,
         target_modules: tunesmith::adapter::TargetModules::AllLinear,
-        base_model_name_or_path: None,
-        revision: None,
+        ..PeftConfig::default()
     };
     let wave = |count: usize, step: f32| (0..count).map(move |i| 0.2 * (i as f32 * step).sin());
     let modules = config.modules(&ModelConfig::open(model).unwrap()).unwrap();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::peft::{self, PeftConfig};
+use super::config::PeftConfig;
+use super::peft;
 use crate::backend::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -29,7 +30,6 @@ impl PeftAdapter {
     /// `Error::OutOfMemory`.
     pub fn load(dir: &Path, model: &ModelConfig, device: &Device) -> Result<Self> {
         let (config, weights) = peft::load(dir, model)?;
-        let scale = config.scale() as f32;
         let dropout = config.lora_dropout as f32;
         let factor = |shape: [usize; 2], values: &[f32]| {
             Tensor::from_f32(device, &shape, DType::F32, values)
@@ -38,8 +38,9 @@ impl PeftAdapter {
             .iter()
             .map(|weights| {
                 let module = &weights.module;
-                let lora_a = factor([config.r, module.inputs], &weights.lora_a)?;
-                let lora_b = factor([module.outputs, config.r], &weights.lora_b)?;
+                let lora_a = factor([module.r, module.inputs], &weights.lora_a)?;
+                let lora_b = factor([module.outputs, module.r], &weights.lora_b)?;
+                let scale = module.scale as f32;
                 Ok((module.path.clone(), Lora { lora_a, lora_b, scale, dropout }))
             })
             .collect::<Result<_>>()?;

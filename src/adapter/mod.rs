@@ -2,10 +2,15 @@
 
 mod attach;
 pub mod card;
+mod config;
+mod patterns;
 pub mod peft;
+mod select;
 mod targets;
 pub mod trainable;
 
 pub use attach::{PeftAdapter, attach, attach_as, detach};
-pub use peft::{LoraWeights, PeftConfig};
-pub use targets::{LoraModule, TargetModules};
+pub use config::PeftConfig;
+pub use patterns::ModuleNames;
+pub use peft::LoraWeights;
+pub use targets::{LoraModule, ModuleKind, TargetModules};

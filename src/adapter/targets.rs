@@ -1,15 +1,48 @@
-//! Which linear layers of a network have an adapter.
+//! Which modules of a network have an adapter.
 
+use super::patterns::ends_with;
 use crate::model::Spec;
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
-/// Which linear layers have an adapter.
+/// Which modules have an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetModules {
-    /// `all-linear`: all but `lm_head`.
+    /// `all-linear`: the linear layers of the blocks.
     AllLinear,
     /// Those whose path is one of these names, or ends with `.` and one of them.
     Names(Vec<String>),
+    /// Those whose whole path this regular expression matches.
+    Pattern(String),
+}
+
+/// What a module with an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// A linear layer of a block.
+    Linear,
+    /// `embed_tokens`.
+    Embedding,
+    /// `lm_head`.
+    Head,
+}
+
+/// A module that has an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraModule {
+    /// `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// What it is.
+    pub kind: ModuleKind,
+    /// Columns of the update: those of a weight; of an embedding, which PEFT takes for the transpose of
+    /// one, its tokens.
+    pub inputs: usize,
+    /// Rows of the update: those of a weight; the width of an embedding.
+    pub outputs: usize,
+    /// Rank of the update.
+    pub r: usize,
+    /// What `B (A x)` is multiplied by.
+    pub scale: f64,
 }
 
 impl TargetModules {
@@ -19,45 +52,66 @@ impl TargetModules {
             Self::AllLinear => {
                 Self::Names(spec.module_names().into_iter().map(String::from).collect())
             }
-            names => names,
+            other => other,
         }
     }
 
-    /// The linear layers of a network that these are, in the order of [`Spec::tensors`].
-    ///
-    /// Errors: a name that is no linear layer of it.
-    pub fn modules(&self, spec: &Spec) -> Result<Vec<LoraModule>> {
-        let tensors = spec.tensors();
-        let linear = tensors.iter().filter_map(|tensor| tensor.linear());
-        let linear: Vec<LoraModule> = linear
-            .map(|(path, [outputs, inputs])| LoraModule { path: path.into(), inputs, outputs })
-            .collect();
-        let Self::Names(names) = self else { return Ok(linear) };
-        let matches = |path: &str, name: &str| {
-            path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        if let Some(name) = names.iter().find(|name| !linear.iter().any(|m| matches(&m.path, name)))
-        {
-            return Err(Error::input(format!(
-                "target_modules: {name:?} is no linear layer that can have an adapter; expected \
-                 names of {}",
-                spec.module_names().join(", ")
-            )));
+    /// In words, for a model card.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::AllLinear => "all linear layers".into(),
+            Self::Names(names) => names.join(", "),
+            Self::Pattern(pattern) => format!("the modules that `{pattern}` matches"),
         }
-        let wanted = |module: &LoraModule| names.iter().any(|name| matches(&module.path, name));
-        Ok(linear.into_iter().filter(wanted).collect())
+    }
+
+    /// Refuses names that no module of the network has.
+    ///
+    /// # Errors
+    /// `Error::Input` with the names there are.
+    pub fn refuse_unknown(&self, spec: &Spec) -> Result<()> {
+        let Self::Names(names) = self else { return Ok(()) };
+        let known: Vec<_> = adaptable(spec).into_iter().map(|(path, ..)| path).collect();
+        match names.iter().find(|name| !known.iter().any(|path| ends_with(path, name))) {
+            None => Ok(()),
+            Some(name) => Err(unknown(&format!("{name:?}"), spec)),
+        }
     }
 }
 
-/// A linear layer that has an adapter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoraModule {
-    /// `model.layers.0.self_attn.q_proj`.
-    pub path: String,
-    /// Columns of its weight.
-    pub inputs: usize,
-    /// Rows of its weight.
-    pub outputs: usize,
+/// What is said of targets that are no modules that can have an adapter.
+pub(super) fn unknown(what: &str, spec: &Spec) -> Error {
+    Error::input(format!(
+        "target_modules: {what} is no linear layer that can have an adapter; expected names of {}",
+        spec.module_names().join(", ")
+    ))
+}
+
+/// The modules of a network that can have an adapter: path, kind, inputs, outputs.
+pub(super) fn adaptable(spec: &Spec) -> Vec<(String, ModuleKind, usize, usize)> {
+    let tensors = spec.tensors();
+    let linear = tensors.iter().filter_map(|tensor| tensor.linear());
+    linear
+        .map(|(path, [outputs, inputs])| (path.into(), ModuleKind::Linear, inputs, outputs))
+        .collect()
+}
+
+/// Every module of a network that is not [`adaptable`]: norms, and what others are in.
+pub(super) fn others(spec: &Spec) -> BTreeSet<String> {
+    let tensors = spec.tensors();
+    let mut found = BTreeSet::new();
+    for tensor in &tensors {
+        let Some((mut path, _)) = tensor.name.rsplit_once('.') else { continue };
+        loop {
+            found.insert(path.to_owned());
+            match path.rsplit_once('.') {
+                Some((parent, _)) => path = parent,
+                None => break,
+            }
+        }
+    }
+    adaptable(spec).iter().for_each(|(path, ..)| _ = found.remove(path));
+    found
 }
 
 #[cfg(test)]
@@ -73,10 +127,9 @@ mod tests {
         let names = |names: &[&str]| {
             TargetModules::Names(names.iter().map(|name| name.to_string()).collect())
         };
-        let message = names(&["q_proj"]).modules(&phi3).unwrap_err().to_string();
+        let message = names(&["q_proj"]).refuse_unknown(&phi3).unwrap_err().to_string();
         assert!(message.contains("qkv_proj, o_proj, gate_up_proj, down_proj"), "{message}");
-        let found = names(&["qkv_proj"]).modules(&phi3).unwrap();
-        assert_eq!((found.len(), found[1].outputs), (2, 12));
+        assert!(names(&["qkv_proj"]).refuse_unknown(&phi3).is_ok());
         let all = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];
         assert_eq!(TargetModules::AllLinear.named(&phi3), names(&all));
     }

@@ -1,7 +1,7 @@
 //! Adapters that training changes: fresh ones, and saved ones to go on with.
 
-use super::peft;
-use super::{LoraWeights, PeftConfig};
+use super::config::PeftConfig;
+use super::peft::{self, LoraWeights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::transformer::Model;
@@ -19,8 +19,8 @@ pub fn attach_fresh(model: &mut Model, config: &PeftConfig, seed: u64) -> Result
         let bound = 1.0 / (module.inputs as f32).sqrt();
         let mut rng = Rng::new(seed, &format!("{}.lora_A", module.path), 0);
         let draw = |_| bound * (2.0 * rng.next_f32() - 1.0);
-        let lora_a = (0..config.r * module.inputs).map(draw).collect();
-        let lora_b = vec![0.0; module.outputs * config.r];
+        let lora_a = (0..module.r * module.inputs).map(draw).collect();
+        let lora_b = vec![0.0; module.outputs * module.r];
         LoraWeights { module, lora_a, lora_b }
     });
     attach(model, config, &fresh.collect::<Vec<_>>())
@@ -64,12 +64,12 @@ fn attach(
             };
             let [rows, columns] = linear.shape();
             let path = &linear.path;
-            let a = parameter(path, "lora_A", &[config.r, columns], &weights.lora_a)?;
-            let b = parameter(path, "lora_B", &[rows, config.r], &weights.lora_b)?;
+            let a = parameter(path, "lora_A", &[weights.module.r, columns], &weights.lora_a)?;
+            let b = parameter(path, "lora_B", &[rows, weights.module.r], &weights.lora_b)?;
             let lora = Lora {
                 lora_a: a.value.clone(),
                 lora_b: b.value.clone(),
-                scale: config.scale() as f32,
+                scale: weights.module.scale as f32,
                 dropout: config.lora_dropout as f32,
             };
             linear.loras.insert(DEFAULT_ADAPTER, lora);

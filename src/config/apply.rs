@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use super::choice::{Choice, DtypeChoice};
 use super::foreign::{self, Foreign};
 use super::keys::{self, Setting};
+use super::lora::LoraConfig;
 use super::paths::Bases;
-use super::settings::{EvalSource, Interval, LoraConfig, TrainConfig};
+use super::settings::{EvalSource, Interval, TrainConfig};
 use super::tree::{Entry, Node, Place, Value};
 use crate::error::{Error, Result};
 use crate::objective::{self, Chosen};
@@ -222,13 +223,15 @@ impl Given {
             ));
         }
         if config.lora.as_ref().is_some_and(|lora| lora.adapter.is_some()) {
-            for key in ["lora.r", "lora.lora_alpha", "lora.target_modules", "lora.use_rslora"] {
-                if self.has(key) {
-                    return Err(self.error(
-                        key,
-                        "contradicts lora.adapter, which brings its own: keep one of them",
-                    ));
-                }
+            // How it is trained on is this run's.
+            const OWN: [&str; 3] = ["adapter", "lora_dropout", "loraplus_lr_ratio"];
+            let brought = self.keys.iter().filter(|key| key.section == "lora");
+            let brought = brought.filter(|key| !OWN.contains(&key.name)).map(|key| key.path());
+            if let Some(key) = brought.into_iter().find(|key| self.has(key)) {
+                return Err(self.error(
+                    &key,
+                    "contradicts lora.adapter, which brings its own: keep one of them",
+                ));
             }
         }
         Ok(())

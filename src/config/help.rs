@@ -1,7 +1,8 @@
 //! Every key with its default, for `train --help`.
 
 use super::keys::{self, Setting};
-use super::settings::{LoraConfig, TrainConfig};
+use super::lora::LoraConfig;
+use super::settings::TrainConfig;
 use crate::objective;
 
 /// The keys of a config, section by section, with their defaults and what they do.

@@ -12,6 +12,7 @@ mod foreign;
 mod help;
 pub mod key;
 mod keys;
+mod lora;
 mod paths;
 mod read;
 mod settings;
@@ -26,10 +27,10 @@ use std::path::{Path, absolute};
 
 pub use choice::{Choice, DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
 pub use help::describe_keys;
+pub use lora::LoraConfig;
 pub use paths::TemplateSource;
 pub use settings::{
-    DataConfig, EvalSource, Interval, LoraConfig, QuantizationConfig, Resume, TrainArgs,
-    TrainConfig,
+    DataConfig, EvalSource, Interval, QuantizationConfig, Resume, TrainArgs, TrainConfig,
 };
 pub use size::{format_size, parse_size};
 pub use tree::Syntax;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::choice::{DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
+use super::lora::LoraConfig;
 use super::paths::TemplateSource;
-use crate::adapter::TargetModules;
 use crate::backend::DeviceSpec;
 use crate::data::{DataFile, ExcessLength, Format};
 use crate::objective::Chosen;
@@ -81,36 +81,6 @@ impl Default for QuantizationConfig {
             bnb_4bit_quant_type: QuantType::Nf4,
             bnb_4bit_use_double_quant: true,
             bnb_4bit_compute_dtype: DtypeChoice::Auto,
-        }
-    }
-}
-
-/// LoRA, by PEFT's names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// The rank of the update.
-    pub r: usize,
-    /// The update is scaled by `lora_alpha / r`.
-    pub lora_alpha: f64,
-    /// Dropout before `lora_A`.
-    pub lora_dropout: f64,
-    /// The linear layers that get an adapter.
-    pub target_modules: TargetModules,
-    /// Scale by `lora_alpha / sqrt(r)` instead (arXiv:2312.03732).
-    pub use_rslora: bool,
-    /// A PEFT adapter to start from (absolute): rank, alpha and targets come from it.
-    pub adapter: Option<PathBuf>,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self {
-            r: 16,
-            lora_alpha: 32.0,
-            lora_dropout: 0.0,
-            target_modules: TargetModules::AllLinear,
-            use_rslora: false,
-            adapter: None,
         }
     }
 }

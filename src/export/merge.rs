@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use crate::adapter::{LoraWeights, PeftConfig};
+use crate::adapter::{LoraModule, LoraWeights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::spec::TensorSpec;
@@ -29,7 +29,6 @@ pub struct Merge<'a> {
     weights: &'a Weights,
     base: Base,
     dtype: DType,
-    scale: f32,
     layers: BTreeMap<String, LoraWeights>,
     counts: Cell<Counts>,
 }
@@ -47,12 +46,11 @@ impl<'a> Merge<'a> {
     /// The base alone, in `dtype`.
     pub fn new(weights: &'a Weights, base: Base, dtype: DType) -> Self {
         let (layers, counts) = (BTreeMap::new(), Cell::default());
-        Self { weights, base, dtype, scale: 0.0, layers, counts }
+        Self { weights, base, dtype, layers, counts }
     }
 
     /// With an adapter.
-    pub fn with_adapter(mut self, config: &PeftConfig, adapter: Vec<LoraWeights>) -> Self {
-        self.scale = config.scale() as f32;
+    pub fn with_adapter(mut self, adapter: Vec<LoraWeights>) -> Self {
         let named = |weights: LoraWeights| (format!("{}.weight", weights.module.path), weights);
         self.layers = adapter.into_iter().map(named).collect();
         self
@@ -134,8 +132,8 @@ impl<'a> Merge<'a> {
     /// `values` [N, K] += scale * lora_b [N, rank] lora_a [rank, K], rounded.
     fn add(&self, lora: &LoraWeights, values: &mut [f32]) {
         let columns = lora.module.inputs;
-        let rank = lora.lora_a.len() / columns.max(1);
-        let (dtype, scale) = (self.dtype, self.scale);
+        let LoraModule { r, scale, .. } = lora.module;
+        let (dtype, scale) = (self.dtype, scale as f32);
         let add_row = |(row, b): (&mut [f32], &[f32])| {
             let mut update = vec![0f32; columns]; // [K]
             for (b, a) in b.iter().zip(lora.lora_a.chunks_exact(columns)) {
@@ -154,7 +152,7 @@ impl<'a> Merge<'a> {
             updated: a.updated + b.updated,
             changed: a.changed + b.changed,
         };
-        let rows = values.par_chunks_exact_mut(columns).zip(lora.lora_b.par_chunks_exact(rank));
+        let rows = values.par_chunks_exact_mut(columns).zip(lora.lora_b.par_chunks_exact(r));
         let counts = rows.map(add_row).reduce(Counts::default, sum);
         self.counts.set(sum(self.counts.get(), counts));
     }
@@ -163,7 +161,7 @@ impl<'a> Merge<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::{LoraModule, TargetModules};
+    use crate::adapter::ModuleKind;
     use crate::model::save::{TensorPlan, save_tensors};
     use crate::model::spec::{Projection, Role};
 
@@ -187,26 +185,17 @@ mod tests {
         Weights::from_bytes(vec![("w".into(), std::fs::read(path).unwrap())]).unwrap()
     }
 
-    fn adapter(scale: f64) -> (PeftConfig, Vec<LoraWeights>) {
-        let config = PeftConfig {
-            r: 1,
-            lora_alpha: scale,
-            lora_dropout: 0.0,
-            use_rslora: false,
-            target_modules: TargetModules::AllLinear,
-            base_model_name_or_path: None,
-            revision: None,
-        };
-        let module = LoraModule { path: "q_proj".into(), inputs: 3, outputs: 2 };
-        let lora = LoraWeights { module, lora_a: vec![1.0, 2.0, 0.0], lora_b: vec![1.0, -1.0] };
-        (config, vec![lora])
+    fn adapter(scale: f64) -> Vec<LoraWeights> {
+        let (path, kind) = ("q_proj".into(), ModuleKind::Linear);
+        let module = LoraModule { path, kind, inputs: 3, outputs: 2, r: 1, scale };
+        vec![LoraWeights { module, lora_a: vec![1.0, 2.0, 0.0], lora_b: vec![1.0, -1.0] }]
     }
 
     #[test]
     fn the_update_is_scaled_added_and_rounded_once() {
         let base = weights("q_proj.weight", [2, 3], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        let (config, lora) = adapter(0.25);
-        let merge = Merge::new(&base, Base::Original, DType::F32).with_adapter(&config, lora);
+        let lora = adapter(0.25);
+        let merge = Merge::new(&base, Base::Original, DType::F32).with_adapter(lora);
         assert_eq!(merge.values(&q_proj()).unwrap(), [1.25, 1.5, 1.0, 0.75, 0.5, 1.0]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 4 });
     }
@@ -214,8 +203,8 @@ mod tests {
     #[test]
     fn an_update_below_the_resolution_of_the_dtype_is_counted_as_lost() {
         let base = weights("q_proj.weight", [2, 3], &[1.0; 6]);
-        let (config, lora) = adapter(1e-4);
-        let merge = Merge::new(&base, Base::Original, DType::BF16).with_adapter(&config, lora);
+        let lora = adapter(1e-4);
+        let merge = Merge::new(&base, Base::Original, DType::BF16).with_adapter(lora);
         assert_eq!(merge.values(&q_proj()).unwrap(), [1.0; 6]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 0 });
     }
@@ -224,9 +213,9 @@ mod tests {
     fn dequantized_adds_to_what_nf4_decodes_to() {
         let values = [1.0, 0.4, -0.3, 0.2, -1.0, 0.05];
         let base = weights("q_proj.weight", [2, 3], &values);
-        let (config, lora) = adapter(0.5);
+        let lora = adapter(0.5);
         let into = Base::Dequantized { double: false };
-        let merge = Merge::new(&base, into, DType::F32).with_adapter(&config, lora);
+        let merge = Merge::new(&base, into, DType::F32).with_adapter(lora);
         let decoded = Nf4Weight::quantize(&values, [2, 3]).unwrap().dequantize(DType::F32);
         let update = [0.5, 1.0, 0.0, -0.5, -1.0, 0.0];
         let expected: Vec<f32> = decoded.iter().zip(update).map(|(x, u)| x + u).collect();

@@ -342,9 +342,9 @@ impl TensorSpec {
 }
 
 /// The name of the embedding.
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The name of the output head.
-pub(super) const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 impl Spec {
     /// Every parameter of the model, in the order of the blocks.

@@ -59,8 +59,8 @@ pub fn run(options: ExportOptions) -> Result<()> {
     }
     let mut merge = Merge::new(&weights, base, dtype);
     if let Some(dir) = adapter_dir {
-        let (peft_config, adapter) = peft::load(dir, &config)?;
-        merge = merge.with_adapter(&peft_config, adapter);
+        let (_, adapter) = peft::load(dir, &config)?;
+        merge = merge.with_adapter(adapter);
     }
     if options.to == ExportTarget::Gguf {
         say(&format!("writing {} as {}", options.output.display(), dtype.name()));

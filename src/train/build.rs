@@ -4,11 +4,9 @@ use super::prepare::Prepared;
 use super::trainer::Trainer;
 use crate::adapter::{PeftConfig, trainable};
 use crate::backend::Device;
-use crate::config::{LoraConfig, TrainArgs};
+use crate::config::TrainArgs;
 use crate::error::Result;
-use crate::model::Spec;
 use crate::model::load::{LoadOptions, Source, load};
-use crate::model::resolve::ModelSource;
 use crate::model::transformer::Recompute;
 use crate::optim::Settings;
 
@@ -21,19 +19,6 @@ fn settings(train: &TrainArgs) -> Settings {
         eps: train.adam_epsilon,
         weight_decay: train.weight_decay,
         max_grad_norm: train.max_grad_norm,
-    }
-}
-
-/// The adapter that `[lora]` describes.
-fn peft_config(lora: &LoraConfig, source: &ModelSource, spec: &Spec) -> PeftConfig {
-    PeftConfig {
-        r: lora.r,
-        lora_alpha: lora.lora_alpha,
-        lora_dropout: lora.lora_dropout,
-        use_rslora: lora.use_rslora,
-        target_modules: lora.target_modules.clone().named(spec),
-        base_model_name_or_path: Some(source.base_id.clone()),
-        revision: source.revision.clone(),
     }
 }
 
@@ -63,7 +48,11 @@ pub fn build(
     model.recompute = recompute;
     let mut adapter = None;
     if let Some(lora) = &config.lora {
-        let mut found = peft_config(lora, &prepared.source, &prepared.model_config.spec);
+        let mut found = PeftConfig {
+            base_model_name_or_path: Some(prepared.source.base_id.clone()),
+            revision: prepared.source.revision.clone(),
+            ..lora.peft(&prepared.model_config.spec)
+        };
         match &lora.adapter {
             Some(path) => {
                 let (saved, saved_parameters) =

@@ -231,7 +231,8 @@ fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
     }
     match &config.lora {
         Some(lora) if lora.adapter.is_none() => {
-            lora.target_modules.modules(&model.spec).map(|_| ())
+            lora.target_modules.refuse_unknown(&model.spec)?;
+            lora.peft(&model.spec).modules(model).map(|_| ())
         }
         _ => Ok(()),
     }

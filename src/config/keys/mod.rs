@@ -3,6 +3,7 @@
 //! those of its objective in the objective's folder.
 
 mod data;
+mod lora;
 mod model;
 mod run;
 mod train;
@@ -66,7 +67,7 @@ pub(super) fn of_all_runs() -> impl Iterator<Item = Setting> {
     let tables = [
         run::KEYS,
         model::QUANTIZATION,
-        model::LORA,
+        lora::KEYS,
         data::KEYS,
         train::BATCHES,
         train::OPTIMIZER,

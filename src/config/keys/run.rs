@@ -1,8 +1,9 @@
 //! The keys before the first section: model, output, device.
 
 use super::{Key, named, quoted};
+use crate::config::lora::LoraConfig;
 use crate::config::read::Read;
-use crate::config::settings::{LoraConfig, Resume};
+use crate::config::settings::Resume;
 use crate::config::size::{format_size, parse_size};
 use crate::config::tree::Value;
 use crate::objective::{self, Chosen};

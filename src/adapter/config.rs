@@ -1,0 +1,421 @@
+//! What `adapter_config.json` says, in PEFT's words.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::patterns::ModuleNames;
+use super::targets::TargetModules;
+use crate::model::resolve::is_hub_id;
+use crate::model::{Object, parse_object, shorten};
+use crate::{Error, Result};
+
+pub(super) const CONFIG: &str = "adapter_config.json";
+
+/// What adapter_config.json says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeftConfig {
+    /// Rank.
+    pub r: usize,
+    /// What the update is multiplied by, before the division by the rank.
+    pub lora_alpha: f64,
+    /// Dropout on the input of A, while training.
+    pub lora_dropout: f64,
+    /// Whether the division is by the root of the rank (Kalajdzievski, 2023).
+    pub use_rslora: bool,
+    /// Which modules have an update.
+    pub target_modules: TargetModules,
+    /// Which of them have none after all.
+    pub exclude_modules: Option<ModuleNames>,
+    /// The layers that updates are in, by number; all where it is `None`.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// What the list of layers is called; any name where there are none.
+    pub layers_pattern: Vec<String>,
+    /// Other ranks, by patterns of modules; the first that matches counts.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// The same for `lora_alpha`.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Modules that are trained whole and saved as they are.
+    pub modules_to_save: Vec<String>,
+    /// The model that the adapter is for: `Org/Name` or a directory.
+    pub base_model_name_or_path: Option<String>,
+    /// The revision of that model.
+    pub revision: Option<String>,
+}
+
+impl Default for PeftConfig {
+    /// Rank 8 and alpha 8 on all linear layers: PEFT's defaults.
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            target_modules: TargetModules::AllLinear,
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: Vec::new(),
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
+            base_model_name_or_path: None,
+            revision: None,
+        }
+    }
+}
+
+impl PeftConfig {
+    /// Reads adapter_config.json of an adapter's directory.
+    ///
+    /// Errors: no such file, not JSON, or anything [`PeftConfig::from_json`] refuses.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::input(format!(
+                "{}: {error}; an adapter is a directory in PEFT's form, with {CONFIG} and
+                 adapter_model.safetensors",
+                path.display()
+            ))
+        })?;
+        Self::from_json(&text, &path.display().to_string())
+    }
+
+    /// The model that the adapter in `dir` is for, as [`crate::model::resolve()`] takes it: its revision
+    /// is included.
+    ///
+    /// Errors: those of [`PeftConfig::open`]; an adapter that names no model.
+    pub fn base_of(dir: &Path) -> Result<String> {
+        let config = Self::open(dir)?;
+        let Some(base) = config.base_model_name_or_path else {
+            return Err(Error::input(format!(
+                "{}: the adapter does not say which model it is for; give --model",
+                dir.display()
+            )));
+        };
+        let is_of_hub = is_hub_id(&base) && !base.contains('@') && !Path::new(&base).is_dir();
+        Ok(match config.revision.filter(|_| is_of_hub) {
+            Some(revision) => format!("{base}@{revision}"),
+            None => base,
+        })
+    }
+
+    /// Reads the text of an adapter_config.json; `place` is what messages call it.
+    ///
+    /// Errors: another kind of adapter, or a setting that is not supported, by name.
+    pub fn from_json(text: &str, place: &str) -> Result<Self> {
+        let mut map = parse_object(text, place)?;
+        // A single one stands for a list of it.
+        for key in ["layers_to_transform", "layers_pattern"] {
+            if let Some(one @ (Value::Number(_) | Value::String(_))) = map.get_mut(key) {
+                *one = Value::Array(vec![one.take()]);
+            }
+        }
+        let object = Object::new(&map, place);
+        refuse_unsupported(&object)?;
+        let r = match object.count("r")? {
+            Some(r) if r > 0 => r,
+            _ => return Err(object.error("r", "(the rank) must be there and above 0")),
+        };
+        let rank = |value: &Value| {
+            value.as_u64().filter(|r| (1..=i32::MAX as u64).contains(r)).map(|r| r as usize)
+        };
+        let texts = |key| -> Result<Vec<String>> {
+            Ok(object.texts(key)?.unwrap_or_default().into_iter().map(String::from).collect())
+        };
+        let lora_alpha = object.number("lora_alpha")?.unwrap_or(8.0);
+        let lora_dropout = object.number("lora_dropout")?.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&lora_dropout) {
+            return Err(object.error("lora_dropout", "must be from 0 to below 1"));
+        }
+        Ok(Self {
+            r,
+            lora_alpha,
+            lora_dropout,
+            use_rslora: object.flag("use_rslora")?.unwrap_or(false),
+            target_modules: read_targets(&object)?,
+            exclude_modules: read_names(&object, "exclude_modules")?,
+            layers_to_transform: object
+                .counts("layers_to_transform")?
+                .filter(|layers| !layers.is_empty()),
+            layers_pattern: texts("layers_pattern")?,
+            rank_pattern: read_pattern(&object, "rank_pattern", "a rank above 0", rank)?,
+            alpha_pattern: read_pattern(&object, "alpha_pattern", "a number", Value::as_f64)?,
+            modules_to_save: texts("modules_to_save")?,
+            base_model_name_or_path: object.text("base_model_name_or_path")?.map(String::from),
+            revision: object.text("revision")?.map(String::from),
+        })
+    }
+
+    /// The text of adapter_config.json: keys sorted and indented as PEFT writes them, without keys
+    /// that only new versions of PEFT know.
+    pub fn to_json(&self) -> String {
+        let targets = match &self.target_modules {
+            TargetModules::AllLinear => json!("all-linear"),
+            TargetModules::Names(names) => sorted(names),
+            TargetModules::Pattern(pattern) => json!(pattern),
+        };
+        let excluded = self.exclude_modules.as_ref().map(|excluded| match excluded {
+            ModuleNames::Names(names) => sorted(names),
+            ModuleNames::Pattern(pattern) => json!(pattern),
+        });
+        let ranks = self.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r)));
+        let alphas = self.alpha_pattern.iter();
+        let alphas = alphas.map(|(pattern, alpha)| (pattern.clone(), whole_or_not(*alpha)));
+        let or_null = |names: &[String]| match names.is_empty() {
+            true => Value::Null,
+            false => json!(names),
+        };
+        let config = json!({
+            "alpha_pattern": Value::Object(alphas.collect()),
+            "auto_mapping": null,
+            "base_model_name_or_path": self.base_model_name_or_path,
+            "bias": "none",
+            "exclude_modules": excluded,
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "layers_pattern": or_null(&self.layers_pattern),
+            "layers_to_transform": self.layers_to_transform,
+            "lora_alpha": whole_or_not(self.lora_alpha),
+            "lora_bias": false,
+            "lora_dropout": self.lora_dropout,
+            "modules_to_save": or_null(&self.modules_to_save),
+            "peft_type": "LORA",
+            "r": self.r,
+            "rank_pattern": Value::Object(ranks.collect()),
+            "revision": self.revision,
+            "target_modules": targets,
+            "task_type": "CAUSAL_LM",
+            "use_dora": false,
+            "use_rslora": self.use_rslora,
+        });
+        format!("{config:#}")
+    }
+}
+
+fn sorted(names: &[String]) -> Value {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    json!(names)
+}
+
+/// PEFT's alpha is a whole number wherever it is one.
+fn whole_or_not(alpha: f64) -> Value {
+    match alpha.fract() == 0.0 && alpha.abs() < 1e9 {
+        true => json!(alpha as i64),
+        false => json!(alpha),
+    }
+}
+
+fn read_targets(object: &Object) -> Result<TargetModules> {
+    Ok(match read_names(object, "target_modules")? {
+        Some(ModuleNames::Pattern(name)) if name.eq_ignore_ascii_case("all-linear") => {
+            TargetModules::AllLinear
+        }
+        Some(ModuleNames::Pattern(pattern)) => TargetModules::Pattern(pattern),
+        Some(ModuleNames::Names(names)) => TargetModules::Names(names),
+        None => return Err(object.error("target_modules", "must name at least one module")),
+    })
+}
+
+/// A list of names, or a pattern; `None` where it is empty.
+fn read_names(object: &Object, key: &str) -> Result<Option<ModuleNames>> {
+    if let Some(Value::String(pattern)) = object.get(key) {
+        return Ok((!pattern.is_empty()).then(|| ModuleNames::Pattern(pattern.clone())));
+    }
+    let names = object.texts(key)?.filter(|names| !names.is_empty());
+    Ok(names.map(|names| ModuleNames::Names(names.into_iter().map(String::from).collect())))
+}
+
+/// Values by patterns.
+fn read_pattern<T>(
+    object: &Object,
+    key: &str,
+    what: &str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(String, T)>> {
+    let entries = match object.get(key) {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => {
+            let found = shorten(other);
+            return Err(object.error(key, format_args!("must be an object, found {found}")));
+        }
+    };
+    let entry = |(pattern, value): (&String, &Value)| match read(value) {
+        Some(value) => Ok((pattern.clone(), value)),
+        None => {
+            let found = shorten(value);
+            Err(object.error(key, format_args!("must give {pattern:?} {what}, found {found}")))
+        }
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// Refuses what would change results and is not implemented.
+#[expect(clippy::too_many_lines, reason = "a check for each key of the format")]
+fn refuse_unsupported(object: &Object) -> Result<()> {
+    match object.text("peft_type")? {
+        Some("LORA") => {}
+        Some(other) => {
+            return Err(object.error(
+                "peft_type",
+                format_args!("{other:?} is not supported; supported is LORA"),
+            ));
+        }
+        None => return Err(object.error("peft_type", "is missing; expected \"LORA\"")),
+    }
+    if let Some(task) = object.text("task_type")?
+        && task != "CAUSAL_LM"
+    {
+        return Err(object.error(
+            "task_type",
+            format_args!("{task:?} is not supported; supported is CAUSAL_LM"),
+        ));
+    }
+    if let Some(bias) = object.text("bias")?
+        && bias != "none"
+    {
+        return Err(
+            object.error("bias", format_args!("{bias:?} is not supported; supported is \"none\""))
+        );
+    }
+    // The other ways to begin change the base model's weights as well.
+    if let Some(Value::String(init)) = object.get("init_lora_weights")
+        && !["gaussian", "eva", "orthogonal"].contains(&init.as_str())
+    {
+        return Err(object.error(
+            "init_lora_weights",
+            format_args!(
+                "{init:?} is not supported: it changes the base model; convert the adapter to a \
+                 plain one with PEFT (path_initial_model_for_weight_conversion)"
+            ),
+        ));
+    }
+    let read = [
+        "peft_type",
+        "task_type",
+        "bias",
+        "init_lora_weights",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "use_rslora",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "base_model_name_or_path",
+        "revision",
+    ];
+    // What does not matter once an adapter is trained.
+    let harmless = [
+        "auto_mapping",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "inference_mode",
+        "loftq_config",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "runtime_config",
+    ];
+    for key in object.keys() {
+        let value = object.get(key).unwrap_or(&Value::Null);
+        let off = match value {
+            Value::Bool(flag) => !flag,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if !off && !read.contains(&key) && !harmless.contains(&key) {
+            return Err(object.error(
+                key,
+                format_args!("= {} is not supported by this trainer", shorten(value)),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> PeftConfig {
+        PeftConfig {
+            r: 2,
+            lora_alpha: 4.0,
+            lora_dropout: 0.05,
+            target_modules: TargetModules::Names(vec!["k_proj".into(), "down_proj".into()]),
+            base_model_name_or_path: Some("Org/Name".into()),
+            revision: Some("abc".into()),
+            ..PeftConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_config_is_sorted_and_indented_as_peft_does() {
+        let text = example().to_json();
+        let expected = "{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n  \
+                        \"base_model_name_or_path\": \"Org/Name\",\n  \"bias\": \"none\",\n";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.contains("\"lora_alpha\": 4,\n") && text.contains("\"lora_dropout\": 0.05,"));
+        assert!(text.contains("\"target_modules\": [\n    \"down_proj\",\n    \"k_proj\"\n  ],"));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let text = example().to_json();
+        for (from, to, expected) in [
+            ("\"LORA\"", "\"LOHA\"", "`peft_type` \"LOHA\""),
+            ("\"use_dora\": false", "\"use_dora\": true", "`use_dora` = true"),
+            ("\"bias\": \"none\"", "\"bias\": \"all\"", "`bias` \"all\""),
+            (
+                "\"rank_pattern\": {}",
+                "\"rank_pattern\": {\"q\": 0}",
+                "`rank_pattern` must give \"q\"",
+            ),
+            ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "[\"lm_head\"]"),
+            ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "\"pissa\""),
+            ("CAUSAL_LM", "SEQ_CLS", "`task_type` \"SEQ_CLS\""),
+            ("\"r\": 2", "\"r\": 0", "`r`"),
+            ("\"r\": 2", "\"r\": 2, \"new_key\": 1", "`new_key` = 1"),
+        ] {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text, "{from}");
+            let message = PeftConfig::from_json(&changed, "a.json").unwrap_err().to_string();
+            assert!(message.starts_with("a.json: ") && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let whole = PeftConfig {
+            target_modules: TargetModules::Pattern(r".*\.q_proj".into()),
+            exclude_modules: Some(ModuleNames::Names(vec!["layers.0.self_attn.q_proj".into()])),
+            rank_pattern: vec![("a.*".into(), 3), ("b".into(), 4)],
+            alpha_pattern: vec![("b".into(), 0.5)],
+            ..example()
+        };
+        let layers = PeftConfig {
+            layers_to_transform: Some(vec![1, 3]),
+            layers_pattern: vec!["layers".into()],
+            exclude_modules: Some(ModuleNames::Pattern(".*k.*".into())),
+            target_modules: TargetModules::AllLinear,
+            ..example()
+        };
+        for config in [whole, layers] {
+            assert_eq!(PeftConfig::from_json(&config.to_json(), "a").unwrap(), config);
+        }
+        let one = example()
+            .to_json()
+            .replace("\"layers_to_transform\": null", "\"layers_to_transform\": 1");
+        let one = PeftConfig::from_json(&one, "a").unwrap();
+        assert_eq!(one.layers_to_transform, Some(vec![1]));
+    }
+}

@@ -1,0 +1,243 @@
+//! The keys of `[lora]`.
+
+use super::{Key, plain, quoted};
+use crate::adapter::{ModuleNames, TargetModules};
+use crate::config::lora::LoraConfig;
+use crate::config::read::Read;
+use crate::config::settings::TrainConfig;
+use crate::config::tree::{Entry, Node, Value};
+use crate::model::spec::Projection;
+use crate::suggest::nearest;
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        section: "lora",
+        name: "r",
+        aliases: &["lora_r", "lora_rank"],
+        doc: "the rank of the update",
+        set: |config, node, _| node.whole(1).map(|r| lora(config).r = r),
+        show: |config| own(config).and_then(|lora| plain(lora.r)),
+    },
+    Key {
+        section: "lora",
+        name: "lora_alpha",
+        aliases: &["alpha"],
+        doc: "the update is scaled by lora_alpha / r",
+        set: |config, node, _| {
+            let alpha = node.real("a number above 0", |alpha| alpha > 0.0)?;
+            lora(config).lora_alpha = alpha;
+            Ok(())
+        },
+        show: |config| own(config).and_then(|lora| plain(lora.lora_alpha)),
+    },
+    Key {
+        section: "lora",
+        name: "lora_dropout",
+        aliases: &["dropout"],
+        doc: "dropout before lora_A",
+        set: |config, node, _| node.fraction().map(|share| lora(config).lora_dropout = share),
+        show: |config| config.lora.as_ref().and_then(|lora| plain(lora.lora_dropout)),
+    },
+    Key {
+        section: "lora",
+        name: "target_modules",
+        aliases: &["lora_target_modules", "lora_target"],
+        doc: "\"all-linear\", a list of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj \
+              (qkv_proj and gate_up_proj in models that have these in one), or a regular expression",
+        set: |config, node, _| {
+            let targets = target_modules(node)?;
+            lora(config).target_modules = targets;
+            Ok(())
+        },
+        show: |config| own(config).map(|lora| show_targets(&lora.target_modules)),
+    },
+    Key {
+        section: "lora",
+        name: "exclude_modules",
+        aliases: &["lora_exclude_modules"],
+        doc: "modules that get no update although target_modules has them: names, or a pattern",
+        set: |config, node, _| {
+            lora(config).exclude_modules = Some(modules(node)?);
+            Ok(())
+        },
+        show: |config| own(config)?.exclude_modules.as_ref().map(show_modules),
+    },
+    Key {
+        section: "lora",
+        name: "layers_to_transform",
+        aliases: &["lora_layers_to_transform", "peft_layers_to_transform"],
+        doc: "the layers that updates are in, by number (from 0); all if not given",
+        set: |config, node, _| {
+            let layers = match node.value {
+                Value::Integer(_) => vec![node.whole(0)?],
+                _ => list_of(node, "a layer's number, or a list such as [0, 1]", |n| n.whole(0))?,
+            };
+            lora(config).layers_to_transform = Some(layers);
+            Ok(())
+        },
+        show: |config| own(config)?.layers_to_transform.as_ref().and_then(plain),
+    },
+    Key {
+        section: "lora",
+        name: "rank_pattern",
+        aliases: &[],
+        doc: "other ranks, by modules: { \"v_proj\" = 32 }; keys may be regular expressions",
+        set: |config, node, _| {
+            let ranks = by_module(node, "{ \"v_proj\" = 32 }", |rank| rank.whole(1))?;
+            lora(config).rank_pattern = ranks;
+            Ok(())
+        },
+        show: |config| own(config).and_then(|lora| show_by_module(&lora.rank_pattern)),
+    },
+    Key {
+        section: "lora",
+        name: "alpha_pattern",
+        aliases: &[],
+        doc: "the same for lora_alpha",
+        set: |config, node, _| {
+            let alphas = by_module(node, "{ \"v_proj\" = 64 }", |alpha| {
+                alpha.real("a number above 0", |alpha| alpha > 0.0)
+            })?;
+            lora(config).alpha_pattern = alphas;
+            Ok(())
+        },
+        show: |config| own(config).and_then(|lora| show_by_module(&lora.alpha_pattern)),
+    },
+    Key {
+        section: "lora",
+        name: "use_rslora",
+        aliases: &["peft_use_rslora", "lora_use_rslora"],
+        doc: "scale by lora_alpha / sqrt(r) instead",
+        set: |config, node, _| node.bool().map(|on| lora(config).use_rslora = on),
+        show: |config| own(config).and_then(|lora| plain(lora.use_rslora)),
+    },
+    Key {
+        section: "lora",
+        name: "adapter",
+        aliases: &["lora_model_dir", "adapter_name_or_path"],
+        doc: "start from this PEFT adapter; rank, alpha, targets and use_rslora come from it",
+        set: |config, node, bases| {
+            let path = bases.path(node)?;
+            lora(config).adapter = Some(path);
+            Ok(())
+        },
+        show: |config| {
+            let adapter = config.lora.as_ref()?.adapter.as_ref()?;
+            Some(quoted(&adapter.to_string_lossy()))
+        },
+    },
+];
+
+/// Any LoRA key asks for LoRA.
+fn lora(config: &mut TrainConfig) -> &mut LoraConfig {
+    config.lora.get_or_insert_default()
+}
+
+/// The LoRA settings, unless an adapter brings its own rank, alpha and targets.
+fn own(config: &TrainConfig) -> Option<&LoraConfig> {
+    config.lora.as_ref().filter(|lora| lora.adapter.is_none())
+}
+
+fn target_modules(node: &Node) -> Read<TargetModules> {
+    const EXPECTED: &str =
+        "\"all-linear\", a regular expression, or a list such as [\"q_proj\", \"v_proj\"]";
+    // Text may name several too: a list is awkward to quote in a shell.
+    let names: Vec<&str> = match &node.value {
+        Value::Text(text) if text == "all-linear" => return Ok(TargetModules::AllLinear),
+        Value::Text(text) if is_pattern(text) => return Ok(TargetModules::Pattern(text.clone())),
+        Value::Text(text) => text.split([',', ' ']).filter(|name| !name.is_empty()).collect(),
+        _ => node.list(EXPECTED)?.iter().map(Node::text).collect::<Read<_>>()?,
+    };
+    // The modules of any family, in the order of the forward pass. Which of them a model has is known
+    // when it is read.
+    let known = known_modules();
+    for name in &names {
+        // A path ends with a name.
+        let last = name.rsplit('.').next().unwrap_or(name);
+        if !known.contains(&last) {
+            let hint = match nearest(name, known.iter().copied()) {
+                Some(known) => format!(" (did you mean {known:?}?)"),
+                None => String::new(),
+            };
+            let known = known.join(", ");
+            return Err(format!(
+                "expected \"all-linear\" or some of {known}, found {name:?}{hint}"
+            ));
+        }
+    }
+    if names.is_empty() {
+        return Err("expected \"all-linear\" or the names of layers, found none".to_owned());
+    }
+    let plain = known.iter().filter(|known| names.contains(*known)).copied();
+    let mut found: Vec<String> = plain.map(str::to_owned).collect();
+    found.extend(names.iter().filter(|name| !known.contains(*name)).map(|name| name.to_string()));
+    Ok(TargetModules::Names(found))
+}
+
+/// The names of modules that can have an update.
+fn known_modules() -> Vec<&'static str> {
+    let projections = Projection::ALL.map(Projection::name);
+    projections.into_iter().collect()
+}
+
+/// Whether text is a regular expression rather than names.
+fn is_pattern(text: &str) -> bool {
+    text.contains(|c: char| !(c.is_alphanumeric() || "._, -".contains(c)))
+}
+
+/// Names, or a pattern.
+fn modules(node: &Node) -> Read<ModuleNames> {
+    if let Value::Text(text) = &node.value {
+        if is_pattern(text) {
+            return Ok(ModuleNames::Pattern(text.clone()));
+        }
+        let names = text.split([',', ' ']).filter(|name| !name.is_empty());
+        return Ok(ModuleNames::Names(names.map(str::to_owned).collect()));
+    }
+    list_of(node, "a regular expression, or a list of names", |name| name.text().map(str::to_owned))
+        .map(ModuleNames::Names)
+}
+
+fn list_of<T>(node: &Node, what: &str, read: impl Fn(&Node) -> Read<T>) -> Read<Vec<T>> {
+    node.list(what)?.iter().map(read).collect()
+}
+
+/// Values by modules.
+fn by_module<T>(
+    node: &Node,
+    example: &str,
+    read: impl Fn(&Node) -> Read<T>,
+) -> Read<Vec<(String, T)>> {
+    let entries = node.table(&format!("a table such as {example}"))?;
+    let entry = |entry: &Entry| match read(&entry.node) {
+        Ok(value) => Ok((entry.name.clone(), value)),
+        Err(why) => Err(format!("{}: {why}", entry.name)),
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn show_by_module<T: std::fmt::Debug>(values: &[(String, T)]) -> Option<String> {
+    let shown = |(name, value): &(String, T)| format!("{} = {value:?}", quoted(name));
+    let shown: Vec<String> = values.iter().map(shown).collect();
+    (!shown.is_empty()).then(|| format!("{{ {} }}", shown.join(", ")))
+}
+
+fn show_targets(targets: &TargetModules) -> String {
+    match targets {
+        TargetModules::AllLinear => quoted("all-linear"),
+        TargetModules::Names(names) => show_names(names),
+        TargetModules::Pattern(pattern) => quoted(pattern),
+    }
+}
+
+fn show_modules(modules: &ModuleNames) -> String {
+    match modules {
+        ModuleNames::Names(names) => show_names(names),
+        ModuleNames::Pattern(pattern) => quoted(pattern),
+    }
+}
+
+fn show_names(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    format!("[{}]", names.join(", "))
+}
