@@ -66,7 +66,7 @@ fn batch(rows: &[Value]) -> Batch {
     let group = |row: &Value| {
         let (input_ids, labels) = (ids(&row["input_ids"]), row["labels"].as_array().unwrap());
         let labels = labels.iter().map(|label| label.as_i64().unwrap() as i32).collect();
-        Group::of(Sequence { input_ids, labels })
+        Group::of(Sequence { input_ids, labels, ..Sequence::default() })
     };
     Batch::of(&rows.iter().map(group).collect::<Vec<_>>(), 0)
 }

@@ -29,6 +29,7 @@ from fixtures.optimizers import write_optimizers
 from fixtures.references import write_reference
 from fixtures.rendered import write_text
 from fixtures.rope import write_rope
+from fixtures.rows import write_rows
 from fixtures.sampling import write_sampling
 from fixtures.text import write_tokenizers
 from fixtures.trajectories import write_trajectories
@@ -68,6 +69,7 @@ GROUPS = {
     "tokenizers": write_tokenizers,
     "text": write_text,
     "forms": write_forms,
+    "rows": write_rows,
 }
 
 

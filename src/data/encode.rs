@@ -1,11 +1,20 @@
 //! From a sample to token ids and labels: which tokens carry loss, and why.
 
-use serde_json::Value;
+use std::sync::Mutex;
 
-use super::format::{Chat, Sample, texts};
+use super::format::{Chat, Sample};
 use super::group::Sequence;
-use crate::tokenizer::{ChatTemplate, EndOfTurn, RenderInput, TextProcessor, Tokenizer};
+use super::mask::{Finder, Mask};
+use super::script::{Script, wants_parts};
+use super::unseen;
+use crate::tokenizer::{ChatTemplate, Encoding, EndOfTurn, TextProcessor, Tokenizer};
 use crate::{Error, Result};
+
+/// The longest text that is tokenized, in bytes.
+const LONGEST_TEXT: usize = 4 << 20;
+
+/// From this many bytes on, texts are tokenized one after another.
+const LONG_TEXT: usize = 256 << 10;
 
 /// Turns samples into labelled tokens, under one tokenizer and one chat template.
 pub struct Encoder<'a> {
@@ -14,6 +23,8 @@ pub struct Encoder<'a> {
     /// What to say when a conversation comes and there is no template that fits.
     choices: String,
     end_of_turn: EndOfTurn,
+    /// Whether the template writes contents only if they are lists of parts.
+    wants_parts: bool,
     completion_only_loss: bool,
 }
 
@@ -25,6 +36,7 @@ impl<'a> Encoder<'a> {
             template: text.template.as_ref(),
             choices: text.choices(),
             end_of_turn: text.end_of_turn(),
+            wants_parts: text.template.as_ref().is_some_and(wants_parts),
             completion_only_loss,
         }
     }
@@ -49,7 +61,7 @@ impl<'a> Encoder<'a> {
     pub fn encode(&self, sample: &Sample) -> Result<Sequence> {
         match sample {
             Sample::Text(text) => {
-                let ids = self.with_eos(self.tokenizer.encode(text, true)?)?;
+                let ids = self.with_eos(self.encode_whole(text)?)?;
                 Ok(Sequence::new(ids, std::iter::repeat(true)))
             }
             Sample::PromptCompletion { prompt, completion } => {
@@ -77,147 +89,99 @@ impl<'a> Encoder<'a> {
     /// The longest common prefix of the prompt's tokens and the whole's carries no loss. (The
     /// prompt's last token may merge with the completion's first, so lengths alone would lie.)
     fn prompt_completion(&self, prompt: &str, completion: &str) -> Result<Sequence> {
-        let ids = self.tokenizer.encode(&format!("{prompt}{completion}"), true)?;
-        let ids = self.with_eos(ids)?;
-        let given = if self.completion_only_loss {
-            let prompt = self.tokenizer.encode(prompt, true)?;
-            prompt.iter().zip(&ids).take_while(|(a, b)| a == b).count()
-        } else {
-            0
-        };
-        Ok(Sequence::new(ids, (0..).map(|t: usize| t >= given)))
+        let ids = self.with_eos(self.encode_whole(&format!("{prompt}{completion}"))?)?;
+        if !self.completion_only_loss {
+            return Ok(Sequence::new(ids, std::iter::repeat(true)));
+        }
+        let prompt = self.encode_whole(prompt)?;
+        let given = prompt.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+        let mask = Mask::Completion;
+        Ok(Sequence { mask, ..Sequence::new(ids, (0..).map(|t: usize| t >= given)) })
     }
 
-    /// A conversation: the template's text tokenized once; tokens that lie, even partly, in an
-    /// assistant's stretch of the text carry loss.
-    fn chat(&self, chat: &Chat) -> Result<Sequence> {
+    /// A conversation under the template.
+    ///
+    /// # Errors
+    /// No template, or one that refuses the conversation.
+    pub fn script<'s>(&'s self, chat: &'s Chat) -> Result<Script<'s>> {
         let template = self.template.ok_or_else(|| {
             Error::input(format!(
                 "the row is a conversation and the model has no chat template; {}",
                 self.choices
             ))
         })?;
-        let text = render(template, chat, chat.messages.len(), false)?;
-        let encoding = self.tokenizer.encode_with_spans(&text)?;
-        if !self.completion_only_loss {
-            return Ok(Sequence::new(encoding.ids, std::iter::repeat(true)));
+        Script::new(template, chat, self.wants_parts)
+    }
+
+    /// What a sample has that its text does not show, in words.
+    pub(super) fn unseen(&self, sample: &Sample) -> Vec<String> {
+        let Sample::Chat(chat) = sample else { return Vec::new() };
+        if !unseen::may_have_some(&chat.messages, chat.tools.as_ref()) {
+            return Vec::new();
         }
-        let ends: Vec<(usize, usize)> = encoding
-            .ids
-            .iter()
-            .zip(&encoding.spans)
-            .filter(|(id, _)| self.end_of_turn.ids.contains(id))
-            .map(|(_, &span)| span)
-            .collect();
-        let tail = tail(template, chat, &text);
-        let mut stretches = Vec::new();
-        for (turn, message) in chat.messages.iter().enumerate().skip(chat.trained_from) {
-            if message["role"] == "assistant" {
-                let start = self.answer_start(template, chat, turn, &text)?;
-                let end = self.answer_end(template, chat, turn, &text[start..], start, &ends)?;
-                stretches.push((start, end + common_prefix(&text[end..], &tail)));
-            }
+        self.script(chat).map(|script| unseen::of(&script)).unwrap_or_default()
+    }
+
+    /// A conversation: the template's text tokenized once; tokens that lie, even partly, in an
+    /// assistant's stretch of the text carry loss.
+    fn chat(&self, chat: &Chat) -> Result<Sequence> {
+        let script = self.script(chat)?;
+        let encoding = self.encode_with_spans(&script.text)?;
+        // The turns to learn; or, if all is learned, those that say they are not.
+        let counts = |turn: &usize| match self.completion_only_loss {
+            true => chat.is_trained(*turn),
+            false => chat.is_masked(*turn),
+        };
+        let turns: Vec<usize> = chat.answers().filter(counts).collect();
+        if turns.is_empty() {
+            let carries = !self.completion_only_loss;
+            return Ok(Sequence::new(encoding.ids, std::iter::repeat(carries)));
         }
-        let trained = encoding.spans.iter().map(|&(start, end)| {
+        let (stretches, mask) = self.finder(&script, &self.ends(&encoding)).stretches(&turns)?;
+        let learned = encoding.spans.iter().map(|&(start, end)| {
             // A token without extent of its own (a mark the tokenizer adds) lies at its start.
             let end = end.max(start + 1);
-            stretches.iter().any(|&(from, to)| start < to && end > from)
+            let is_within = stretches.iter().any(|&(from, to)| start < to && end > from);
+            is_within == self.completion_only_loss
         });
-        let trained: Vec<bool> = trained.collect();
-        Ok(Sequence::new(encoding.ids, trained.into_iter()))
+        let learned: Vec<bool> = learned.collect();
+        let mask = if self.completion_only_loss { mask } else { Mask::Everything };
+        Ok(Sequence { mask, ..Sequence::new(encoding.ids, learned.into_iter()) })
     }
 
-    /// Where the answer of message `turn` begins: at the end of the prompt it answers.
-    fn answer_start(
-        &self,
-        template: &ChatTemplate,
-        chat: &Chat,
-        turn: usize,
-        text: &str,
-    ) -> Result<usize> {
-        let prompt = render(template, chat, turn, true)
-            .map_err(|error| Error::input(format!("the prompt of message {turn}: {error}")))?;
-        if text.starts_with(&prompt) {
-            return Ok(prompt.len());
-        }
-        let common = common_prefix(text, &prompt);
-        let shown = |text: &str| text[common..].chars().take(40).collect::<String>();
-        Err(Error::input(format!(
-            "chat template {}: assistant turn {turn}: the prompt it answers is not how the whole \
-             conversation begins, so what to learn cannot be told apart: after {common} bytes the \
-             prompt goes on with {:?}, the conversation with {:?}; end the conversation after this \
-             turn, use completion_only_loss = false, or another chat_template",
-            template.name(),
-            shown(&prompt),
-            shown(text),
-        )))
+    /// Where the end-of-turn tokens are.
+    fn ends(&self, encoding: &Encoding) -> Vec<(usize, usize)> {
+        let tokens = encoding.ids.iter().zip(&encoding.spans);
+        let ends = tokens.filter(|(id, _)| self.end_of_turn.ids.contains(id));
+        ends.map(|(_, &span)| span).collect()
     }
 
-    /// The end of the first end-of-turn token after the content of message `turn`. `answer` is the
-    /// text from `start`, `ends` where all end-of-turn tokens are.
-    fn answer_end(
-        &self,
-        template: &ChatTemplate,
-        chat: &Chat,
-        turn: usize,
-        answer: &str,
-        start: usize,
-        ends: &[(usize, usize)],
-    ) -> Result<usize> {
-        let unfinished = || {
-            Error::input(format!(
-                "chat template {}: no end-of-turn token follows assistant turn {turn}, so the \
-                 model would never learn to stop; use a template that ends every assistant turn \
-                 with a special token ({})",
-                template.name(),
-                self.choices
-            ))
-        };
-        if turn + 1 < chat.messages.len() && self.end_of_turn.within == Some(false) {
-            return Err(unfinished());
-        }
-        // Templates trim and move text around; a piece that cannot be found is passed over.
-        let mut content_end = 0;
-        for piece in texts(&chat.messages[turn]) {
-            let piece = piece.trim();
-            if let Some(at) = answer[content_end..].find(piece) {
-                content_end += at + piece.len();
-            }
-        }
-        let after = start + content_end;
-        let end = ends.iter().find(|span| span.0 >= after).ok_or_else(unfinished)?;
-        Ok(end.1)
+    fn finder<'s>(&'s self, script: &'s Script<'s>, ends: &'s [(usize, usize)]) -> Finder<'s> {
+        let (end_of_turn, choices) = (&self.end_of_turn, self.choices.as_str());
+        Finder { script, ends, end_of_turn, choices }
+    }
+
+    /// Tokenizes a text that is not too long to be held.
+    fn encode_with_spans(&self, text: &str) -> Result<Encoding> {
+        within_bounds(text.len(), || self.tokenizer.encode_with_spans(text))
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        within_bounds(text.len(), || self.tokenizer.encode(text, true))
     }
 }
 
-/// The first `count` messages of a conversation as text.
-fn render(template: &ChatTemplate, chat: &Chat, count: usize, generation: bool) -> Result<String> {
-    template.render(&RenderInput {
-        messages: &chat.messages[..count],
-        add_generation_prompt: generation,
-        tools: chat.tools.as_ref(),
-        variables: chat.variables.as_ref(),
-    })
-}
-
-/// The white space that the template writes after an assistant's turn of its own accord: what is
-/// there when nothing follows. (White space that a following message begins with is that
-/// message's.) `text` is the whole conversation.
-fn tail(template: &ChatTemplate, chat: &Chat, text: &str) -> String {
-    let assistant = |message: &Value| message["role"] == "assistant";
-    let last = chat.messages.iter().rposition(assistant).unwrap_or(0);
-    let ended = if last + 1 == chat.messages.len() {
-        Some(text.to_string())
-    } else {
-        // A template may refuse this shorter conversation; then only the token itself is learned.
-        render(template, chat, last + 1, false).ok()
-    };
-    ended.map(|ended| ended[ended.trim_end().len()..].to_string()).unwrap_or_default()
-}
-
-/// The length in bytes of the longest common prefix, at a character's boundary.
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+/// Tokenizes a text of `bytes`, one at a time if it is long: a tokenizer holds some hundred times the text.
+fn within_bounds<T>(bytes: usize, tokenize: impl FnOnce() -> Result<T>) -> Result<T> {
+    static LONG: Mutex<()> = Mutex::new(());
+    if bytes > LONGEST_TEXT {
+        return Err(Error::input(format!(
+            "the text has {bytes} bytes; at most {LONGEST_TEXT} are taken at once, some million tokens: \
+             split the row"
+        )));
+    }
+    let _alone = (bytes > LONG_TEXT).then(|| LONG.lock());
+    tokenize()
 }
 
 #[cfg(all(test, feature = "tokenizers"))]
@@ -361,18 +325,37 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_is_not_a_prefix_names_template_and_turn() {
-        // Like templates that drop an earlier turn's reasoning.
+    fn an_answer_that_the_template_does_not_write_is_an_error_that_names_the_turn() {
         let source = "{% for m in messages %}{{ m.content if loop.last or m.role == 'user' else 'gone' }}\
                       {{ eos_token }}{% endfor %}";
         let sample =
             chat(&[("user", "u"), ("assistant", "a"), ("assistant", "b"), ("assistant", "c")]);
         let message = encode(source, &sample, true).unwrap_err().to_string();
-        assert!(
-            message.starts_with("chat template test: assistant turn 2: the prompt"),
-            "{message}"
-        );
-        assert!(message.contains("\"a</s>\"") && message.contains("\"gone</s>"), "{message}");
+        assert!(message.contains("test: the text of assistant turn 2 is not in"), "{message}");
+        assert!(message.contains("`\"b\"`") && !message.contains("completion_only"), "{message}");
+    }
+
+    #[test]
+    fn answers_are_found_where_the_prompt_is_not_how_the_conversation_begins() {
+        // Tools at the last question, an opened thought, an empty thought in the last answer alone.
+        let tools = "{% for m in messages %}{% if m.role == 'user' %}{% if loop.last or loop.nextitem is defined \
+                     and loop.index0 + 2 == messages | length %}[T]{% endif %}[I]{{ m.content }}[/I]{% else %}\
+                     {{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}";
+        let opened = "{% for m in messages %}{{ '<U>' if m.role == 'user' else '<A>' }}\
+                      {{ m.content.split('</think>')[-1] }}{{ eos_token if m.role == 'assistant' }}{% endfor %}\
+                      {{ '<A><think>\n' if add_generation_prompt }}";
+        let empty = "{% for m in messages %}<{{ m.role[0] }}>{{ '<think></think>' if loop.last and m.role == 'assistant' }}\
+                     {{ m.content + eos_token }}{% endfor %}{{ '<a><think></think>' if add_generation_prompt }}";
+        let four = [("user", "u"), ("assistant", "a"), ("user", "a"), ("assistant", "b")];
+        let two = [("user", "u"), ("assistant", "<think>t</think>a")];
+        for (source, turns, expected) in [
+            (tools, &four[..], "[I]u[/I][ a</s>][T][I]a[/I][ b</s>]"),
+            (opened, &four, "<U>u<A>[a</s>]<U>a<A>[b</s>]"),
+            (opened, &two, "<U>u<A>[a</s>]"),
+            (empty, &four, "<u>u</s><a>[a</s>]<u>a</s><a><think></think>[b</s>]"),
+        ] {
+            assert_eq!(encode(source, &chat(turns), true).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::read::excerpt;
+use super::message::{self, keys_of, shown};
 use crate::tokenizer::json_kind as kind;
 use crate::{Error, Result};
 
@@ -52,14 +52,34 @@ pub enum Sample {
 /// A conversation for a chat template.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Chat {
-    /// Objects with `role` and `content`, as the template takes them.
+    /// Objects with `role` and `content`, a text, as the template takes them; no value is null.
     pub messages: Vec<Value>,
     /// Assistant turns before this message are context and carry no loss.
     pub trained_from: usize,
+    /// Messages with tool calls that the row writes as a text, and that text: what they say under a
+    /// template that knows no calls.
+    pub calls_as_text: Vec<(usize, String)>,
     /// The row's `tools`.
     pub tools: Option<Value>,
     /// The row's `chat_template_kwargs`.
     pub variables: Option<Map<String, Value>>,
+}
+
+impl Chat {
+    /// The assistant's turns.
+    pub fn answers(&self) -> impl DoubleEndedIterator<Item = usize> {
+        (0..self.messages.len()).filter(|&turn| self.messages[turn]["role"] == "assistant")
+    }
+
+    /// Whether an assistant's turn is to be learned.
+    pub fn is_trained(&self, turn: usize) -> bool {
+        turn >= self.trained_from && !self.is_masked(turn)
+    }
+
+    /// Whether a message says that it is not to be learned.
+    pub fn is_masked(&self, turn: usize) -> bool {
+        message::is_masked(&self.messages[turn])
+    }
 }
 
 impl Format {
@@ -152,7 +172,8 @@ impl Format {
             }
             Self::PromptCompletion => prompt_completion(object),
             Self::Messages => {
-                chat(object, messages(&object["messages"], "messages")?, 0).map(Sample::Chat)
+                let messages = message::messages(&object["messages"], "messages")?;
+                chat(object, messages, 0).map(Sample::Chat)
             }
             Self::Alpaca => alpaca(object).map(Sample::Chat),
             Self::Sharegpt => sharegpt(object).map(Sample::Chat),
@@ -169,11 +190,6 @@ fn present(object: &Map<String, Value>, key: &str) -> bool {
     object.get(key).is_some_and(|value| !value.is_null())
 }
 
-fn keys_of(object: &Map<String, Value>) -> String {
-    let keys: Vec<String> = object.keys().map(|key| format!("`{key}`")).collect();
-    if keys.is_empty() { "(none)".into() } else { keys.join(", ") }
-}
-
 /// A string at `key`, which is there.
 fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
     let value = &object[key];
@@ -184,10 +200,6 @@ fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
 
 fn optional_string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
     if present(object, key) { string(object, key) } else { Ok("") }
-}
-
-fn shown(value: &Value) -> String {
-    excerpt(&value.to_string())
 }
 
 fn answer(text: &str, what: &str) -> Result<()> {
@@ -202,9 +214,9 @@ fn answer(text: &str, what: &str) -> Result<()> {
 fn prompt_completion(object: &Map<String, Value>) -> Result<Sample> {
     match (&object["prompt"], &object["completion"]) {
         (Value::Array(_), Value::Array(_)) => {
-            let mut turns = messages(&object["prompt"], "prompt")?;
+            let mut turns = message::messages(&object["prompt"], "prompt")?;
             let trained_from = turns.len();
-            turns.extend(messages(&object["completion"], "completion")?);
+            turns.extend(message::messages(&object["completion"], "completion")?);
             chat(object, turns, trained_from).map(Sample::Chat)
         }
         (Value::Array(_), other) | (other, Value::Array(_)) => Err(Error::input(format!(
@@ -248,158 +260,32 @@ fn system(object: &Map<String, Value>) -> Result<Vec<Value>> {
 
 fn sharegpt(object: &Map<String, Value>) -> Result<Chat> {
     let mut messages = system(object)?;
-    for (index, turn) in list(&object["conversations"], "conversations")?.iter().enumerate() {
-        let place = format!("conversations[{index}]");
-        let field = |key: &str| {
-            turn.get(key).and_then(Value::as_str).ok_or_else(|| {
-                let hint = if turn.get("role").is_some() {
-                    "; a list of `role` and `content` belongs under the key `messages`"
-                } else {
-                    ""
-                };
-                Error::input(format!(
-                    "{place} has no string `{key}`, expected {{\"from\": ..., \"value\": ...}}: {}{hint}",
-                    shown(turn)
-                ))
-            })
-        };
-        let role = match field("from")? {
-            "human" | "user" => "user",
-            "gpt" | "assistant" => "assistant",
-            "system" => "system",
-            "tool" => "tool",
-            other => {
-                return Err(Error::input(format!(
-                    "{place}: unknown `from` {other:?}; expected human, user, gpt, assistant, \
-                     system or tool"
-                )));
-            }
-        };
-        messages.push(json!({"role": role, "content": field("value")?}));
-    }
-    chat(object, messages, 0)
+    let before = messages.len();
+    let (turns, calls) = message::sharegpt(&object["conversations"])?;
+    messages.extend(turns);
+    let calls_as_text = calls.into_iter().map(|(turn, text)| (before + turn, text)).collect();
+    Ok(Chat { calls_as_text, ..chat(object, messages, 0)? })
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
-    match value {
-        Value::Array(items) if !items.is_empty() => Ok(items),
-        Value::Array(_) => Err(Error::input(format!("`{key}` is an empty list"))),
-        other => Err(Error::input(format!(
-            "`{key}` is {}, expected a list: {}",
-            kind(other),
-            shown(other)
-        ))),
-    }
-}
-
-/// The messages at `key`, checked one by one.
-fn messages(value: &Value, key: &str) -> Result<Vec<Value>> {
-    let items = list(value, key)?;
-    for (index, message) in items.iter().enumerate() {
-        check_message(message).map_err(|error| Error::input(format!("{key}[{index}]: {error}")))?;
-    }
-    Ok(items.clone())
-}
-
-fn check_message(message: &Value) -> Result<()> {
-    let Some(object) = message.as_object() else {
-        return Err(Error::input(format!(
-            "is {}, expected an object with `role` and `content`: {}",
-            kind(message),
-            shown(message)
-        )));
-    };
-    match object.get("role") {
-        Some(Value::String(role)) => {
-            if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
-                return Err(Error::input(format!(
-                    "unknown role {role:?}; expected system, developer, user, assistant or tool"
-                )));
-            }
-        }
-        Some(other) => {
-            return Err(Error::input(format!("`role` is {}, expected a string", kind(other))));
-        }
-        None => {
-            let hint = if object.contains_key("from") {
-                "; a list of `from` and `value` belongs under the key `conversations`"
-            } else {
-                ""
-            };
-            return Err(Error::input(format!(
-                "the key `role` is missing (keys found: {}){hint}",
-                keys_of(object)
-            )));
-        }
-    }
-    match object.get("content") {
-        Some(Value::String(_)) => Ok(()),
-        Some(Value::Array(parts)) => parts.iter().try_for_each(|part| {
-            if part.get("type").and_then(Value::as_str) == Some("text")
-                && part.get("text").is_some_and(Value::is_string)
-            {
-                return Ok(());
-            }
-            Err(Error::input(format!(
-                "a part of `content` is not {{\"type\": \"text\", \"text\": ...}}, and only text \
-                 can be trained: {}",
-                shown(part)
-            )))
-        }),
-        None | Some(Value::Null) if present(object, "tool_calls") => Ok(()),
-        None | Some(Value::Null) => Err(Error::input(format!(
-            "`content` is missing or null (keys found: {}); only a message with `tool_calls` may \
-             leave it out",
-            keys_of(object)
-        ))),
-        Some(other) => {
-            Err(Error::input(format!("`content` is {}, expected a string", kind(other))))
-        }
-    }
-}
-
-/// A conversation with what the row says besides, if it has an answer to learn.
+/// A conversation with what the row says besides, if it has an answer.
 fn chat(object: &Map<String, Value>, messages: Vec<Value>, trained_from: usize) -> Result<Chat> {
-    let mut answers =
-        messages[trained_from..].iter().filter(|message| message["role"] == "assistant").peekable();
-    if answers.peek().is_none() {
+    let (tools, variables) = (message::tools(object)?, message::variables(object)?);
+    let chat = Chat { messages, trained_from, tools, variables, ..Chat::default() };
+    let answers = || chat.answers().filter(|&turn| turn >= trained_from);
+    if answers().next().is_none() {
         let roles: Vec<&str> =
-            messages.iter().filter_map(|message| message["role"].as_str()).collect();
+            chat.messages.iter().filter_map(|message| message["role"].as_str()).collect();
         return Err(Error::input(format!(
             "there is no assistant turn to learn from (roles: {})",
             roles.join(", ")
         )));
     }
-    let empty = |message: &&Value| {
-        texts(message).iter().all(|text| text.trim().is_empty())
-            && message.get("tool_calls").is_none_or(Value::is_null)
-    };
-    if answers.all(|message| empty(&message)) {
+    if answers().all(|turn| message::is_empty(&chat.messages[turn])) {
         return Err(Error::input(
             "every assistant turn is empty: there is nothing to learn from this row",
         ));
     }
-    let variables = match object.get("chat_template_kwargs") {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(variables)) => Some(variables.clone()),
-        Some(other) => {
-            return Err(Error::input(format!(
-                "`chat_template_kwargs` is {}, expected an object",
-                kind(other)
-            )));
-        }
-    };
-    let tools = object.get("tools").filter(|tools| !tools.is_null()).cloned();
-    Ok(Chat { messages, trained_from, tools, variables })
-}
-
-/// The texts of a message's content: one string, or the text of each part.
-pub(super) fn texts(message: &Value) -> Vec<&str> {
-    match &message["content"] {
-        Value::String(text) => vec![text],
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-        _ => Vec::new(),
-    }
+    Ok(chat)
 }
 
 #[cfg(test)]
@@ -448,11 +334,11 @@ mod tests {
             json!([{"role": "user", "content": "Add\n1 2"}, {"role": "assistant", "content": "3"}])
         );
         let row = r#"{"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"},
-                     {"from": "gpt", "value": "a"}], "tools": ["t"]}"#;
+                     {"from": "gpt", "value": "a"}], "tools": [{"name": "t"}]}"#;
         let Sample::Chat(chat) = auto(row).unwrap() else { panic!("not a chat") };
         let roles: Vec<_> = chat.messages.iter().map(|m| m["role"].as_str().unwrap()).collect();
         assert_eq!(roles, ["system", "user", "assistant"]);
-        assert_eq!(chat.tools, Some(json!(["t"])));
+        assert_eq!(chat.tools, Some(json!([{"name": "t"}])));
     }
 
     #[test]
@@ -476,18 +362,20 @@ mod tests {
             (r#"{"messages": []}"#, "`messages` is an empty list"),
             (r#"{"messages": ["hi"]}"#, "messages[0]: is a string, expected an object"),
             (r#"{"messages": [{"from": "human", "value": "x"}]}"#, "under the key `conversations`"),
+            (r#"{"messages": [{"role": "bot", "content": "x"}]}"#, "no assistant turn"),
+            (r#"{"messages": [{"role": 7, "content": "x"}]}"#, "`role` is a number"),
+            (r#"{"messages": [{"role": "user", "text": "x"}]}"#, "`content` is missing or null"),
             (
-                r#"{"messages": [{"role": "bot", "content": "x"}]}"#,
-                "messages[0]: unknown role \"bot\"",
+                r#"{"messages": [{"role": "user", "content": [{"type": "image"}]}]}"#,
+                "is of type \"image\", and only text",
             ),
-            (r#"{"messages": [{"role": "user"}]}"#, "`content` is missing or null"),
-            (r#"{"messages": [{"role": "user", "content": [{"type": "image"}]}]}"#, "only text"),
+            (r#"{"messages": [{"role": "user", "content": 3}]}"#, "`content` is a number"),
             (r#"{"messages": [{"role": "user", "content": "x"}]}"#, "no assistant turn"),
             (
                 r#"{"messages": [{"role": "assistant", "content": " "}]}"#,
                 "every assistant turn is empty",
             ),
-            (r#"{"conversations": [{"from": "x", "value": "y"}]}"#, "unknown `from` \"x\""),
+            (r#"{"conversations": [{"from": "x", "value": "y"}]}"#, "assistant turn to learn from"),
             (
                 r#"{"conversations": [{"role": "user", "content": "y"}]}"#,
                 "under the key `messages`",

@@ -1,5 +1,7 @@
 //! What a row becomes: one or more sequences of tokens, with what else the loss must know of them.
 
+use super::mask::Mask;
+
 /// The label of a token that carries no loss.
 pub const NO_LOSS: i32 = -100;
 
@@ -11,6 +13,8 @@ pub struct Sequence {
     /// One label per token: its own id, or [`NO_LOSS`]. The first is always [`NO_LOSS`]: nothing
     /// predicts it.
     pub labels: Vec<i32>,
+    /// How it was told which tokens carry loss.
+    pub mask: Mask,
 }
 
 impl Sequence {
@@ -24,7 +28,7 @@ impl Sequence {
         if let Some(first) = labels.first_mut() {
             *first = NO_LOSS;
         }
-        Self { input_ids, labels }
+        Self { input_ids, labels, mask: Mask::Everything }
     }
 
     /// Tokens that carry loss.

@@ -1,5 +1,7 @@
 //! Files to a [`Dataset`], with everything that can be wrong found before the first step.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
@@ -154,6 +156,8 @@ struct Tokenized {
     group: Group,
     /// The ids of which the row should train one, and whether it is a conversation.
     stops: Vec<u32>,
+    /// What its text does not show.
+    unseen: Vec<String>,
 }
 
 impl Tokenized {
@@ -167,7 +171,8 @@ impl Tokenized {
         let sample = format.sample(&row.object)?;
         let mut group = objective.group(&sample, &row.object, encoder)?;
         group.source = (file as u32, row.line);
-        Ok(Self { group, stops: encoder.stop_ids(&sample).to_vec() })
+        let stops = encoder.stop_ids(&sample).to_vec();
+        Ok(Self { group, stops, unseen: encoder.unseen(&sample) })
     }
 }
 
@@ -181,11 +186,16 @@ struct Collector {
     stops: Vec<u32>,
     /// The first row that was cut or left out, and why.
     first_cut: Option<(u32, u32)>,
+    /// What texts do not show: the first row of which that is so, and how many there are.
+    unseen: BTreeMap<String, ((u32, u32), usize)>,
 }
 
 impl Collector {
     fn take(&mut self, row: Tokenized, options: &LoadOptions) -> Result<()> {
-        let Tokenized { mut group, stops } = row;
+        let Tokenized { mut group, stops, unseen } = row;
+        for what in unseen {
+            self.unseen.entry(what).or_insert((group.source, 0)).1 += 1;
+        }
         let length = group.longest();
         self.stats.longest = self.stats.longest.max(length);
         if length > options.max_length {
@@ -262,8 +272,17 @@ impl Collector {
                 options.max_length,
             )));
         }
-        let mut set =
-            Dataset { files: files.to_vec(), format, examples: self.examples, stats: self.stats };
+        let warnings = self.unseen.iter().map(|(what, ((file, line), rows))| {
+            let (first, s) =
+                (place(&files[*file as usize].path, *line), if *rows == 1 { "" } else { "s" });
+            format!(
+                "{first}: {what}: the chat template does not show it, so nothing is learned of it \
+                 ({rows} row{s})"
+            )
+        });
+        let warnings = warnings.collect();
+        let (files, examples, stats) = (files.to_vec(), self.examples, self.stats);
+        let mut set = Dataset { files, format, examples, stats, warnings };
         set.count();
         Ok(set)
     }

@@ -11,15 +11,20 @@ pub mod encode;
 pub mod format;
 mod group;
 mod load;
+mod mask;
+mod message;
 mod plan;
 pub mod preview;
 pub mod read;
+pub mod script;
+mod unseen;
 
 pub use batch::{Batch, GroupSpan};
 pub use encode::Encoder;
 pub use format::{Format, Sample};
 pub use group::{Group, NO_LOSS, Sequence};
 pub use load::{ExcessLength, LoadOptions, Rows};
+pub use mask::Mask;
 pub use plan::{BatchOptions, Plan};
 
 use std::path::{Path, PathBuf};
@@ -75,11 +80,14 @@ pub struct Dataset {
     pub examples: Vec<Group>,
     /// What loading did.
     pub stats: Stats,
+    /// What the user should know of the rows, each once.
+    pub warnings: Vec<String>,
 }
 
 impl Dataset {
     fn new(files: Vec<DataFile>, format: Format, examples: Vec<Group>) -> Self {
-        let mut set = Self { files, format, examples, stats: Stats::default() };
+        let (stats, warnings) = (Stats::default(), Vec::new());
+        let mut set = Self { files, format, examples, stats, warnings };
         set.count();
         set
     }

@@ -123,6 +123,11 @@ impl Plan {
         Batch::collate(rows, ordinal as u32)
     }
 
+    /// The indices of the examples in a row.
+    pub(super) fn examples_of_row(&self, row: usize) -> &[u32] {
+        &self.order[self.rows[row]..self.rows[row + 1]]
+    }
+
     /// The most tokens any micro-batch has, for planning memory.
     pub fn max_batch_tokens(&self, data: &Dataset) -> usize {
         let tokens = |batch| {
@@ -157,7 +162,8 @@ mod tests {
                 let mut labels = vec![id as i32; length];
                 labels[0] = -100;
                 let source = (file as u32, examples.len() as u32 + 1);
-                let sequence = Sequence { input_ids: vec![id; length], labels };
+                let sequence =
+                    Sequence { input_ids: vec![id; length], labels, ..Sequence::default() };
                 examples.push(Group { source, ..Group::of(sequence) });
             }
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Batch, Dataset, NO_LOSS, Plan};
+use super::{Batch, Dataset, Mask, NO_LOSS, Plan};
 use crate::Result;
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 
@@ -17,17 +17,22 @@ pub struct PreviewRow {
     pub position_ids: Vec<u32>,
     /// Which example of the row each token belongs to, from 0.
     pub sequence_ids: Vec<u32>,
+    /// How it was told which tokens of each example carry loss.
+    pub masks: Vec<Mask>,
 }
 
 /// The first `count` rows of a plan, fewer if it has fewer.
 pub fn rows(plan: &Plan, data: &Dataset, count: usize) -> Vec<PreviewRow> {
-    (0..plan.num_batches())
-        .flat_map(|batch| {
-            let batch = plan.batch(data, batch);
-            (0..batch.rows.len()).map(|row| PreviewRow::of(&batch, row)).collect::<Vec<_>>()
-        })
-        .take(count)
-        .collect()
+    let rows = (0..plan.num_batches()).flat_map(|batch| {
+        let batch = plan.batch(data, batch);
+        (0..batch.rows.len()).map(|row| PreviewRow::of(&batch, row)).collect::<Vec<_>>()
+    });
+    let with_masks = rows.take(count).enumerate().map(|(index, row)| {
+        let examples = plan.examples_of_row(index).iter().map(|&at| &data.examples[at as usize]);
+        let sequences = examples.flat_map(|example| &example.sequences);
+        PreviewRow { masks: sequences.map(|sequence| sequence.mask).collect(), ..row }
+    });
+    with_masks.collect()
 }
 
 impl PreviewRow {
@@ -41,16 +46,19 @@ impl PreviewRow {
             labels: tokens.clone().map(|t| batch.label(t)).collect(),
             position_ids: batch.positions[tokens.clone()].to_vec(),
             sequence_ids: batch.ordinals[tokens].iter().map(|ordinal| ordinal - first).collect(),
+            masks: Vec::new(),
         }
     }
 
-    /// The row as one JSON object, keys as Transformers names them.
+    /// The row as one JSON object, keys as Transformers names them; `masks` says of each of its sequences
+    /// how the tokens that carry loss were told apart.
     pub fn to_json(&self) -> Value {
         json!({
             "input_ids": self.input_ids,
             "labels": self.labels,
             "position_ids": self.position_ids,
             "sequence_ids": self.sequence_ids,
+            "masks": self.masks.iter().map(|mask| mask.name()).collect::<Vec<_>>(),
         })
     }
 
@@ -114,11 +122,14 @@ pub fn to_text(
     let mut out = String::new();
     for (index, row) in rows.iter().enumerate() {
         let (tokens, loss) = (row.input_ids.len(), row.num_loss_tokens());
+        let mut masks: Vec<&str> = row.masks.iter().map(|mask| mask.name()).collect();
+        masks.dedup();
         out += &format!(
-            "row {}: {}, {tokens} tokens, {loss} with loss ({:.1}%)\n{}\n\n",
+            "row {}: {}, {tokens} tokens, {loss} with loss ({:.1}%; by {})\n{}\n\n",
             index + 1,
             plural(row.sequences().len(), "example"),
             100.0 * loss as f64 / tokens.max(1) as f64,
+            masks.join(", "),
             row.to_text(tokenizer, colour)?,
         );
     }
@@ -157,7 +168,10 @@ mod tests {
                 .enumerate()
                 .map(|(t, &id)| if trained && t > 0 { id as i32 } else { NO_LOSS })
                 .collect();
-            Group { source: (0, 1), ..Group::of(Sequence { input_ids, labels }) }
+            Group {
+                source: (0, 1),
+                ..Group::of(Sequence { input_ids, labels, ..Sequence::default() })
+            }
         };
         let examples = vec![example("é", true), example("b", false)];
         Dataset::new(vec![DataFile::new("d.jsonl")], Format::Text, examples)
@@ -187,7 +201,7 @@ mod tests {
             data.examples.iter().flat_map(|e| e.sequences[0].labels.clone()).collect();
         assert_eq!(json["labels"], json!(labels));
         let keys: Vec<_> = json.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["input_ids", "labels", "position_ids", "sequence_ids"]);
+        assert_eq!(keys, ["input_ids", "labels", "position_ids", "sequence_ids", "masks"]);
     }
 
     #[test]
@@ -202,7 +216,10 @@ mod tests {
         let coloured = rows[0].to_text(&tokenizer, true).unwrap();
         assert!(coloured.starts_with("\x1b[2m<s>\x1b[0m\x1b[1;32mé</s>\x1b[0m"), "{coloured:?}");
         let text = to_text(&rows, &data, &tokenizer, false).unwrap();
-        assert!(text.starts_with("row 1: 2 examples, 7 tokens, 3 with loss (42.9%)\n"), "{text}");
+        assert!(
+            text.starts_with("row 1: 2 examples, 7 tokens, 3 with loss (42.9%; by every token)\n"),
+            "{text}"
+        );
         assert!(text.contains("all: 2 examples, 7 tokens, 3 with loss (42.9%); 0 cut"), "{text}");
     }
 }

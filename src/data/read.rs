@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::tokenizer::json_kind as kind;
+use crate::tokenizer::{json_kind as kind, read_json};
 use crate::{Error, Result};
 
 /// One object of a data file.
@@ -129,7 +129,7 @@ fn array(text: &str, path: &Path) -> Result<Vec<Row>> {
 
 /// Parses one row that begins on `line`.
 fn row(text: &str, line: u32, path: &Path, expected: &str) -> Result<Row> {
-    match serde_json::from_str(text) {
+    match read_json(text) {
         Ok(Value::Object(object)) => Ok(Row { line, object }),
         Ok(other) => Err(Error::input(format!(
             "{}:{line}: expected {expected}, found {}: {}",
@@ -137,21 +137,15 @@ fn row(text: &str, line: u32, path: &Path, expected: &str) -> Result<Row> {
             kind(&other),
             excerpt(text)
         ))),
-        Err(error) => Err(Error::input(format!(
+        Err(fault) => Err(Error::input(format!(
             "{}:{}: not valid JSON: {}, column {}: {}; expected {expected}",
             path.display(),
-            line + (error.line() as u32).saturating_sub(1),
-            reason(&error),
-            error.column(),
+            line + (fault.line as u32).saturating_sub(1),
+            fault.reason,
+            fault.column,
             excerpt(text)
         ))),
     }
-}
-
-/// What serde_json objects to, without its own "at line 1 column 7".
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_string())
 }
 
 /// The beginning of a text, for a message.

@@ -118,6 +118,6 @@ pub trait Objective: Rows + Settings + BoxedCopy + Debug + Send + Sync {
     /// `max_length` tokens, all of which carry loss.
     fn largest_group(&self, max_length: usize) -> Group {
         let labels = (0..max_length).map(|t| if t == 0 { NO_LOSS } else { 0 }).collect();
-        Group::of(Sequence { input_ids: vec![0; max_length], labels })
+        Group::of(Sequence { input_ids: vec![0; max_length], labels, ..Sequence::default() })
     }
 }

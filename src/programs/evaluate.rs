@@ -58,6 +58,7 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
             stats.truncated, stats.dropped_too_long, stats.dropped_without_loss
         ));
     }
+    data.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
     let measured = measure(&*objective, &mut opened, &data)?;
     let shown = match options.output.json {

@@ -13,6 +13,7 @@ mod files;
 mod hf;
 mod jinja;
 mod processor;
+mod python_json;
 mod settings;
 mod stream;
 mod template;
@@ -26,8 +27,9 @@ pub use hf::HfTokenizer;
 pub use jinja::Rendered;
 pub(crate) use jinja::deep_threads;
 pub use processor::TextProcessor;
-pub(crate) use settings::kind as json_kind;
+pub(crate) use python_json::{kind as json_kind, read as read_json};
 pub use stream::StreamDecoder;
+pub(crate) use template::json_text;
 pub use template::{ChatTemplate, RenderInput};
 
 use crate::{Error, Result};

@@ -187,6 +187,11 @@ pub(crate) fn choices(files: &TokenizerFiles, tokenizer: &dyn Tokenizer) -> Stri
     text
 }
 
+/// A JSON value as Python's `json.dumps(value, ensure_ascii=False)` writes it.
+pub(crate) fn json_text(value: &Value) -> Result<String> {
+    jinja::json_text(value).map_err(|error| Error::input(error.message))
+}
+
 fn parse(name: &str, source: &str) -> Result<Template> {
     Template::parse(source).map_err(|mut error| {
         error.message.insert_str(0, "syntax error: ");

@@ -98,6 +98,8 @@ impl Prepared {
             files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
         }
         warnings.extend(what_was_cut(&train.stats, max_length));
+        warnings.extend(train.warnings.iter().cloned());
+        warnings.extend(eval.iter().flat_map(|eval| eval.warnings.clone()));
         let batching = BatchOptions {
             per_device_train_batch_size: config.train.per_device_train_batch_size,
             gradient_accumulation_steps: config.train.gradient_accumulation_steps,
@@ -186,6 +188,7 @@ fn full_batch(config: &TrainConfig, max_length: usize) -> Dataset {
         format: objective.formats()[0],
         examples: vec![group; config.train.per_device_train_batch_size],
         stats: Stats::default(),
+        warnings: Vec::new(),
     }
 }
 

@@ -98,13 +98,18 @@ mod tests {
     fn dataset(examples: usize) -> Dataset {
         let example = |i: usize| Group {
             source: (0, i as u32 + 1),
-            ..Group::of(Sequence { input_ids: vec![i as u32; 3], labels: vec![-100, 1, 2] })
+            ..Group::of(Sequence {
+                input_ids: vec![i as u32; 3],
+                labels: vec![-100, 1, 2],
+                ..Sequence::default()
+            })
         };
         Dataset {
             files: vec![crate::data::DataFile::new("data.jsonl")],
             format: Format::Text,
             examples: (0..examples).map(example).collect(),
             stats: Stats::default(),
+            warnings: Vec::new(),
         }
     }
 

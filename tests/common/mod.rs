@@ -131,7 +131,7 @@ pub fn loss_tokens(rows: &[Row]) -> usize {
 pub fn batch(rows: &[Row], ordinal: u32) -> Batch {
     let group = |row: &Row| {
         let Row { input_ids, labels } = row.clone();
-        Group::of(Sequence { input_ids, labels })
+        Group::of(Sequence { input_ids, labels, ..Sequence::default() })
     };
     Batch::of(&rows.iter().map(group).collect::<Vec<_>>(), ordinal)
 }

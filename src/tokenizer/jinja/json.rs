@@ -6,6 +6,7 @@ use super::limits;
 use super::text;
 use super::value::{Value, to_text};
 use super::{Error, Result};
+use crate::tokenizer::python_json;
 
 /// A JSON value as a template sees it, keys in the order of the file.
 pub fn to_value(value: &serde_json::Value) -> Result<Value> {
@@ -15,13 +16,16 @@ pub fn to_value(value: &serde_json::Value) -> Result<Value> {
         serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
             (Some(integer), _) => Value::Int(integer.into()),
             (None, Some(integer)) => Value::Int(integer.into()),
-            (None, None) => float_of(number.as_f64().unwrap_or(f64::NAN))?,
+            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
         serde_json::Value::String(text) => Value::str(text.as_str()),
         serde_json::Value::Array(items) => {
             Value::list(items.iter().map(to_value).collect::<Result<_>>()?)?
         }
         serde_json::Value::Object(object) => {
+            if let Some(digits) = python_json::number(value) {
+                return long_number(digits);
+            }
             let pair = |(key, item): (&String, &serde_json::Value)| {
                 Ok((Value::str(key.as_str()), to_value(item)?))
             };
@@ -30,16 +34,39 @@ pub fn to_value(value: &serde_json::Value) -> Result<Value> {
     })
 }
 
-/// A number that is no integer of 64 bits. The reader makes floats of longer integers, which Python
-/// prints digit by digit, so the two cannot be told apart where integers that long occur.
-fn float_of(x: f64) -> Result<Value> {
-    if x.fract() == 0.0 && (9.2e18..1e40).contains(&x.abs()) {
-        return Err(Error::new(format!(
-            "the number {x:e} of the conversation is either a float or an integer beyond 64 bits, \
-             which print differently; write it as a text"
-        )));
+/// A number that only Python reads: an integer beyond 64 bits, no number, an infinite one.
+fn long_number(digits: &str) -> Result<Value> {
+    if let Ok(integer) = digits.parse::<i128>() {
+        return Ok(Value::Int(integer));
     }
-    Ok(Value::Float(x))
+    match digits {
+        "NaN" => return Ok(Value::Float(f64::NAN)),
+        "Infinity" => return Ok(Value::Float(f64::INFINITY)),
+        "-Infinity" => return Ok(Value::Float(f64::NEG_INFINITY)),
+        _ => {}
+    }
+    if digits.contains(['.', 'e', 'E']) {
+        // Python gives an infinity where the exponent is too large.
+        return digits.parse().map(Value::Float).map_err(|_| Error::new("not a number"));
+    }
+    Err(Error::new(format!(
+        "the conversation has an integer beyond 127 bits: {:.40} ...; write it as a text",
+        digits
+    )))
+}
+
+/// A JSON value as `tojson` writes it.
+pub fn text_of(value: &serde_json::Value) -> Result<String> {
+    let mut writer = Writer {
+        out: String::new(),
+        ascii: false,
+        indent: None,
+        item: ", ".into(),
+        key: ": ".into(),
+        sort: false,
+    };
+    writer.value(&to_value(value)?, 0)?;
+    Ok(writer.out)
 }
 
 /// The filter `tojson` of Transformers' chat templates.

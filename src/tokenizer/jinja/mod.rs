@@ -30,7 +30,6 @@
 //! | a generator used again after `break` | error |
 //! | lists, expressions and calls nested deeper than [`limits`] says, more steps, more memory | error |
 //! | filters and tests that fail on items nobody looks at (`map`, `select` are lazy in Python) | error |
-//! | whole numbers of a conversation from 2^63 to 1e40 that are no integers of 64 bits | error: the JSON reader no longer knows whether they were integers |
 
 mod args;
 mod ast;
@@ -106,6 +105,14 @@ pub struct Rendered {
     /// The bytes that stand between `{% generation %}` and `{% endgeneration %}`, in order; `None`
     /// if a mark lies within a macro or another block whose text is used elsewhere.
     pub generation: Option<Vec<(usize, usize)>>,
+}
+
+/// A JSON value as the filter `tojson` writes it, which is Python's way.
+pub fn json_text(value: &serde_json::Value) -> Result<String> {
+    limits::on_own_stack(|| {
+        limits::start();
+        json::text_of(value)
+    })
 }
 
 impl Template {
