@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::patterns::ModuleNames;
 use super::targets::TargetModules;
+use crate::files::enclosed;
 use crate::model::resolve::is_hub_id;
 use crate::model::{Object, parse_object, shorten};
 use crate::{Error, Result};
@@ -70,9 +71,10 @@ impl PeftConfig {
     /// Errors: no such file, not JSON, or anything [`PeftConfig::from_json`] refuses.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let text = std::fs::read_to_string(&path).map_err(|error| {
+        let text = enclosed::expected_text(dir, CONFIG, enclosed::SETTINGS);
+        let text = text.map_err(|error| {
             Error::input(format!(
-                "{}: {error}; an adapter is a directory in PEFT's form, with {CONFIG} and
+                "{}: {error}; an adapter is a directory in PEFT's form, with {CONFIG} and \
                  adapter_model.safetensors",
                 path.display()
             ))

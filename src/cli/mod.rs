@@ -1,6 +1,7 @@
 //! The command line of every program, and how a program begins and ends.
 
 mod model;
+pub mod say;
 mod start;
 mod train;
 
@@ -8,6 +9,7 @@ pub use model::{
     AdapterOption, EvaluateOptions, ExportOptions, ExportTarget, GenerateMode, GenerateOptions,
     MergeInto, ModelOptions, VerifyOptions,
 };
+pub(crate) use say::say;
 pub use start::start;
 pub use train::{TrainOptions, TrainSource};
 

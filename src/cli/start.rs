@@ -3,6 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
+use super::say;
 use crate::error::{Error, Result};
 
 /// Runs a program: an error is printed to stderr as one message, and decides the exit status.
@@ -17,7 +18,7 @@ pub fn start(program: impl FnOnce() -> Result<()>) -> ExitCode {
         let what = payload.downcast_ref::<&str>().copied();
         let what = what.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("bug");
         let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
-        eprintln!("error: internal error{place}: {what} (please report this)");
+        say!("error: internal error{place}: {what} (please report this)");
     }));
     match panic::catch_unwind(AssertUnwindSafe(program)) {
         Ok(result) => report(result),
@@ -38,8 +39,8 @@ fn report(result: Result<()>) -> ExitCode {
         Err(error) => {
             match error {
                 // Nothing went wrong: the user asked for it.
-                Error::Interrupted(_) => eprintln!("{error}"),
-                _ => eprintln!("error: {error}"),
+                Error::Interrupted(_) => say!("{error}"),
+                _ => say!("error: {error}"),
             }
             ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(1))
         }

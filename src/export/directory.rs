@@ -8,22 +8,27 @@ use crate::dtype::{DType, f32_to_bytes};
 use crate::error::{Error, Result};
 use crate::model::bnb::{self, StoredTensor};
 use crate::model::float::to_safetensors;
-use crate::model::save::{TensorPlan, save_model};
+use crate::model::save::{Companions, TensorPlan, save_model};
 use crate::model::spec::TensorSpec;
 use crate::model::{BnbConfig, ModelConfig};
 use crate::quant::Nf4Weight;
 
-/// Writes the model to `dir` (which must exist) in the dtype of `merge`, with the tokenizer and
-/// generation files of `source`. One tensor is in memory at a time.
+/// Writes the model to `dir` (which must exist) in the dtype of `merge`, with what goes
+/// with it. One tensor is in memory at a time.
 ///
 /// # Errors
 /// A tensor that cannot be read, a file that cannot be written.
-pub fn write_merged(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge) -> Result<()> {
+pub fn write_merged(
+    dir: &Path,
+    config: &ModelConfig,
+    companions: &Companions,
+    merge: &Merge,
+) -> Result<()> {
     let dtype = merge.dtype();
     let tensors = config.spec.tensors();
     let plans: Vec<TensorPlan> = tensors.iter().map(|tensor| float_plan(tensor, dtype)).collect();
     let tensors = by_name(&tensors);
-    save_model(dir, &config.to_json(dtype, None), Some(source), &plans, |plan| {
+    save_model(dir, &config.to_json(dtype, None), companions, &plans, |plan| {
         Ok(f32_to_bytes(&merge.values(tensors[plan.name.as_str()])?, dtype))
     })
 }
@@ -45,7 +50,12 @@ fn by_name(tensors: &[TensorSpec]) -> HashMap<&str, &TensorSpec> {
 ///
 /// # Errors
 /// As [`write_merged`].
-pub fn write_nf4(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge) -> Result<()> {
+pub fn write_nf4(
+    dir: &Path,
+    config: &ModelConfig,
+    companions: &Companions,
+    merge: &Merge,
+) -> Result<()> {
     let dtype = merge.dtype();
     let mut plans = Vec::new();
     // All but the codes, which are most of it and are computed again when they are written.
@@ -72,7 +82,7 @@ pub fn write_nf4(dir: &Path, config: &ModelConfig, source: &Path, merge: &Merge)
         skip_modules: vec!["lm_head".into()],
     };
     let json = config.to_json(dtype, Some(&quantization));
-    save_model(dir, &json, Some(source), &plans, |plan| {
+    save_model(dir, &json, companions, &plans, |plan| {
         if let Some(bytes) = scales.remove(&plan.name) {
             return Ok(bytes);
         }

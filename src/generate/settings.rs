@@ -1,10 +1,10 @@
 //! What a generation is told: the model's `generation_config.json`, and the caller on top of it.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Sampling;
 use crate::error::{Error, Result};
+use crate::files::enclosed;
 use crate::model::{Object, parse_object};
 
 const FILE: &str = "generation_config.json";
@@ -72,12 +72,10 @@ impl GenerationSettings {
     /// `Error::Input` for a file that cannot be read, and for values out of range.
     pub fn load(dir: &Path, overrides: &Overrides) -> Result<Self> {
         let path = dir.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => "{}".to_owned(),
-            Err(error) => return Err(Error::input(format!("{}: {error}", path.display()))),
-        };
-        Self::from_json(&text, &path.display().to_string(), overrides)
+        let text = enclosed::text(dir, FILE, enclosed::SETTINGS)
+            .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
+        let text = text.as_deref().unwrap_or("{}");
+        Self::from_json(text, &path.display().to_string(), overrides)
     }
 
     /// The same, from the text of the file; `place` is what messages call it.

@@ -13,6 +13,7 @@ use super::float;
 use super::json::{Object, parse_object, shorten};
 use super::quantization::BnbConfig;
 use super::spec::Spec;
+use crate::files::enclosed;
 use crate::{DType, Error, Result};
 
 /// config.json, resolved and checked.
@@ -44,7 +45,8 @@ impl ModelConfig {
     /// Errors: no such file, not JSON, or anything [`ModelConfig::from_json`] refuses.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| {
+        let text = enclosed::expected_text(dir, "config.json", enclosed::SETTINGS);
+        let text = text.map_err(|error| {
             Error::input(format!(
                 "{}: {error}; a model directory has a config.json in Hugging Face form",
                 path.display()

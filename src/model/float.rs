@@ -3,9 +3,13 @@
 //! the two of 8 bits).
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 use crate::DType;
+
+/// Bytes that are looked at together.
+const PIECE: usize = 1 << 16;
 
 /// The type that PyTorch calls `name` (`float32`, `bfloat16`, `float16`, or with `torch.` before
 /// it), if it is one of the three.
@@ -95,10 +99,43 @@ pub fn widen(bytes: &[u8], dtype: DType) -> impl Iterator<Item = f32> + '_ {
     })
 }
 
+/// The index of the first element of `bytes`, little-endian and of a float `dtype`, that is NaN or
+/// infinite: its exponent has all bits set.
+pub fn first_non_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
+    let (exponent, size) = match dtype {
+        DType::F32 => (0x7F80_0000, 4),
+        DType::BF16 => (0x7F80, 2),
+        DType::F16 => (0x7C00, 2),
+        DType::U32 | DType::U8 => return None,
+    };
+    let is_bad = |b: &[u8]| match size {
+        2 => u32::from(u16::from_le_bytes([b[0], b[1]])) & exponent == exponent,
+        _ => u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & exponent == exponent,
+    };
+    // Whole pieces without an early end, which the compiler turns into wide instructions.
+    let holds_one = |piece: &[u8]| piece.chunks_exact(size).fold(false, |bad, b| bad | is_bad(b));
+    let piece = bytes.par_chunks(PIECE).position_first(holds_one)? * PIECE;
+    let at = bytes[piece..].chunks_exact(size).position(is_bad)?;
+    Some(piece / size + at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::f32_to_bytes;
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let mut values = vec![dtype.round(60_000.0); 100_000];
+            assert_eq!(first_non_finite(&f32_to_bytes(&values, dtype), dtype), None);
+            for (at, bad) in [(99_999, f32::NAN), (70_001, f32::NEG_INFINITY), (0, f32::INFINITY)] {
+                values[at] = bad;
+                assert_eq!(first_non_finite(&f32_to_bytes(&values, dtype), dtype), Some(at));
+            }
+        }
+        assert_eq!(first_non_finite(&[255; 8], DType::U8), None);
+    }
 
     #[test]
     fn bytes_round_trip_through_every_type() {

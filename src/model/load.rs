@@ -2,6 +2,7 @@
 //! quantized on the way.
 
 use super::bnb;
+use super::float::{first_non_finite, widen};
 use super::rope::inverse_frequencies;
 use super::spec::{Block, GateUpSpec, LinearSpec, NormSpec, QkvSpec, Role, TensorSpec};
 use super::transformer::{GateUp, HeadNorms, Layer, Model, Qkv, Recompute, Rope};
@@ -57,6 +58,9 @@ pub fn load(
     }
     let mut loader = Loader { device, config, source, options, parameters: Vec::new() };
     let model = loader.model()?;
+    if let Source::Weights(weights) = source {
+        weights.unchanged()?;
+    }
     Ok((model, loader.parameters))
 }
 
@@ -220,6 +224,7 @@ impl Loader<'_> {
                 return self.register(name, random(self.device, *seed, spec, dtype)?);
             }
             Source::Weights(weights) => {
+                weights.unchanged()?;
                 let stored = weights.expect(name)?;
                 let unreadable = || Error::input(format!("{name} is not stored as floats"));
                 if stored.shape != shape {
@@ -228,10 +233,18 @@ impl Loader<'_> {
                         stored.shape
                     )));
                 }
-                match stored.bytes_of(dtype) {
+let bytes = match stored.bytes_of(dtype) {
                     Some(bytes) => bytes.to_vec(),
                     None => f32_to_bytes(&stored.to_f32().ok_or_else(unreadable)?, dtype),
+                };
+                refuse_non_finite(weights, name, &bytes, dtype)?;
+                if dtype != self.options.dtype {
+                    // The forward pass reads the parameter in the model's dtype.
+                    let values = widen(&bytes, dtype).collect::<Vec<_>>();
+                    let read = f32_to_bytes(&values, self.options.dtype);
+                    refuse_non_finite(weights, name, &read, self.options.dtype)?;
                 }
+                bytes
             }
         };
         self.register(name, Tensor::from_bytes(self.device, shape, dtype, &bytes)?)
@@ -247,6 +260,25 @@ impl Loader<'_> {
         self.parameters.push(parameter);
         Ok(value)
     }
+}
+
+/// Refuses a tensor that holds NaN or infinities in the dtype that it is used in: quantization would make
+/// them codes like any other.
+fn refuse_non_finite(weights: &Weights, name: &str, bytes: &[u8], dtype: DType) -> Result<()> {
+    let Some(at) = first_non_finite(bytes, dtype) else { return Ok(()) };
+    let stored = weights.expect(name)?.to_f32().and_then(|values| values.get(at).copied());
+    let why = match stored {
+        Some(value) if value.is_finite() => format!(
+            "element {at} is {value}, beyond the range of {}: set dtype to bfloat16 or float32",
+            dtype.name()
+        ),
+        value => format!(
+            "element {at} is {}: the file is damaged, or its training has failed; take another copy \
+             of the model",
+            value.unwrap_or(f32::NAN)
+        ),
+    };
+    Err(Error::input(format!("{}: tensor {name}: {why}", weights.place())))
 }
 
 /// As Transformers initializes: linear weights and embeddings normal, biases 0, norms 1 in effect. Made on the

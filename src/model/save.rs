@@ -6,12 +6,13 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use crate::files::enclosed;
 use crate::{Error, Result, files};
 
 /// The most bytes of tensors in one file; a larger model is written as several with an index.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Files that go with a model as they are, where the source has them.
+/// The names of [`Companions`].
 const COMPANIONS: [&str; 10] = [
     "generation_config.json",
     "tokenizer.json",
@@ -24,6 +25,40 @@ const COMPANIONS: [&str; 10] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
+
+/// The tokenizer, template and generation files that go with a model as they are: those that its directory
+/// has. A run keeps them from its start, so that its result has them whatever becomes of the directory.
+#[derive(Clone, Debug, Default)]
+pub struct Companions(Vec<(&'static str, Vec<u8>)>);
+
+impl Companions {
+    /// Those of a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for one that cannot be read, or leads out of the directory.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let mut found = Vec::new();
+        for name in COMPANIONS {
+            let content = enclosed::read(dir, name, enclosed::VOCABULARY)
+                .map_err(|error| Error::input(format!("{}: {error}", dir.join(name).display())))?;
+            found.extend(content.map(|content| (name, content)));
+        }
+        Ok(Self(found))
+    }
+
+    /// The content of one of them.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, content)| content.as_slice())
+    }
+
+    /// Writes them to another directory.
+    ///
+    /// # Errors
+    /// One that cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        self.0.iter().try_for_each(|(name, content)| files::write(&dir.join(name), content))
+    }
+}
 
 /// A tensor to be written: what the header says of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,8 +78,7 @@ impl TensorPlan {
     }
 }
 
-/// Writes `dir` (which must exist): `config` as config.json, the tensors, and the tokenizer and
-/// generation files of `source`. Every file appears whole or not at all, config.json last.
+/// Writes `dir` (which must exist): `config` as config.json, the tensors, and what goes with them. Every file appears whole or not at all, config.json last.
 ///
 /// `bytes` gives the elements of one tensor at a time, little-endian, in any order of asking, so
 /// that no more than one need be in memory.
@@ -53,30 +87,13 @@ impl TensorPlan {
 pub fn save_model(
     dir: &Path,
     config: &str,
-    source: Option<&Path>,
+    companions: &Companions,
     tensors: &[TensorPlan],
     bytes: impl FnMut(&TensorPlan) -> Result<Vec<u8>>,
 ) -> Result<()> {
     save_weights(dir, tensors, MAX_SHARD_BYTES, bytes)?;
-    if let Some(source) = source {
-        copy_companions(source, dir)?;
-    }
+    companions.save(dir)?;
     files::write(&dir.join("config.json"), config)
-}
-
-/// Copies the tokenizer, template and generation files of a model directory to another.
-///
-/// Errors: one that cannot be read or written.
-pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in COMPANIONS {
-        let path = from.join(name);
-        match std::fs::read(&path) {
-            Ok(content) => files::write(&to.join(name), content)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::run(format!("{}: {error}", path.display()))),
-        }
-    }
-    Ok(())
 }
 
 /// Writes one safetensors file with the metadata `{"format": "pt"}`.
@@ -224,7 +241,8 @@ mod tests {
         let (source, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(source.path().join("tokenizer.json"), "{}").unwrap();
         fs::write(source.path().join("pytorch_model.bin"), "x").unwrap();
-        save_model(dir.path(), "{}\n", Some(source.path()), &plans(), fill).unwrap();
+        let companions = Companions::read(source.path()).unwrap();
+        save_model(dir.path(), "{}\n", &companions, &plans(), fill).unwrap();
         assert_saved(dir.path());
         let mut names: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "memmap2")]
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,6 +17,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use crate::files::enclosed;
 use crate::{Error, Result};
 
 /// The largest header that is read, in bytes.
@@ -34,12 +38,13 @@ pub(super) struct TensorEntry {
 /// A file's bytes: mapped, or held.
 enum Bytes {
     #[cfg(feature = "memmap2")]
-    Mapped(memmap2::Mmap),
+    Mapped(Mapped),
     Held(Vec<u8>),
 }
 
 /// An open safetensors file.
 pub(super) struct TensorFile {
+    name: String,
     bytes: Bytes,
     pub tensors: BTreeMap<String, TensorEntry>,
 }
@@ -49,8 +54,15 @@ impl TensorFile {
     /// whole without it.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = open_bytes(path).map_err(|error| Error::input(format!("{name}: {error}")))?;
-        Self::new(bytes, &name)
+        let failed = |error: io::Error| Error::input(format!("{name}: {error}"));
+        let (dir, file) = (path.parent(), path.file_name());
+        let (Some(dir), Some(file)) = (dir, file) else {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        };
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        let found = enclosed::find(dir, file).map_err(failed)?;
+        let found = found.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        Self::new(open_bytes(&found).map_err(failed)?, &name)
     }
 
     /// Checks a file that was read by other means; `name` is what messages call it.
@@ -59,7 +71,7 @@ impl TensorFile {
     }
 
     fn new(bytes: Bytes, name: &str) -> Result<Self> {
-        let mut file = Self { bytes, tensors: BTreeMap::new() };
+        let mut file = Self { name: name.to_owned(), bytes, tensors: BTreeMap::new() };
         file.tensors =
             read_header(file.data()).map_err(|what| Error::input(format!("{name}: {what}")))?;
         Ok(file)
@@ -69,27 +81,68 @@ impl TensorFile {
     pub fn data(&self) -> &[u8] {
         match &self.bytes {
             #[cfg(feature = "memmap2")]
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(mapped) => &mapped.map,
             Bytes::Held(bytes) => bytes,
+        }
+    }
+
+    /// Whether the file is as it was when it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        match &self.bytes {
+            #[cfg(feature = "memmap2")]
+            Bytes::Mapped(mapped) if !mapped.is_unchanged() => Err(Error::run(format!(
+                "{}: the file changed while it was read: leave the model as it is until it is \
+                 loaded, and start again",
+                self.name
+            ))),
+            _ => Ok(()),
         }
     }
 }
 
+/// A mapped file, and how it was then.
 #[cfg(feature = "memmap2")]
-fn open_bytes(path: &Path) -> std::io::Result<Bytes> {
-    let file = std::fs::File::open(path)?;
-    if file.metadata()?.len() == 0 {
+struct Mapped {
+    map: memmap2::Mmap,
+    file: File,
+    state: State,
+}
+
+/// Size and time of the last change, where the system knows it.
+#[cfg(feature = "memmap2")]
+type State = (u64, Option<std::time::SystemTime>);
+
+#[cfg(feature = "memmap2")]
+fn state(file: &File) -> io::Result<State> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+#[cfg(feature = "memmap2")]
+impl Mapped {
+    fn is_unchanged(&self) -> bool {
+        state(&self.file).is_ok_and(|state| state == self.state)
+    }
+}
+
+#[cfg(feature = "memmap2")]
+fn open_bytes(path: &Path) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    let state = state(&file)?;
+    if state.0 == 0 {
         // An empty file cannot be mapped; the header check reports it.
         return Ok(Bytes::Held(Vec::new()));
     }
     // SAFETY: the map is only read, and every read is of plain bytes within its length. What remains
     // is a file that another process truncates or rewrites while it is mapped, which no reader of
-    // mapped files can exclude; this crate itself replaces files by renaming, never in place.
-    Ok(Bytes::Mapped(unsafe { memmap2::Mmap::map(&file)? }))
+    // mapped files can exclude; `unchanged` tells, and this crate itself replaces files by renaming,
+    // never in place.
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    Ok(Bytes::Mapped(Mapped { map, file, state }))
 }
 
 #[cfg(not(feature = "memmap2"))]
-fn open_bytes(path: &Path) -> std::io::Result<Bytes> {
+fn open_bytes(path: &Path) -> io::Result<Bytes> {
     std::fs::read(path).map(Bytes::Held)
 }
 

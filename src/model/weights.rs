@@ -8,6 +8,7 @@ use serde::de::DeserializeSeed;
 
 use super::float;
 use super::tensor_file::{TensorFile, UniqueMap};
+use crate::files::enclosed;
 use crate::{DType, Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -60,7 +61,8 @@ impl<'a> TensorSlice<'a> {
 impl Weights {
     /// Whether `dir` has files of weights.
     pub fn are_in(dir: &Path) -> bool {
-        dir.join(SINGLE).exists() || dir.join(INDEX).exists()
+        // A link to nowhere is one too: opening it says so.
+        [SINGLE, INDEX].iter().any(|name| dir.join(name).symlink_metadata().is_ok())
     }
 
     /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
@@ -70,11 +72,14 @@ impl Weights {
     /// Errors: neither is there; a file is missing, truncated or malformed; an index that points
     /// out of the directory.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        let weights = match (single.exists(), index.exists()) {
-            (true, _) => Self::open_file(&single)?,
-            (false, true) => Self::open_index(dir, &index)?,
-            (false, false) => return Err(no_weights(dir)),
+        let find = |name: &str| {
+            enclosed::find(dir, name)
+                .map_err(|error| Error::input(format!("{}: {error}", dir.join(name).display())))
+        };
+        let weights = match (find(SINGLE)?, find(INDEX)?) {
+            (Some(single), _) => Self::open_file(&single)?,
+            (None, Some(index)) => Self::open_index(dir, &index)?,
+            (None, None) => return Err(no_weights(dir)),
         };
         Ok(Self { place: dir.display().to_string(), ..weights })
     }
@@ -93,7 +98,7 @@ impl Weights {
 
     fn open_index(dir: &Path, index: &Path) -> Result<Self> {
         let place = index.display();
-        let listed = read_index(index)?;
+        let listed = read_index(dir, index)?;
         let mut names: Vec<&str> = listed.iter().map(|(_, file)| file.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -102,7 +107,10 @@ impl Weights {
             let path = shard_path(dir, name).map_err(|what| {
                 Error::input(format!("{place}: the file {name:?} of weight_map {what}"))
             })?;
-            files.push((TensorFile::open(&path)?, path.display().to_string()));
+            let file = TensorFile::open(&path).map_err(|error| {
+                Error::input(format!("{place}: the file {name:?} of weight_map: {error}"))
+            })?;
+            files.push((file, path.display().to_string()));
         }
         let mut weights = Self::from_files(files)?;
         let absent = listed.iter().filter(|(tensor, _)| !weights.places.contains_key(tensor));
@@ -193,6 +201,15 @@ impl Weights {
         &self.place
     }
 
+    /// Whether the files are as they were when they were opened. They are mapped, not read: what is
+    /// taken from one that changed in between is neither the old nor the new model.
+    ///
+    /// # Errors
+    /// [`Error::Run`] with the file that changed.
+    pub fn unchanged(&self) -> Result<()> {
+        self.files.iter().try_for_each(TensorFile::unchanged)
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.places.keys().map(String::as_str)
@@ -200,7 +217,7 @@ impl Weights {
 }
 
 /// The pairs (tensor, file) of an index.
-fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
+fn read_index(dir: &Path, path: &Path) -> Result<Vec<(String, String)>> {
     #[derive(serde::Deserialize)]
     struct Index {
         #[serde(deserialize_with = "unique")]
@@ -209,7 +226,7 @@ fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
     fn unique<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D::Error> {
         UniqueMap { what: "tensor", skip: None, value: std::marker::PhantomData }.deserialize(d)
     }
-    let text = std::fs::read_to_string(path)
+    let text = enclosed::expected_text(dir, INDEX, enclosed::SETTINGS)
         .map_err(|error| Error::input(format!("{}: {error}", path.display())))?;
     let index: Index = serde_json::from_str(&text)
         .map_err(|error| Error::input(format!("{}: not a valid index: {error}", path.display())))?;
@@ -218,26 +235,13 @@ fn read_index(path: &Path) -> Result<Vec<(String, String)>> {
 
 /// Where a file named by an index is, which must be in the directory of the index: an index may
 /// come from anywhere, and must not make this program read other files.
-///
-/// The files of a Hugging Face cache are links from `snapshots/<revision>/` into `blobs/` beside
-/// it, so a link that leads there is followed too.
 fn shard_path(dir: &Path, name: &str) -> Result<PathBuf, String> {
     let inside = |part: Component| matches!(part, Component::Normal(_) | Component::CurDir);
     if name.is_empty() || !Path::new(name).components().all(inside) {
         return Err("leads out of the directory; an index may only name files below it".into());
     }
-    let path = dir.join(name);
-    let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("is missing: {error}"));
-    let (target, dir) = (resolve(&path)?, resolve(dir)?);
-    let blobs = dir
-        .parent()
-        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
-        .and_then(Path::parent)
-        .map(|model| model.join("blobs"));
-    if target.starts_with(&dir) || blobs.is_some_and(|blobs| target.starts_with(blobs)) {
-        return Ok(path);
-    }
-    Err(format!("is a link out of the directory, to {}", target.display()))
+    let path = enclosed::find(dir, name).map_err(|error| error.to_string())?;
+    path.ok_or_else(|| "is missing: download the model again, whole".into())
 }
 
 /// Why a directory has no weights that can be read.

@@ -8,6 +8,7 @@ use super::open::{adapter_text, find, now};
 use super::train::print;
 use crate::adapter::{PeftAdapter, attach, peft};
 use crate::backend::Device;
+use crate::cli::say;
 use crate::cli::{ExportOptions, ExportTarget, MergeInto};
 use crate::config::TrainConfig;
 use crate::dtype::DType;
@@ -17,7 +18,7 @@ use crate::export::gguf::{model_name, write_gguf};
 use crate::export::{Base, Difference, Merge, compare, logits};
 use crate::files;
 use crate::model::load::{LoadOptions, Source, load};
-use crate::model::save::copy_companions;
+use crate::model::save::Companions;
 use crate::model::{self, ModelConfig, Weights};
 use crate::tokenizer::TextProcessor;
 
@@ -32,7 +33,7 @@ const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
 pub fn run(options: ExportOptions) -> Result<()> {
     let say = |text: &str| {
         if !options.messages.quiet {
-            eprintln!("{text}");
+            say!("{text}");
         }
     };
     check_output(&options)?;
@@ -72,18 +73,20 @@ pub fn run(options: ExportOptions) -> Result<()> {
             .inspect_err(|_| _ = std::fs::remove_file(&options.output))
             .and_then(|()| report(&options, None, &merge));
     }
-    let device = options.device.device.open(&|message| eprintln!("{message}"))?;
+    let device = options.device.device.open(&|message| say!("{message}"))?;
     say(&format!("writing {} as {}", options.output.display(), dtype.name()));
     create_parent(&options.output)?;
     let mut difference = None;
+    let companions = Companions::read(&source.path)?;
+    // The tokenizer and the chat template that the adapter was trained with come later.
+    let trained_with = adapter_dir.map(Companions::read).transpose()?;
     files::write_directory(&options.output, |dir| {
         match options.to {
-            ExportTarget::Nf4 => write_nf4(dir, &config, &source.path, &merge)?,
-            _ => write_merged(dir, &config, &source.path, &merge)?,
+            ExportTarget::Nf4 => write_nf4(dir, &config, &companions, &merge)?,
+            _ => write_merged(dir, &config, &companions, &merge)?,
         }
-        if let Some(adapter) = adapter_dir {
-            // The tokenizer and the chat template that it was trained with.
-            copy_companions(adapter, dir)?;
+        if let Some(companions) = &trained_with {
+            companions.save(dir)?;
         }
         check_merged(&merge)?;
         let meant = with_adapter(&device, &config, &weights, adapter_dir, base, dtype)?;
@@ -214,15 +217,15 @@ fn report(options: &ExportOptions, difference: Option<Difference>, merge: &Merge
     if !options.messages.quiet {
         if counts.updated > 0 {
             let share = 100.0 * counts.changed as f64 / counts.updated as f64;
-            eprintln!("{share:.1}% of the adapter's updates change the weight after rounding");
+            say!("{share:.1}% of the adapter's updates change the weight after rounding");
         }
         if let Some(Difference { max, mean, kl }) = difference {
-            eprintln!(
+            say!(
                 "logits against the model before export: largest difference {max:.2e}, mean \
                  {mean:.2e}, KL {kl:.2e} nats"
             );
         }
-        eprintln!("result: {}", options.output.display());
+        say!("result: {}", options.output.display());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use jiff::civil::DateTime;
 
 use crate::adapter::{PeftAdapter, PeftConfig};
 use crate::backend::Device;
+use crate::cli::say;
 use crate::cli::{AdapterOption, ModelOptions};
 use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
 use crate::dtype::DType;
@@ -131,7 +132,7 @@ impl Found {
         say: &dyn Fn(&str),
     ) -> Result<OpenModel> {
         let Self { source, config, text, weights, adapters, trained } = self;
-        let device = device.open(&|message| eprintln!("{message}"))?;
+        let device = device.open(&|message| say!("{message}"))?;
         let dtype = dtype(options.dtype, trained, &device);
         let nf4 = match options.load_in_4bit {
             true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),

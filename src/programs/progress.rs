@@ -1,5 +1,6 @@
 //! A run on the terminal: a progress bar with loss, tokens/s and time left; elsewhere plain lines.
 
+use crate::cli::say;
 use crate::error::Result;
 use crate::train::metrics::Metrics;
 use crate::train::observer::Observer;
@@ -54,8 +55,8 @@ impl<'a> Progress<'a> {
     pub fn say(&self, message: &str) {
         match &self.bar {
             _ if self.quiet => {}
-            Some(bar) => bar.suspend(|| eprintln!("{message}")),
-            None => eprintln!("{message}"),
+            Some(bar) => bar.suspend(|| say!("{message}")),
+            None => say!("{message}"),
         }
     }
 }
@@ -96,7 +97,7 @@ impl Observer for Progress<'_> {
         self.last_line = Some(Instant::now());
         let done = (step - self.first_step).max(1) as f64;
         let left = self.started.elapsed().as_secs_f64() / done * (total - step) as f64;
-        eprintln!(
+        say!(
             "step {step}/{total}  epoch {:.2}  {numbers}  grad norm {:.3}  lr {:.2e}  {} left",
             number("epoch"),
             number("grad_norm"),

@@ -3,6 +3,7 @@
 
 use super::progress::Progress;
 use super::{called, shown};
+use crate::cli::say;
 use crate::config::{Override, Resume, Syntax, TrainConfig};
 use crate::error::{Error, Result};
 use crate::files;
@@ -94,12 +95,13 @@ impl Quickstart {
             for ((asked, before), after) in
                 showcase()?.iter().zip(before.borrow().iter()).zip(answers(trainer, text)?)
             {
-                eprintln!(
+                say!(
                     "\n  asked   {}\n  before  {before}\n  after   {after}\n  right   {}",
-                    asked.question, asked.answer
+                    asked.question,
+                    asked.answer
                 );
             }
-            eprintln!();
+            say!("");
             Ok(())
         }));
     }

@@ -4,6 +4,7 @@ use super::progress::Progress;
 use super::quickstart::Quickstart;
 use super::shown;
 use crate::backend::Device;
+use crate::cli::say;
 use crate::cli::{TrainOptions, TrainSource};
 use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
 use crate::data::{Plan, preview};
@@ -31,7 +32,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
     };
     let say = |text: &str| {
         if !options.output.quiet {
-            eprintln!("{text}");
+            say!("{text}");
         }
     };
     if let Some(quickstart) = &quickstart {
@@ -48,7 +49,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
     if let Some(count) = options.preview {
         return print_preview(&prepared, count as usize, options.output.json);
     }
-    let device = prepared.config.device.open(&|message| eprintln!("{message}"))?;
+    let device = prepared.config.device.open(&|message| say!("{message}"))?;
     if options.memory.is_some() && prepared.config.device == DeviceSpec::Auto {
         // A plan for another device: one that computes bfloat16 fast, as all recent GPUs do.
         if prepared.config.dtype == DtypeChoice::Auto {
@@ -181,12 +182,12 @@ fn report(
     }
     if let Some((first, last)) = &summary.evaluations {
         for (name, before, after) in changes(first, last) {
-            eprintln!("held-out {name}: {before:.3} before, {after:.3} after");
+            say!("held-out {name}: {before:.3} before, {after:.3} after");
         }
     }
-    eprintln!("result: {}", shown(&summary.output_dir));
+    say!("result: {}", shown(&summary.output_dir));
     if let Some(quickstart) = quickstart {
-        eprintln!("{}", quickstart.next_steps(&summary.output_dir));
+        say!("{}", quickstart.next_steps(&summary.output_dir));
     }
     Ok(())
 }

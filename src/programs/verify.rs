@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::train::print;
 use crate::cli::VerifyOptions;
+use crate::cli::say;
 use crate::conformance::{self, Case, Comparison};
 use crate::error::{Error, Result};
 
@@ -17,10 +18,10 @@ const HEAD: [&str; 7] = ["op", "variant", "dtype", "tensor", "error", "tolerance
 /// # Errors
 /// `Error::Device` when the device is not there, `Error::Run` that names the kernels that are wrong.
 pub fn run(options: VerifyOptions) -> Result<()> {
-    let device = options.device.device.open(&|message| eprintln!("{message}"))?;
+    let device = options.device.device.open(&|message| say!("{message}"))?;
     let description = device.capabilities().description.clone();
     if !options.output.quiet {
-        eprintln!("device: {description}");
+        say!("device: {description}");
     }
     let mut rows = Vec::new();
     let mut failed = BTreeSet::new();
@@ -37,7 +38,7 @@ pub fn run(options: VerifyOptions) -> Result<()> {
         }
     }
     for warning in device.warnings() {
-        eprintln!("warning: {warning}");
+        say!("warning: {warning}");
     }
     // Quiet is the verdict alone.
     if options.output.json {
@@ -55,7 +56,7 @@ pub fn run(options: VerifyOptions) -> Result<()> {
         )));
     }
     if !options.output.quiet {
-        eprintln!("{} cases, {} comparisons: all agree", cases.len(), rows.len());
+        say!("{} cases, {} comparisons: all agree", cases.len(), rows.len());
     }
     Ok(())
 }

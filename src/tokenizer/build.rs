@@ -9,6 +9,7 @@ use tokenizers::processors::template::TemplateProcessing;
 
 use super::TokenizerFiles;
 use super::settings::{AddedToken, Class, Settings};
+use crate::files::enclosed;
 
 /// How Qwen 2's tokenizer splits a text before merging.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -26,9 +27,9 @@ pub fn build(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer, Reason> {
                 .into(),
         );
     }
-    let path = files.dir.join("tokenizer.json");
-    let text = if path.is_file() {
-        let text = std::fs::read(&path).map_err(|error| error.to_string())?;
+    let stored = read(files, "tokenizer.json")?;
+    let is_whole = stored.is_some();
+    let text = if let Some(text) = stored {
         match settings.class {
             Class::Backend => text,
             _ => {
@@ -45,10 +46,16 @@ pub fn build(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer, Reason> {
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
         .map_err(|error| format!("not a tokenizer this version reads: {error}"))?;
     complete(&mut tokenizer, settings).map_err(|error| error.to_string())?;
-    if !path.is_file() {
+    if !is_whole {
         begin_and_end(&mut tokenizer, settings)?;
     }
     Ok(tokenizer)
+}
+
+/// The content of a file of the directory, if it has it.
+fn read(files: &TokenizerFiles, name: &str) -> Result<Option<Vec<u8>>, Reason> {
+    enclosed::read(&files.dir, name, enclosed::VOCABULARY)
+        .map_err(|error| format!("{name} {error}"))
 }
 
 /// Adds the tokens of the other files to a tokenizer.
@@ -179,10 +186,13 @@ fn definition(
 
 /// A tokenizer.json from vocab.json and merges.txt, for the classes that read them.
 fn from_vocabulary_and_merges(files: &TokenizerFiles) -> Result<Vec<u8>, Reason> {
-    let read = |name: &str| std::fs::read_to_string(files.dir.join(name)).ok();
+    let read = |name: &str| -> Result<Option<String>, Reason> {
+        let text = |bytes| String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8"));
+        read(files, name)?.map(text).transpose()
+    };
     let class = files.settings.class;
     let readable = matches!(class, Class::Qwen2 { .. } | Class::Gpt2 { .. });
-    let (Some(vocab), Some(merges), true) = (read("vocab.json"), read("merges.txt"), readable)
+    let (Some(vocab), Some(merges), true) = (read("vocab.json")?, read("merges.txt")?, readable)
     else {
         return Err(lacking(&files.dir));
     };

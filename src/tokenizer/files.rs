@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::settings::{Settings, Sources, kind};
+use crate::files::enclosed;
 use crate::{Error, Result};
 
 /// Files of a tokenizer that a trained result carries along, where the model has them.
@@ -43,7 +44,7 @@ pub struct TokenizerFiles {
 impl TokenizerFiles {
     /// Reads what is there; a file that is missing is not an error, one that is broken is.
     pub fn load(dir: &Path) -> Result<Self> {
-        let config = read_object(&dir.join("tokenizer_config.json"))?;
+        let config = read_object(dir, "tokenizer_config.json")?;
         let settings = settings(dir, &config)?;
         let special_tokens = settings.named.iter();
         let special_tokens =
@@ -51,7 +52,7 @@ impl TokenizerFiles {
         let mut eos_token_ids = Vec::new();
         for file in ["generation_config.json", "config.json"] {
             let path = dir.join(file);
-            for id in eos_ids(&read_object(&path)?, &path)? {
+            for id in eos_ids(&read_object(dir, file)?, &path)? {
                 if !eos_token_ids.contains(&id) {
                     eos_token_ids.push(id);
                 }
@@ -80,9 +81,7 @@ impl TokenizerFiles {
                 files.push((name, source.as_bytes().to_vec()));
                 continue;
             }
-            let path = self.dir.join(&name);
-            if path.is_file() {
-                let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+            if let Some(bytes) = read(&self.dir, &name)? {
                 files.push((name, bytes));
             }
         }
@@ -121,12 +120,12 @@ fn chat_templates(dir: &Path, config: &Map<String, Value>) -> Result<BTreeMap<St
             )));
         }
     }
-    let main = dir.join("chat_template.jinja");
-    if main.is_file() {
-        templates.insert("default".to_string(), read_text(&main)?);
+    if let Some(main) = read_text(dir, "chat_template.jinja")? {
+        templates.insert("default".to_string(), main);
     }
     for (stem, path) in jinja_files(&dir.join(ADDITIONAL_TEMPLATES))? {
-        templates.insert(stem, read_text(&path)?);
+        let name = path.strip_prefix(dir).unwrap_or(&path);
+        templates.extend(read_text(dir, name)?.map(|source| (stem, source)));
     }
     Ok(templates)
 }
@@ -149,13 +148,12 @@ fn jinja_files(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
 
 /// The tokenizer's settings, from all files that hold a part of them.
 fn settings(dir: &Path, config: &Map<String, Value>) -> Result<Settings> {
-    let tokenizer = dir.join("tokenizer.json");
-    let tokenizer = if tokenizer.is_file() { Some(read_text(&tokenizer)?) } else { None };
+    let tokenizer = read_text(dir, "tokenizer.json")?;
     let sources = Sources {
         config,
-        special_tokens_map: &read_object(&dir.join("special_tokens_map.json"))?,
-        added_tokens: &read_object(&dir.join("added_tokens.json"))?,
-        model: &read_object(&dir.join("config.json"))?,
+        special_tokens_map: &read_object(dir, "special_tokens_map.json")?,
+        added_tokens: &read_object(dir, "added_tokens.json")?,
+        model: &read_object(dir, "config.json")?,
         tokenizer: tokenizer.as_deref(),
     };
     Settings::merge(&sources).map_err(|why| {
@@ -183,24 +181,31 @@ fn eos_ids(object: &Map<String, Value>, path: &Path) -> Result<Vec<u32>> {
 }
 
 /// The object in a JSON file; empty if there is no such file.
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    if !path.is_file() {
-        return Ok(Map::new());
-    }
-    let text = read_text(path)?;
+fn read_object(dir: &Path, name: &str) -> Result<Map<String, Value>> {
+    let Some(text) = read_text(dir, name)? else { return Ok(Map::new()) };
+    let place = dir.join(name);
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(Error::input(format!(
             "{}: expected an object, found {}",
-            path.display(),
+            place.display(),
             kind(&other)
         ))),
-        Err(error) => Err(Error::input(format!("{}: not valid JSON: {error}", path.display()))),
+        Err(error) => Err(Error::input(format!("{}: not valid JSON: {error}", place.display()))),
     }
 }
 
-pub(super) fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+/// The content of a file of the directory, if it has it.
+fn read(dir: &Path, name: &Path) -> Result<Option<Vec<u8>>> {
+    enclosed::read(dir, name, enclosed::VOCABULARY)
+        .map_err(|error| unreadable(&dir.join(name), &error))
+}
+
+/// The text of a file of the directory, if it has it.
+fn read_text(dir: &Path, name: impl AsRef<Path>) -> Result<Option<String>> {
+    let name = name.as_ref();
+    enclosed::text(dir, name, enclosed::VOCABULARY)
+        .map_err(|error| unreadable(&dir.join(name), &error))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {

@@ -8,7 +8,7 @@ use jiff::civil::DateTime;
 use serde_json::{Map, Value};
 
 use super::jinja::{self, Rendered, Template};
-use super::{Tokenizer, TokenizerFiles, builtin, files};
+use super::{Tokenizer, TokenizerFiles, builtin};
 use crate::{Error, Result};
 
 /// A chat template with the special tokens and the date it may print.
@@ -86,7 +86,9 @@ impl ChatTemplate {
         }
         let path = base.join(choice);
         if path.is_file() {
-            let source = files::read_text(&path)?;
+            let source = std::fs::read_to_string(&path).map_err(|error| {
+                Error::input(format!("cannot read {}: {error}", path.display()))
+            })?;
             return Self::new(choice, &source, &files.special_tokens, date).map(Some);
         }
         Err(Error::input(format!(

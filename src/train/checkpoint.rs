@@ -12,7 +12,7 @@ use crate::files;
 use crate::model::Weights;
 use crate::model::float::to_safetensors;
 use crate::model::json::parse_object;
-use crate::model::save::{TensorPlan, copy_companions, save_model, save_tensors};
+use crate::model::save::{TensorPlan, save_model, save_tensors};
 use crate::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -53,13 +53,12 @@ pub fn save_result(
     adapter: Option<&PeftConfig>,
     details: &str,
 ) -> Result<()> {
-    let source = &prepared.source.path;
     match adapter {
         Some(config) => {
             let weights = trainable::weights(config, &trainer.model)?;
             refuse_non_finite(weights.iter().flat_map(|w| [&w.lora_a, &w.lora_b]))?;
             peft::save(dir, config, &weights, details)?;
-            copy_companions(source, dir)?;
+            prepared.companions.save(dir)?;
         }
         None => {
             let dtype = trainer.model.embed_tokens.dtype();
@@ -73,7 +72,7 @@ pub fn save_result(
                 })
                 .collect();
             let config = prepared.model_config.to_json(dtype, None);
-            save_model(dir, &config, Some(source), &plans, |plan| {
+            save_model(dir, &config, &prepared.companions, &plans, |plan| {
                 let parameter = trainer.parameters.iter().find(|p| p.name == plan.name);
                 let parameter = parameter.ok_or_else(|| Error::internal("save", &plan.name))?;
                 let values = parameter.master.read_f32()?;
@@ -106,9 +105,11 @@ fn generation_config(prepared: &Prepared) -> Result<Option<String>> {
     };
     let Some(turn) = turn.filter(|&turn| is_taught(turn)) else { return Ok(None) };
     let path = prepared.source.path.join("generation_config.json");
-    let mut object = match std::fs::read_to_string(&path) {
-        Ok(content) => parse_object(&content, &path.display().to_string())?,
-        Err(_) => Map::new(),
+    let mut object = match prepared.companions.get("generation_config.json") {
+        Some(content) => {
+            parse_object(&String::from_utf8_lossy(content), &path.display().to_string())?
+        }
+        None => Map::new(),
     };
     let mut ids = match object.get("eos_token_id") {
         Some(Value::Array(ids)) => ids.clone(),

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::load::check_floats;
 use crate::model::resolve::{ModelSource, resolve};
+use crate::model::save::Companions;
 use crate::model::{ModelConfig, Weights, check};
 use crate::tokenizer::TextProcessor;
 use jiff::civil::DateTime;
@@ -27,6 +28,8 @@ pub struct Prepared {
     pub weights: Option<Weights>,
     /// Tokenizer and chat template.
     pub text: TextProcessor,
+    /// What the result carries along of the model's directory.
+    pub companions: Companions,
     /// The examples.
     pub train: Dataset,
     /// The held-out examples.
@@ -87,6 +90,7 @@ impl Prepared {
             }
         };
         let text = text_processor(&config, &source, date)?;
+        let companions = Companions::read(&source.path)?;
         let (train, eval) = match has_data {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length), None),
@@ -114,6 +118,7 @@ impl Prepared {
             model_config,
             weights,
             text,
+            companions,
             train,
             eval,
             batching,

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod data;
+mod files;
 mod models;
 mod runs;
 mod settings;

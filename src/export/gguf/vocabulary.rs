@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::container::{Entry, Value};
 use super::unsupported;
 use crate::error::{Error, Result};
+use crate::files::enclosed;
 use crate::tokenizer::{TextProcessor, Tokenizer};
 
 /// llama.cpp's kinds of tokens.
@@ -43,7 +44,7 @@ const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 pub fn metadata(text: &TextProcessor, vocab_size: usize) -> Result<Vec<Entry>> {
     let path = text.files.dir.join("tokenizer.json");
     let place = path.display().to_string();
-    let content = std::fs::read_to_string(&path)
+    let content = enclosed::expected_text(&text.files.dir, "tokenizer.json", enclosed::VOCABULARY)
         .map_err(|error| Error::input(format!("cannot read {place}: {error}")))?;
     let file: Json = serde_json::from_str(&content)
         .map_err(|error| Error::input(format!("{place}: not valid JSON: {error}")))?;

@@ -4,11 +4,24 @@
 //! then the directory is synced, so that after a crash or a full disk there is either the old file
 //! or the new one. Directories (checkpoints) are built and renamed the same way.
 
+pub mod checksum;
+pub mod enclosed;
+mod lock;
+pub mod manifest;
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+pub use lock::Lock;
+
 use crate::error::{Error, Result};
+
+/// What hidden names end with: a file or directory that is being written, that another takes the place of,
+/// that is being removed.
+const PARTIAL: &str = "partial";
+const REPLACED: &str = "replaced";
+const REMOVED: &str = "removed";
 
 /// Writes a file whole or not at all: `fill` writes its content.
 ///
@@ -19,7 +32,7 @@ pub fn write_with(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<()> {
-    let partial = hidden(path, "partial")?;
+    let partial = hidden(path, PARTIAL)?;
     let write = || -> io::Result<()> {
         let mut out = BufWriter::new(File::create(&partial)?);
         fill(&mut out)?;
@@ -48,8 +61,8 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 /// # Errors
 /// As [`write_with`].
 pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let partial = hidden(path, "partial")?;
-    let replaced = hidden(path, "replaced")?;
+    let partial = hidden(path, PARTIAL)?;
+    let replaced = hidden(path, REPLACED)?;
     let in_place = |step: io::Result<()>| step.map_err(|error| write_error(path, error));
     let build = || -> Result<()> {
         in_place(remove_directory(&partial))?;
@@ -80,6 +93,12 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
 /// [`Error::Input`] that says what is in the way.
 pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
     let shown = path.display();
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if is_link && !path.exists() {
+        return Err(Error::input(format!(
+            "output_dir {shown} is a link to a directory that is not there: make it, or remove the link"
+        )));
+    }
     let is_empty = match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == ErrorKind::NotFound => true,
@@ -95,7 +114,7 @@ pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
     if !is_empty && !resuming {
         return Err(Error::input(format!(
             "output_dir {shown} is not empty: give another one, or go on with the run in it with \
-             --resume (where it has saved a checkpoint)"
+             --resume"
         )));
     }
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
@@ -105,12 +124,53 @@ pub fn check_output_dir(path: &Path, resuming: bool) -> Result<()> {
     probed.map_err(|error| Error::input(format!("output_dir {shown} cannot be written: {error}")))
 }
 
-/// Creates a directory with its parents.
+/// Creates a directory with its parents, so that they survive a crash.
 ///
 /// # Errors
 /// [`Error::Run`] where that is not possible.
 pub fn create_directory(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|error| write_error(path, error))
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    let create = || {
+        fs::create_dir_all(path)?;
+        missing
+            .into_iter()
+            .filter(|path| !path.as_os_str().is_empty())
+            .try_for_each(|path| sync_directory(parent(path)))
+    };
+    create().map_err(|error| write_error(path, error))
+}
+
+/// Removes a directory. What a crash leaves of it has a hidden name, which [`clean_up`] knows.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let removed = hidden(path, REMOVED).map_err(io::Error::other)?;
+    remove_directory(&removed)?;
+    fs::rename(path, &removed)?;
+    remove_directory(&removed)
+}
+
+/// Takes away what a process that was killed while it wrote or removed files in `dir` left behind; a
+/// directory that it had moved away to replace it comes back.
+///
+/// # Errors
+/// What the system says.
+pub fn clean_up(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name =
+            path.file_name().and_then(|name| name.to_str()).and_then(|n| n.strip_prefix('.'));
+        let Some((name, suffix)) = name.and_then(|name| name.rsplit_once('.')) else { continue };
+        let whole = path.with_file_name(name);
+        match suffix {
+            REPLACED if !whole.exists() => fs::rename(&path, whole)?,
+            PARTIAL | REPLACED | REMOVED if path.is_dir() => remove_directory(&path)?,
+            PARTIAL => fs::remove_file(&path)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The first of `path`, `path-2`, `path-3` ... that is absent or an empty directory.
@@ -134,9 +194,8 @@ pub fn write_error(path: &Path, error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Io {
             message: format!(
-                "no space left for {shown} ({error}): nothing of it was kept and what was saved before \
-             is intact; free some space, or keep fewer checkpoints with train.save_total_limit, \
-             and go on with --resume"
+                "no space left for {shown} ({error}): nothing of it was kept, and what was there before \
+                 is as it was; free some space and start again"
             ),
             source: error,
         },
@@ -245,6 +304,35 @@ mod tests {
         write_directory(&path, |partial| write(&partial.join("b"), "new")).unwrap();
         assert_eq!(names(&path), ["b"]);
         assert_eq!(names(dir.path()), ["checkpoint-5"]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in
+            ["a", ".a.replaced", ".a.partial", ".b.replaced", ".c.removed", ".git", ".x.other"]
+        {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("of"), name).unwrap();
+        }
+        fs::write(path(".d.json.partial"), "").unwrap();
+        fs::write(path("e.partial"), "").unwrap();
+        clean_up(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), [".git", ".x.other", "a", "b", "e.partial"]);
+        assert_eq!(fs::read_to_string(path("a/of")).unwrap(), "a");
+        assert_eq!(fs::read_to_string(path("b/of")).unwrap(), ".b.replaced");
+        remove(&path("a")).unwrap();
+        assert_eq!(names(dir.path()), [".git", ".x.other", "b", "e.partial"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nowhere_is_no_output_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("none", dir.path().join("out")).unwrap();
+        let error = check_output_dir(&dir.path().join("out"), false).unwrap_err();
+        assert!(error.to_string().contains("a link to a directory that is not there"), "{error}");
     }
 
     #[test]
