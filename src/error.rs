@@ -64,6 +64,11 @@ pub enum Error {
     /// The run was stopped by a signal after saving a checkpoint.
     #[error("stopped by signal {0}; a checkpoint was saved")]
     Interrupted(i32),
+    /// The run was stopped by a signal before there was anything to save.
+    #[error(
+        "stopped by signal {0} before the first step was done; there is no checkpoint: begin anew with --resume"
+    )]
+    Stopped(i32),
 }
 
 /// `Result` with this crate's error.
@@ -99,7 +104,7 @@ impl Error {
     pub fn exit_status(&self) -> i32 {
         match self {
             Self::Input(_) => 2,
-            Self::Interrupted(signal) => 128 + signal,
+            Self::Interrupted(signal) | Self::Stopped(signal) => 128 + signal,
             _ => 1,
         }
     }

@@ -1,10 +1,16 @@
 //! "Did you mean": the nearest of a set of names.
 
+/// The most characters of a name that something near is looked for.
+const LONGEST: usize = 200;
+
 /// The candidate nearest to `name`, if it is near enough to be what was meant: the edits needed
 /// are at most a third of the name's length, or `name` is about how the candidate begins.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let length = name.chars().count();
+    if length > LONGEST {
+        return None;
+    }
     candidates
         .into_iter()
         .filter_map(|candidate| {

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use tunesmith::data::Batch;
+use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::model::transformer::{Model, Recompute};
+use tunesmith::model::{ModelConfig, Weights};
 use tunesmith::nn::{Context, Parameter};
 use tunesmith::ops::{self, Implementation, StepState, StepValues};
 use tunesmith::{DType, Device, Result, Tape, Tensor};
@@ -234,4 +236,32 @@ fn bitsandbytes_checkpoints_give_their_logits() -> Result<()> {
 fn wgpu_gives_the_logits_of_a_bitsandbytes_checkpoint() -> Result<()> {
     let device = common::wgpu();
     CHECKPOINTS.iter().try_for_each(|name| check_4bit(&device, &fixture("nf4").join(name)))
+}
+
+/// A number that float32 has and float16 has not, at the end of an embedding.
+#[test]
+fn weights_beyond_the_range_of_a_dtype_are_refused() -> Result<()> {
+    const NAME: &str = "model.embed_tokens.weight";
+    let dir = fixture("models/llama");
+    let config = ModelConfig::open(&dir)?;
+    let mut bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = file.tensor(NAME).unwrap().data();
+    let end = data.as_ptr() as usize - bytes.as_ptr() as usize + data.len();
+    bytes[end - 4..end].copy_from_slice(&70_000f32.to_le_bytes());
+    let weights = Weights::from_bytes(vec![("model.safetensors".into(), bytes)])?;
+    for train_all in [false, true] {
+        let load = |dtype| {
+            let options = LoadOptions { dtype, ..options(None, train_all, 8) };
+            load(&cpu(), &config, &Source::Weights(&weights), options).map(|_| ())
+        };
+        load(DType::F32)?;
+        load(DType::BF16)?;
+        let message = load(DType::F16).unwrap_err().to_string();
+        assert!(
+            message.contains(NAME) && message.contains("is 70000, beyond the range"),
+            "{message}"
+        );
+    }
+    Ok(())
 }

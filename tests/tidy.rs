@@ -33,7 +33,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ops/cpu/pack.rs", "AVX-512 intrinsics"),
     ("src/ops/cpu/unit.rs", "calls code compiled for AVX-512"),
     ("src/ops/simd.rs", "code compiled for wider vector units"),
-    ("src/programs/progress.rs", "signal handlers"),
+    ("src/programs/signals.rs", "signal handlers"),
     ("src/quant/decode.rs", "AVX-512 intrinsics"),
     ("tools/ptx-emulator/examples/compile_kernels.rs", "NVRTC's functions"),
     ("tools/ptx-emulator/src/exec/product.rs", "code compiled for wider vector units"),

@@ -39,7 +39,7 @@ fn report(result: Result<()>) -> ExitCode {
         Err(error) => {
             match error {
                 // Nothing went wrong: the user asked for it.
-                Error::Interrupted(_) => say!("{error}"),
+                Error::Interrupted(_) | Error::Stopped(_) => say!("{error}"),
                 _ => say!("error: {error}"),
             }
             ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(1))

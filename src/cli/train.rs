@@ -67,7 +67,8 @@ fn after_help() -> String {
     format!(
         "A config is TOML or YAML; its relative paths start from where it lies. --set takes the same \
          keys:\n\n{}\nExit status: 0 done; 1 the run failed; 2 the command line, config, model or \
-         data is wrong; 130 and 143 after SIGINT and SIGTERM, with a checkpoint saved.",
+         data is wrong; 129, 130 and 143 after SIGHUP, SIGINT and SIGTERM, with a \
+         checkpoint saved where a step was done.",
         describe_keys()
     )
 }

@@ -34,6 +34,7 @@ pub use settings::{
 };
 pub use size::{format_size, parse_size};
 pub use tree::Syntax;
+pub use write::Change;
 
 pub use crate::backend::DeviceSpec;
 use crate::error::{Error, Result};

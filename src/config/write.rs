@@ -33,17 +33,54 @@ const WITHOUT_EFFECT: [&str; 23] = [
     "train.early_stopping_patience",
 ];
 
-impl TrainConfig {
-    /// The settings in which a run of this config and one of `saved` would part, as
+/// Those of them that may change the last bits.
+const OTHER_BITS: [&str; 3] = ["device", "attn_implementation", "train.per_device_eval_batch_size"];
+
+/// A setting that is another than when a checkpoint was saved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
     /// `train.seed is 1, was 2`.
-    pub fn differences(&self, saved: &Self) -> Vec<String> {
+    pub text: String,
+    /// Why a run must not go on with it, where it must not.
+    pub refused: Option<&'static str>,
+    /// Whether the last bits of numbers may be others.
+    pub other_bits: bool,
+}
+
+/// Why a setting must be as it was.
+fn reason(path: &str) -> Option<&'static str> {
+    if WITHOUT_EFFECT.contains(&path) {
+        return None;
+    }
+    let (section, name) = path.split_once('.').unwrap_or(("", path));
+    Some(match (section, name) {
+        ("lora", _) => "what is trained would have another form",
+        ("quantization", _) | ("", "dtype" | "init") => "the base weights would be others",
+        ("data", _)
+        | ("train", "per_device_train_batch_size" | "gradient_accumulation_steps" | "seed") => {
+            "the steps done would have seen other examples"
+        }
+        ("train", "optim") => "the saved state is that of the other optimizer",
+        ("train", "load_best_model_at_end") => "the best checkpoint so far may not be there",
+        ("train", _) => "the steps done were taken with the other value",
+        _ => "the steps done were for something else",
+    })
+}
+
+impl TrainConfig {
+    /// The settings that are others than those of `saved`.
+    pub fn changes(&self, saved: &Self) -> Vec<Change> {
         let shown = |value: Option<String>| value.unwrap_or_else(|| "not set".into());
         keys::of(&*self.objective)
             .into_iter()
-            .filter(|key| !key.is_never_saved() && !WITHOUT_EFFECT.contains(&key.path().as_str()))
+            .filter(|key| !key.is_never_saved())
             .map(|key| (key.path(), key.show(self), key.show(saved)))
             .filter(|(_, now, was)| now != was)
-            .map(|(path, now, was)| format!("{path} is {}, was {}", shown(now), shown(was)))
+            .map(|(path, now, was)| Change {
+                text: format!("{path} is {}, was {}", shown(now), shown(was)),
+                refused: reason(&path),
+                other_bits: OTHER_BITS.contains(&path.as_str()),
+            })
             .collect()
     }
 

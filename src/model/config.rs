@@ -12,6 +12,7 @@ use super::family::Family;
 use super::float;
 use super::json::{Object, parse_object, shorten};
 use super::quantization::BnbConfig;
+use super::rope::inverse_frequencies;
 use super::spec::Spec;
 use crate::files::enclosed;
 use crate::{DType, Error, Result};
@@ -68,7 +69,7 @@ impl ModelConfig {
             true => read_token(&object, key),
             false => Ok(default),
         };
-        Ok(Self {
+        let config = Self {
             family,
             spec: (family.describe)(&object)?,
             max_position_embeddings: object
@@ -86,7 +87,12 @@ impl ModelConfig {
                 .transpose()?,
             dtype: read_dtype(&object)?,
             raw,
-        })
+        };
+        for rope in &config.spec.ropes {
+            inverse_frequencies(rope, config.context())
+                .map_err(|error| Error::input(format!("{place}: {error}")))?;
+        }
+        Ok(config)
     }
 
     /// The longest sequence: what config.json says, or what RoPE stretches it to.
@@ -102,6 +108,11 @@ impl ModelConfig {
     pub(super) fn untie(&mut self) {
         self.spec.tie_word_embeddings = false;
         self.raw.insert("tie_word_embeddings".into(), false.into());
+    }
+
+    /// What config.json says, as it was read.
+    pub fn raw(&self) -> &Map<String, Value> {
+        &self.raw
     }
 
     /// config.json as it was read, for weights saved as `dtype` and quantized as `quantization`
@@ -334,6 +345,10 @@ mod tests {
                 r#"{"model_type": "phi3", "head_dim": 4, "rope_scaling": {"type": "longrope",
                 "short_factor": [1.0, 1.0], "long_factor": [1.0, 1.0]}}"#,
                 "`original_max_position_embeddings` is missing",
+            ),
+            (
+                r#"{"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 1e-300}}"#,
+                "a frequency of RoPE is inf",
             ),
             (r#"{"hidden_size": 64}"#, "`model_type` is missing"),
             (

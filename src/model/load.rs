@@ -233,7 +233,7 @@ impl Loader<'_> {
                         stored.shape
                     )));
                 }
-let bytes = match stored.bytes_of(dtype) {
+                let bytes = match stored.bytes_of(dtype) {
                     Some(bytes) => bytes.to_vec(),
                     None => f32_to_bytes(&stored.to_f32().ok_or_else(unreadable)?, dtype),
                 };

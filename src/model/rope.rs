@@ -228,7 +228,11 @@ pub fn inverse_frequencies(config: &RopeConfig, positions: usize) -> Result<Vec<
         }
     };
     match frequencies.iter().find(|frequency| !frequency.is_finite()) {
-        Some(bad) => Err(Error::input(format!("RoPE of {config:?} has the frequency {bad}"))),
+        Some(bad) => Err(Error::input(format!(
+            "with rope_theta {} and the factors beside it a frequency of RoPE is {bad}: correct them in \
+             config.json",
+            config.theta
+        ))),
         None => Ok(frequencies),
     }
 }

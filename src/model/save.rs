@@ -6,6 +6,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::float::{first_non_finite, from_safetensors, widen};
 use crate::files::enclosed;
 use crate::{Error, Result, files};
 
@@ -114,7 +115,17 @@ pub fn save_tensors(
         out.write_all(header.as_bytes())?;
         for tensor in order {
             match bytes(tensor) {
-                Ok(data) if data.len() == tensor.size() => out.write_all(&data)?,
+                Ok(data) if data.len() == tensor.size() => {
+                    if let Some(what) = not_finite(tensor, &data) {
+                        failed = Some(Error::run(format!(
+                            "{}: {what}, so it was not saved, and what was saved before is intact: lower \
+                             learning_rate, or take a dtype with more range",
+                            path.display()
+                        )));
+                        return Err(io::ErrorKind::Other.into());
+                    }
+                    out.write_all(&data)?;
+                }
                 Ok(data) => {
                     failed = Some(Error::internal(
                         "save_tensors",
@@ -134,6 +145,14 @@ pub fn save_tensors(
         Some(error) => Err(error),
         None => written,
     }
+}
+
+/// The first number of a float tensor that is none, as it would be written.
+fn not_finite(tensor: &TensorPlan, data: &[u8]) -> Option<String> {
+    let dtype = from_safetensors(tensor.dtype)?;
+    let at = first_non_finite(data, dtype)?;
+    let value = widen(&data[at * dtype.size()..], dtype).next()?;
+    Some(format!("tensor {} would hold {value} as {}", tensor.name, dtype.name()))
 }
 
 /// The JSON of a file, padded with spaces to a multiple of 8 bytes.
@@ -206,6 +225,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::DType;
     use crate::model::Weights;
 
     fn plans() -> Vec<TensorPlan> {
@@ -265,6 +285,31 @@ mod tests {
         let index: Value = serde_json::from_str(&index).unwrap();
         assert_eq!(index["metadata"]["total_size"], 31);
         assert_eq!(index["weight_map"]["a"], "model-00001-of-00002.safetensors");
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = |dtype| TensorPlan { name: "w".into(), dtype, shape: vec![2] };
+        let path = dir.path().join("x.safetensors");
+        // 70,000 is a number in f32 and in bf16.
+        for (dtype, stored) in [(Dtype::F16, DType::F16), (Dtype::F32, DType::F32)] {
+            let saved = save_tensors(&path, &[plan(dtype)], |_| {
+                Ok(crate::dtype::f32_to_bytes(&[1.0, 70_000.0], stored))
+            });
+            match stored {
+                DType::F32 => saved.unwrap(),
+                _ => {
+                    let error = saved.unwrap_err();
+                    assert_eq!(error.exit_status(), 1);
+                    assert!(
+                        error.to_string().contains("tensor w would hold inf as float16"),
+                        "{error}"
+                    );
+                    assert!(!path.exists());
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What passes measure: sums, so that micro-batches, steps and the ranks of a group add up to the
 //! same means however they are cut.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -48,12 +50,13 @@ impl Measures {
 }
 
 /// Metrics with their sums and weights, in the order in which they first came.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Means(Vec<Mean>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Mean {
     name: String,
+    #[serde(with = "exact")]
     sum: f64,
     weight: f64,
 }
@@ -77,6 +80,19 @@ impl Means {
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         let weighted = self.0.iter().filter(|mean| mean.weight != 0.0);
         weighted.map(|mean| (mean.name.as_str(), mean.sum / mean.weight))
+    }
+}
+
+/// A number that may not be finite, in JSON, which has no such numbers: null is NaN.
+pub(crate) mod exact {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(*value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Option::deserialize(deserializer).map(|value| value.unwrap_or(f64::NAN))
     }
 }
 

@@ -42,6 +42,7 @@ mod pass;
 pub mod sft;
 
 pub use chosen::{Chosen, all, register};
+pub(crate) use measures::exact;
 pub use measures::{Means, Measures, Sum, Totals};
 pub(crate) use pass::Gradient;
 pub use pass::Pass;

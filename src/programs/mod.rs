@@ -6,6 +6,7 @@ pub mod generate;
 pub mod open;
 pub mod progress;
 pub mod quickstart;
+mod signals;
 pub mod train;
 pub mod verify;
 

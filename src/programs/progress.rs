@@ -1,5 +1,6 @@
 //! A run on the terminal: a progress bar with loss, tokens/s and time left; elsewhere plain lines.
 
+use super::signals::Signals;
 use crate::cli::say;
 use crate::error::Result;
 use crate::train::metrics::Metrics;
@@ -8,8 +9,6 @@ use crate::train::trainer::Trainer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Seconds between plain lines.
@@ -28,7 +27,7 @@ pub struct Progress<'a> {
     last_line: Option<Instant>,
     started: Instant,
     first_step: u64,
-    signal: Arc<AtomicI32>,
+    signals: Signals,
     /// Called with the untrained model.
     pub before: Option<Hook<'a>>,
     /// Called with the trained model.
@@ -36,8 +35,7 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// A watcher that prints nothing when `quiet`; SIGINT and SIGTERM stop the run from now on, at
-    /// the end of the step, and a second one at once.
+    /// A watcher that prints nothing when `quiet`; signals stop the run from now on.
     pub fn new(quiet: bool) -> Self {
         Self {
             quiet,
@@ -45,7 +43,7 @@ impl<'a> Progress<'a> {
             last_line: None,
             started: Instant::now(),
             first_step: 0,
-            signal: catch_signals(),
+            signals: Signals::catch(),
             before: None,
             after: None,
         }
@@ -140,11 +138,12 @@ impl Observer for Progress<'_> {
         self.say(&format!("warning: {message}"));
     }
 
+    fn note(&mut self, message: &str) {
+        self.say(message);
+    }
+
     fn interrupted(&self) -> Option<i32> {
-        match self.signal.load(Ordering::Relaxed) {
-            0 => None,
-            signal => Some(signal),
-        }
+        self.signals.caught()
     }
 }
 
@@ -156,30 +155,4 @@ pub fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
     }
-}
-
-#[cfg(unix)]
-fn catch_signals() -> Arc<AtomicI32> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let caught = Arc::new(AtomicI32::new(0));
-    for signal in [SIGINT, SIGTERM] {
-        let slot = caught.clone();
-        // SAFETY: the handler only touches an atomic and, on the second signal, ends the process;
-        // both are allowed in a signal handler.
-        let registered = unsafe {
-            signal_hook::low_level::register(signal, move || {
-                if slot.swap(signal, Ordering::Relaxed) != 0 {
-                    signal_hook::low_level::exit(128 + signal);
-                }
-            })
-        };
-        // Without a handler the signal ends the process as it always did.
-        drop(registered);
-    }
-    caught
-}
-
-#[cfg(not(unix))]
-fn catch_signals() -> Arc<AtomicI32> {
-    Arc::new(AtomicI32::new(0))
 }

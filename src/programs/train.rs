@@ -1,20 +1,19 @@
 //! Trains a model.
 
+use super::open::now;
 use super::progress::Progress;
 use super::quickstart::Quickstart;
 use super::shown;
 use crate::backend::Device;
 use crate::cli::say;
 use crate::cli::{TrainOptions, TrainSource};
-use crate::config::{DeviceSpec, DtypeChoice, TrainConfig};
+use crate::config::{DeviceSpec, DtypeChoice};
 use crate::data::{Plan, preview};
 use crate::error::{Error, Result};
-use crate::train::checkpoint;
 use crate::train::memory::{self, MemoryPlan};
 use crate::train::prepare::Prepared;
 use crate::train::run::{Summary, changes, run as run_training};
 use crate::train::steps::Steps;
-use jiff::civil::DateTime;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -38,7 +37,7 @@ pub fn run(options: TrainOptions) -> Result<()> {
     if let Some(quickstart) = &quickstart {
         say(&quickstart.introduction());
     }
-    let date = date_of(&config)?;
+    let date = now();
     let mut prepared = match options.plan {
         true => Prepared::for_plan(config, date)?,
         false => Prepared::new(config, date)?,
@@ -72,15 +71,6 @@ pub fn run(options: TrainOptions) -> Result<()> {
     let summary = run_training(&prepared, &device, &plan, &date.to_string(), &mut progress)?;
     drop(progress);
     report(&summary, quickstart.as_ref(), &options)
-}
-
-/// What templates that print the date print: that of a resumed run's first start, else today's.
-fn date_of(config: &TrainConfig) -> Result<DateTime> {
-    let Some(dir) = checkpoint::to_resume(config)? else {
-        return Ok(jiff::ZonedDateTime::now().datetime());
-    };
-    let saved = checkpoint::read_run_state(&dir)?.date;
-    saved.parse().map_err(|error| Error::input(format!("{}: date: {error}", dir.display())))
 }
 
 fn print_preview(prepared: &Prepared, count: usize, json: bool) -> Result<()> {
@@ -174,6 +164,7 @@ fn report(
             "output_dir": summary.output_dir,
             "eval_loss_before": evaluations.map(|(before, _)| before.get("eval_loss")),
             "eval_loss_after": evaluations.map(|(_, after)| after.get("eval_loss")),
+            "warning": summary.warning,
         });
         return print(&format!("{text}\n"));
     }
@@ -184,6 +175,9 @@ fn report(
         for (name, before, after) in changes(first, last) {
             say!("held-out {name}: {before:.3} before, {after:.3} after");
         }
+    }
+    if let Some(warning) = &summary.warning {
+        say!("warning: {warning}");
     }
     say!("result: {}", shown(&summary.output_dir));
     if let Some(quickstart) = quickstart {

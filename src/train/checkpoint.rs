@@ -1,49 +1,25 @@
 //! What a run saves: the result, in the ecosystem's forms, and checkpoints, which hold the result so
-//! far and everything needed to go on with the same bits.
+//! far, everything needed to go on with the same bits, and a manifest that tells damage.
 
 use super::prepare::Prepared;
+use super::run_state::{self, RunState};
+use super::start::{checkpoints, directory};
 use super::trainer::{LossScaler, Trainer};
 use super::trainer_state::TrainerState;
 use crate::adapter::{PeftConfig, peft, trainable};
-use crate::config::{Resume, TrainConfig};
 use crate::dtype::f32_to_bytes;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, manifest};
 use crate::model::Weights;
-use crate::model::float::to_safetensors;
+use crate::model::float::{first_non_finite, to_safetensors};
 use crate::model::json::parse_object;
 use crate::model::save::{TensorPlan, save_model, save_tensors};
 use crate::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-const RUN_STATE: &str = "run_state.json";
 const TRAINER_STATE: &str = "trainer_state.json";
-
-/// What a run needs to go on, besides tensors and the trainer state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    /// The version that wrote it.
-    pub version: String,
-    /// Steps done.
-    pub step: u64,
-    /// Steps of the whole run: the schedule depends on it.
-    pub total_steps: u64,
-    /// Tokens without padding so far.
-    pub num_input_tokens_seen: u64,
-    /// A hash of the tokenized training data.
-    pub data_fingerprint: u64,
-    /// What templates that print the date have printed.
-    pub date: String,
-    /// The loss scale of the next step, and its counters.
-    pub loss_scale: f32,
-    /// Finite steps since the scale changed.
-    pub finite_steps: u32,
-    /// Non-finite steps in a row.
-    pub skipped_steps: u32,
-}
 
 /// Writes the result so far into `dir`: a PEFT adapter, or a whole model.
 pub fn save_result(
@@ -56,7 +32,6 @@ pub fn save_result(
     match adapter {
         Some(config) => {
             let weights = trainable::weights(config, &trainer.model)?;
-            refuse_non_finite(weights.iter().flat_map(|w| [&w.lora_a, &w.lora_b]))?;
             peft::save(dir, config, &weights, details)?;
             prepared.companions.save(dir)?;
         }
@@ -75,9 +50,7 @@ pub fn save_result(
             save_model(dir, &config, &prepared.companions, &plans, |plan| {
                 let parameter = trainer.parameters.iter().find(|p| p.name == plan.name);
                 let parameter = parameter.ok_or_else(|| Error::internal("save", &plan.name))?;
-                let values = parameter.master.read_f32()?;
-                refuse_non_finite([&values])?;
-                Ok(f32_to_bytes(&values, dtype))
+                Ok(f32_to_bytes(&parameter.master.read_f32()?, dtype))
             })?;
         }
     }
@@ -126,47 +99,52 @@ fn generation_config(prepared: &Prepared) -> Result<Option<String>> {
     Ok(Some(format!("{:#}\n", Value::Object(object))))
 }
 
-fn refuse_non_finite<'a>(tensors: impl IntoIterator<Item = &'a Vec<f32>>) -> Result<()> {
-    match tensors.into_iter().flatten().all(|value| value.is_finite()) {
-        true => Ok(()),
-        false => Err(Error::run(
-            "the trained weights are not finite, so nothing was saved; checkpoints saved before are \
-             intact: lower learning_rate",
-        )),
-    }
-}
-
 /// Writes `output_dir/checkpoint-<step>` whole or not at all, then deletes the oldest ones beyond
-/// `save_total_limit`, the best one excepted.
+/// `save_total_limit`, the best one excepted. Returns where it is, and a warning for each old one that
+/// cannot be deleted.
+///
+/// # Errors
+/// [`Error::Run`] where it cannot be written; a full disk says how to go on.
 pub fn save(
     prepared: &Prepared,
     trainer: &Trainer,
     adapter: Option<&PeftConfig>,
     run: &RunState,
     trainer_state: &TrainerState,
-) -> Result<PathBuf> {
+) -> Result<(PathBuf, Vec<String>)> {
     let output_dir = &prepared.config.output_dir;
-    let path = output_dir.join(format!("checkpoint-{}", run.step));
-    files::write_directory(&path, |dir| {
+    let path = directory(output_dir, run.step);
+    let saved = files::write_directory(&path, |dir| {
         save_result(dir, prepared, trainer, adapter, "A checkpoint of a run.")?;
         save_optimizer(&dir.join(OPTIMIZER), trainer)?;
         trainer_state.save(&dir.join(TRAINER_STATE))?;
-        let text = serde_json::to_string_pretty(run)
-            .map_err(|error| Error::internal("checkpoint", error.to_string()))?;
-        files::write(&dir.join(RUN_STATE), text + "\n")
-    })?;
+        files::write(&dir.join(run_state::NAME), run.to_json()?)?;
+        manifest::write(dir)
+    });
+    saved.map_err(|error| how_to_go_on(error, output_dir))?;
     let limit = prepared.config.train.save_total_limit;
     let best = trainer_state.best_global_step;
     let mut steps = checkpoints(output_dir);
     steps.retain(|&(step, _)| Some(step) != best && step != run.step);
     let kept = 1 + usize::from(best.is_some_and(|best| best != run.step));
-    if limit > 0 {
-        let surplus = (steps.len() + kept).saturating_sub(limit);
-        for (_, path) in steps.iter().take(surplus) {
-            std::fs::remove_dir_all(path).map_err(|error| files::write_error(path, error))?;
-        }
-    }
-    Ok(path)
+    let surplus = if limit > 0 { (steps.len() + kept).saturating_sub(limit) } else { 0 };
+    let removed = steps.iter().take(surplus).map(|(_, path)| (path, files::remove(path)));
+    let failed = removed.filter_map(|(path, removed)| Some((path, removed.err()?)));
+    let warnings = failed.map(|(path, error)| {
+        format!("cannot delete the old checkpoint {}: {error}", path.display())
+    });
+    let warnings = warnings.collect();
+    Ok((path, warnings))
+}
+
+/// What to do where a checkpoint cannot be written.
+fn how_to_go_on(error: Error, output_dir: &Path) -> Error {
+    let Error::Io { message, source } = error else { return error };
+    let go_on = match checkpoints(output_dir).last() {
+        Some((_, path)) => format!("with --resume the run goes on from {}", path.display()),
+        None => "no checkpoint was saved before, so --resume begins anew".to_owned(),
+    };
+    Error::Io { message: format!("{message}; {go_on}"), source }
 }
 
 /// Master values (f32) and the optimizer's state of every parameter.
@@ -197,47 +175,21 @@ fn optimizer_tensors(trainer: &Trainer) -> Vec<(String, &Tensor)> {
     tensors
 }
 
-/// The complete checkpoints in a directory, by step.
-pub fn checkpoints(output_dir: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = std::fs::read_dir(output_dir).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-            let path = entry.path();
-            path.join(RUN_STATE).is_file().then_some((step, path))
-        })
-        .collect();
-    found.sort_unstable();
-    found
-}
-
-/// The checkpoint that the config asks to go on from, if it does.
-///
-/// # Errors
-/// `Error::Input` where there is none.
-pub fn to_resume(config: &TrainConfig) -> Result<Option<PathBuf>> {
-    match &config.resume {
-        Resume::No => Ok(None),
-        Resume::From(dir) => Ok(Some(dir.clone())),
-        Resume::Latest => match checkpoints(&config.output_dir).pop() {
-            Some((_, path)) => Ok(Some(path)),
-            None => Err(Error::input(format!(
-                "--resume: there is no complete checkpoint in {}: give its directory with \
-                 --resume=DIR, or start without --resume",
-                config.output_dir.display()
-            ))),
-        },
-    }
-}
-
-/// Brings a trainer to where the checkpoint in `dir` was saved.
+/// Brings a trainer to where the checkpoint in `dir`, which `run` is the state of, was saved.
 ///
 /// # Errors
 /// `Error::Input` where the checkpoint is not one of this run.
-pub fn load(dir: &Path, trainer: &mut Trainer) -> Result<(RunState, TrainerState)> {
-    let run = read_run_state(dir)?;
+pub fn load(dir: &Path, run: &RunState, trainer: &mut Trainer) -> Result<TrainerState> {
     let trainer_state = TrainerState::load(&dir.join(TRAINER_STATE))?;
+    if trainer_state.global_step != run.step {
+        return Err(Error::input(format!(
+            "{}: {TRAINER_STATE} is of step {}, {} of step {}: give another checkpoint",
+            dir.display(),
+            trainer_state.global_step,
+            run_state::NAME,
+            run.step
+        )));
+    }
     load_tensors(dir, trainer, true)?;
     trainer.scaler = LossScaler {
         scale: run.loss_scale,
@@ -245,17 +197,7 @@ pub fn load(dir: &Path, trainer: &mut Trainer) -> Result<(RunState, TrainerState
         skipped_steps: run.skipped_steps,
         ..trainer.scaler
     };
-    Ok((run, trainer_state))
-}
-
-/// What run_state.json of a checkpoint says.
-pub fn read_run_state(dir: &Path) -> Result<RunState> {
-    let path = dir.join(RUN_STATE);
-    let shown = path.display();
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::input(format!("{} is no checkpoint: {shown}: {error}", dir.display()))
-    })?;
-    serde_json::from_str(&text).map_err(|error| Error::input(format!("{shown}: {error}")))
+    Ok(trainer_state)
 }
 
 /// Overwrites the parameters, and the optimizer's state where `with_state`, with those of a checkpoint.
@@ -276,6 +218,12 @@ pub fn load_tensors(dir: &Path, trainer: &Trainer, with_state: bool) -> Result<(
                 found.shape,
                 tensor.dtype().name(),
                 tensor.shape()
+            )));
+        }
+        if let Some(at) = first_non_finite(found.bytes, tensor.dtype()) {
+            return Err(Error::input(format!(
+                "{}: element {at} of {name} is not finite: give another checkpoint",
+                path.display()
             )));
         }
         tensor.set_bytes(found.bytes)?;

@@ -23,12 +23,14 @@ impl Log {
         Ok(Self { state, file: MetricsWriter::create(&output_dir.join("metrics.jsonl"))? })
     }
 
-    /// The log of a run that goes on after `step`, where it was in `state`.
+    /// The log of a run that goes on where it was in `state`.
     ///
     /// # Errors
-    /// [`crate::Error::Run`] where the file cannot be read or written.
-    pub fn resume(output_dir: &Path, state: TrainerState, step: u64) -> Result<Self> {
-        Ok(Self { state, file: MetricsWriter::resume(&output_dir.join("metrics.jsonl"), step)? })
+    /// [`crate::Error::Run`] where the file cannot be written.
+    pub fn resume(output_dir: &Path, state: TrainerState) -> Result<Self> {
+        let path = output_dir.join("metrics.jsonl");
+        let file = MetricsWriter::resume(&path, &state.log_history)?;
+        Ok(Self { state, file })
     }
 
     /// Records a training step of `total`.
@@ -56,9 +58,10 @@ impl Log {
         Ok(())
     }
 
-    /// The first evaluation, which an earlier start may have made.
-    pub fn first_evaluation(&self) -> Option<&Metrics> {
-        self.state.log_history.iter().find(|metrics| metrics.held_out().next().is_some())
+    /// The evaluations, those of earlier starts included.
+    pub fn evaluations(&self) -> impl DoubleEndedIterator<Item = &Metrics> {
+        let history = self.state.log_history.iter();
+        history.filter(|metrics| metrics.held_out().next().is_some())
     }
 
     fn record(&mut self, metrics: &Metrics) -> Result<()> {

@@ -69,7 +69,7 @@ impl Rehearsal {
         let (optimizer, weights) = (*optimizer, *weights);
         self.counts.start_again();
         trainer.model.recompute = recompute;
-        trainer.compute(1, 0.0, &[batch.clone(), batch.clone()])?;
+        trainer.compute(1, 0.0, &[batch.clone(), batch.clone()], &|| false)?;
         let step = device.memory().peak.saturating_sub(weights + optimizer);
         let trained = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
         let tokens = batch.num_tokens();

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one object per logged step and per evaluation.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,12 @@ impl Metrics {
         found
             .into_iter()
             .fold(self, |metrics, (name, value)| metrics.with(&format!("{HELD_OUT}{name}"), value))
+    }
+
+    /// The object on its line.
+    fn line(&self) -> Result<String> {
+        let line = serde_json::to_string(self);
+        line.map(|line| line + "\n").map_err(|error| Error::internal("metrics", error.to_string()))
     }
 
     /// The step.
@@ -76,27 +82,14 @@ impl MetricsWriter {
         Self::append(path)
     }
 
-    /// Goes on with the file of a run that resumes after `step`: lines past that step, and a last
-    /// line that was cut short, are taken out. An evaluation at `step` counts as done before the
-    /// checkpoint was saved.
+    /// Goes on with the file of a run that resumes, for which `history` was logged before: the file has
+    /// that and no more, whatever it had.
     ///
     /// # Errors
-    /// [`Error::Run`] where the file cannot be read or written.
-    pub fn resume(path: &Path, step: u64) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(Error::io(format_args!("cannot read {}", path.display()), error));
-            }
-        };
-        let is_kept = |line: &&str| {
-            let object = serde_json::from_str::<Value>(line).ok();
-            let at = object.and_then(|object| object.get("step").and_then(Value::as_u64));
-            line.ends_with('\n') && at.is_some_and(|at| at <= step)
-        };
-        let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
-        files::write(path, kept)?;
+    /// [`Error::Run`] where it cannot be written.
+    pub fn resume(path: &Path, history: &[Metrics]) -> Result<Self> {
+        let lines = history.iter().map(Metrics::line).collect::<Result<String>>()?;
+        files::write(path, lines)?;
         Self::append(path)
     }
 
@@ -111,9 +104,7 @@ impl MetricsWriter {
     /// # Errors
     /// [`Error::Run`] where it cannot be written.
     pub fn write(&mut self, metrics: &Metrics) -> Result<()> {
-        let mut line = serde_json::to_string(metrics)
-            .map_err(|error| Error::internal("metrics", error.to_string()))?;
-        line.push('\n');
+        let line = metrics.line()?;
         let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
         written.map_err(|error| files::write_error(&self.path, error))
     }
@@ -122,6 +113,7 @@ impl MetricsWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn step(step: u64) -> Metrics {
         Metrics::new(step, 0.01)
@@ -155,22 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn resuming_drops_what_the_checkpoint_does_not_know() {
+    fn a_resumed_file_has_what_the_checkpoint_knows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let mut writer = MetricsWriter::create(&path).unwrap();
-        for index in 1..=4 {
-            writer.write(&step(index)).unwrap();
-        }
-        writer.file.write_all(b"{\"step\":2").unwrap();
-        let mut writer = MetricsWriter::resume(&path, 2).unwrap();
-        writer.write(&eval(2, 1.0)).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let steps: Vec<u64> = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap())
-            .collect();
-        assert_eq!(steps, [1, 2, 2]);
-        MetricsWriter::resume(&dir.path().join("absent.jsonl"), 2).unwrap();
+        let history = [step(1), step(2).with("loss", f64::NAN), eval(2, 1.0)];
+        history.iter().for_each(|metrics| writer.write(metrics).unwrap());
+        let expected = fs::read_to_string(&path).unwrap();
+        writer.write(&step(3)).unwrap();
+        writer.file.write_all(b"{\"step\":4").unwrap();
+        // As it comes back from trainer_state.json.
+        let saved = serde_json::to_string_pretty(&history).unwrap();
+        let history: Vec<Metrics> = serde_json::from_str(&saved).unwrap();
+        let mut writer = MetricsWriter::resume(&path, &history).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        writer.write(&step(3)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
     }
 }

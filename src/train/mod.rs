@@ -5,6 +5,8 @@
 pub mod build;
 #[cfg(feature = "tokenizers")]
 pub mod checkpoint;
+#[cfg(feature = "tokenizers")]
+mod explosion;
 pub mod log;
 #[cfg(feature = "tokenizers")]
 pub mod memory;
@@ -13,8 +15,14 @@ pub mod observer;
 #[cfg(feature = "tokenizers")]
 pub mod prepare;
 #[cfg(feature = "tokenizers")]
+pub mod resume;
+#[cfg(feature = "tokenizers")]
 pub mod run;
+#[cfg(feature = "tokenizers")]
+pub mod run_state;
 pub mod schedule;
+#[cfg(feature = "tokenizers")]
+pub mod start;
 pub mod steps;
 pub mod trainer;
 pub mod trainer_state;

@@ -25,6 +25,8 @@ pub trait Observer {
     }
     /// Something the user should know.
     fn warn(&mut self, _message: &str) {}
+    /// Something the user may want to know.
+    fn note(&mut self, _message: &str) {}
     /// The signal that asks the run to stop, if one has come.
     fn interrupted(&self) -> Option<i32> {
         None

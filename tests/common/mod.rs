@@ -3,6 +3,9 @@
 // Every test program uses a part of it.
 #![allow(dead_code)]
 
+#[cfg(feature = "tokenizers")]
+pub mod runs;
+
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
