@@ -32,7 +32,7 @@
 //! - [`backend`]: memory and launches on the CPU, wgpu and CUDA; a [`Device`] is a handle on one
 //! - [`tensor`], [`tape`]: a handle on memory; differentiation
 //! - [`ops`]: one file per op, with definition, fast CPU version, launch and backward
-//! - [`conformance`]: what kernels and devices are held to
+//! - [`conformance`]: what kernels and devices are held to; [`gradients`]: the same of a whole model
 //! - [`quant`] holds NF4 and its decoding; it knows no file and no device
 //! - [`nn`], [`model`], [`adapter`]: layers, model directories and the network, LoRA
 //! - [`tokenizer`], [`data`]: from JSON Lines to rows of tokens
@@ -69,6 +69,7 @@ pub mod evaluate;
 pub mod export;
 pub mod files;
 pub mod generate;
+pub mod gradients;
 pub mod kernels;
 pub mod model;
 pub mod nn;

@@ -9,8 +9,8 @@ use tunesmith::adapter::TargetModules;
 use tunesmith::adapter::peft::{LoraWeights, PeftConfig, save};
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::generate::{
-    Chat, Console, Finish, GenerationSettings, Generator, Overrides, Voice, chat_prompt,
-    conversation, raw_prompt, raw_stop_ids, stop_ids,
+    Chat, Console, Entered, Finish, GenerationSettings, Generator, Input, Lines, Overrides, Voice,
+    chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
 use tunesmith::model::ModelConfig;
 use tunesmith::model::load::{LoadOptions, Source, load};
@@ -70,6 +70,11 @@ fn adapter(model: &Model) -> PeftAdapter {
 
 /// What a chat writes to stdout, answer by answer, and what it tells.
 fn talk(lines: &str) -> (Vec<String>, String) {
+    let reader = &mut lines.as_bytes();
+    talk_to(&mut Lines { reader, mark: "" }, &|| false)
+}
+
+fn talk_to(input: &mut dyn Input, stopped: &dyn Fn() -> bool) -> (Vec<String>, String) {
     let (mut model, text) = (model(403), text("chatml"));
     let adapter = adapter(&model);
     let voices = vec![
@@ -77,12 +82,7 @@ fn talk(lines: &str) -> (Vec<String>, String) {
         Voice { name: "tuned".into(), adapter: Some(&adapter), text: &text },
     ];
     let (mut output, mut messages) = (Vec::new(), Vec::new());
-    let mut console = Console {
-        input: &mut lines.as_bytes(),
-        output: &mut output,
-        messages: &mut messages,
-        mark: false,
-    };
+    let mut console = Console { input, output: &mut output, messages: &mut messages, stopped };
     let mut chat = Chat::new(&mut model, generator(12), voices, 0, None).unwrap();
     chat.run(&mut console).unwrap();
     let answers = String::from_utf8(output).unwrap();
@@ -99,7 +99,44 @@ fn adapters_are_exchanged_in_a_chat_without_a_trace() {
     assert!(!base.is_empty() && base != tuned, "{answers:?}");
     assert_eq!(base, again);
     assert!(said.contains("adapter tuned answers"), "{said}");
-    assert!(said.contains("there is no adapter x; adapter none answers"), "{said}");
+    assert!(
+        said.contains("there is no adapter x; the base model answers; adapters: tuned"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_line_that_is_no_text_is_left_out_and_the_chat_goes_on() {
+    let reader = &mut [b"\xff\xfe\n".as_slice(), b"Hello\n"].concat();
+    let (answers, said) =
+        talk_to(&mut Lines { reader: &mut reader.as_slice(), mark: "" }, &|| false);
+    assert!(said.contains("not valid UTF-8"), "{said}");
+    assert_eq!(answers, talk("Hello\n").0);
+}
+
+/// What a user at a terminal does, in order.
+struct Script(Vec<Entered>);
+
+impl Input for Script {
+    fn next(&mut self) -> tunesmith::Result<Entered> {
+        Ok(if self.0.is_empty() { Entered::End } else { self.0.remove(0) })
+    }
+}
+
+#[test]
+fn an_interrupt_stops_the_answer_and_not_the_chat() {
+    let hello = || Entered::Line("Hello".into());
+    let reset = || Entered::Line("/reset".into());
+    let whole = talk("Hello\n").0.remove(0);
+    // Asked before the first piece, then after each: the second yes is after the first piece.
+    let asked = std::cell::Cell::new(0);
+    let once = || asked.replace(asked.get() + 1) == 1;
+    let mut script = Script(vec![Entered::Interrupted, hello(), reset(), hello()]);
+    let (answers, said) = talk_to(&mut script, &once);
+    let [stopped, again] = &answers[..] else { panic!("{answers:?}") };
+    assert!(whole.starts_with(stopped.as_str()) && stopped.len() < whole.len(), "{stopped:?}");
+    assert_eq!(*again, whole);
+    assert!(said.contains("[stopped]") && said.contains("Ctrl-D leaves"), "{said}");
 }
 
 #[test]

@@ -221,7 +221,8 @@ pub struct ExportOptions {
     /// The directory (merged, nf4) or file (gguf) to write
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
-    /// Which base weights the adapter of a 4-bit training is added to
+    /// Which base weights an adapter is added to [default: those it was trained on: after QLoRA
+    /// what the 4-bit weights decode to]
     #[arg(long, value_name = "BASE")]
     pub merge_into: Option<MergeInto>,
     #[command(flatten)]
@@ -252,10 +253,27 @@ pub enum MergeInto {
     Dequantized,
 }
 
-/// Check every kernel, forward and backward, against the CPU reference
+/// Check every kernel, forward and backward, against the CPU reference; or, with --model, the gradients
+/// of that model
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "verify", version)]
 pub struct VerifyOptions {
+    /// A model directory, or Org/Name[@revision] in the local Hugging Face cache: its loss and gradients,
+    /// with LoRA on its first and last block, against their definition in f64
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// The rows, of which the first few are computed [default: tokens at random]
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub data: Option<PathBuf>,
+    /// Store the weights in 4 bits
+    #[arg(long, requires = "model")]
+    pub load_in_4bit: bool,
+    /// Weights and activations: auto, float32, bfloat16, float16
+    #[arg(long, value_name = "DTYPE", requires = "model", value_parser = choice::<DtypeChoice>)]
+    pub dtype: Option<DtypeChoice>,
+    /// Print the Python script that repeats it with Transformers and PEFT (weights as they are)
+    #[arg(long, requires = "model", conflicts_with_all = ["json", "load_in_4bit"])]
+    pub python: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub device: DeviceOptions,

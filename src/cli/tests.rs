@@ -68,6 +68,31 @@ fn options_of_train_are_settings() {
 }
 
 #[test]
+fn a_model_and_data_are_lora_unless_all_weights_are_asked_for() {
+    let run =
+        |more: &[&str]| config(&[&["--model", "Org/Name", "--data", "/d.jsonl"], more].concat());
+    let lora = run(&["--eval", "/e.jsonl"]).unwrap();
+    assert_eq!((lora.lora.is_some(), lora.train.learning_rate), (true, 2e-4));
+    assert!(!lora.quantization.load_in_4bit && lora.output_dir.ends_with("runs/Name"));
+    assert_eq!(lora.data.eval, crate::config::EvalSource::File("/e.jsonl".into()));
+    for four_bits in ["--qlora", "--load-in-4bit"] {
+        let qlora = run(&[four_bits, "--output", "/out"]).unwrap();
+        assert!(qlora.lora.is_some() && qlora.quantization.load_in_4bit);
+        assert_eq!(qlora.output_dir, std::path::Path::new("/out"));
+    }
+    for full in [&["--full"][..], &["--set", "lora=false"]] {
+        let full = run(full).unwrap();
+        assert_eq!((full.lora, full.train.learning_rate), (None, 2e-5));
+    }
+    let muon = run(&["--set", "optim=muon"]).unwrap_err().to_string();
+    assert!(muon.contains("--full"), "{muon}");
+    assert!(run(&["--full", "--set", "optim=muon"]).is_ok());
+    assert!(usage_error::<TrainOptions>(&["--full", "--qlora"]).contains("--qlora"));
+    let resumed = run(&["--resume=/runs/a/checkpoint-5"]).unwrap();
+    assert_eq!(resumed.output_dir, std::path::Path::new("/runs/a"));
+}
+
+#[test]
 fn the_model_of_an_adapter_is_the_default() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
@@ -85,7 +110,7 @@ fn the_model_of_an_adapter_is_the_default() {
 #[test]
 fn usage_errors_say_what_is_expected() {
     assert!(usage_error::<TrainOptions>(&["--device", "cude"]).contains("did you mean cuda?"));
-    assert!(usage_error::<TrainOptions>(&["--dtype", "bf16"]).contains("bfloat16"));
+    assert!(usage_error::<TrainOptions>(&["--dtype", "bf61"]).contains("bf16"));
     assert!(usage_error::<TrainOptions>(&["--memory", "24GiB"]).contains("--plan"));
     assert!(usage_error::<TrainOptions>(&["--plan", "--memory", "x"]).contains("20GiB"));
     assert!(usage_error::<TrainOptions>(&["--preview", "0"]).contains("--preview"));

@@ -8,11 +8,13 @@ use super::OutputOptions;
 use crate::adapter::PeftConfig;
 use crate::config::{
     Choice, DeviceSpec, DtypeChoice, Override, Resume, TrainConfig, describe_keys, parse_size,
+    runs_of,
 };
 use crate::error::{Error, Result};
+use crate::files;
 
-/// Fine-tune a model: `train CONFIG.toml`, `train --model DIR --data FILE`, or, without arguments,
-/// the quickstart
+/// Fine-tune a model: `train CONFIG.toml`, `train --model DIR --data FILE` (LoRA with the defaults),
+/// or, without arguments, the quickstart
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "train", version, after_long_help = after_help())]
 pub struct TrainOptions {
@@ -24,10 +26,22 @@ pub struct TrainOptions {
     /// The training data: JSON Lines, or one JSON array
     #[arg(long, value_name = "FILE")]
     pub data: Option<String>,
+    /// Held-out data, evaluated during the run
+    #[arg(long, value_name = "FILE")]
+    pub eval: Option<String>,
+    /// Where the result goes [default: the config's output_dir, else the next free runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<String>,
+    /// LoRA on base weights in 4 bits
+    #[arg(long)]
+    pub qlora: bool,
+    /// Train all weights instead of LoRA
+    #[arg(long, conflicts_with_all = ["qlora", "load_in_4bit", "adapter"])]
+    pub full: bool,
     /// Start from this PEFT adapter; its base model is the default of --model
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<String>,
-    /// Store the frozen base weights in 4 bits (needs LoRA)
+    /// Store the frozen base weights in 4 bits: --qlora
     #[arg(long)]
     pub load_in_4bit: bool,
     /// Base weights and activations: auto, float32, bfloat16, float16
@@ -60,7 +74,7 @@ pub struct TrainOptions {
     pub preview: Option<u64>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub output: OutputOptions,
+    pub messages: OutputOptions,
 }
 
 fn after_help() -> String {
@@ -120,16 +134,27 @@ impl TrainOptions {
         };
         if let Some(resume) = &self.resume {
             config.resume = resume.clone();
+            let is_given = |set: &Override| set.is_for("output_dir");
+            if let (None, Some(model)) = (&self.config, self.base_model()?)
+                && !overrides.iter().any(is_given)
+            {
+                config.output_dir = output_of(resume, &model)?;
+            }
         }
         Ok(TrainSource::Config(Box::new(config)))
     }
 
     /// The options that stand for settings, then every `--set`.
     fn overrides(&self) -> Result<Vec<Override>> {
-        let load_in_4bit = self.load_in_4bit.then(|| "true".to_owned());
+        let on = |given: bool, value: &str| given.then(|| value.to_owned());
+        let load_in_4bit = on(self.load_in_4bit || self.qlora, "true");
         let options = [
             ("--model", "model", self.model.clone()),
             ("--data", "data.train", self.data.clone()),
+            ("--eval", "data.eval", self.eval.clone()),
+            ("--output", "output_dir", self.output.clone()),
+            ("--qlora", "lora", on(self.qlora, "true")),
+            ("--full", "lora", on(self.full, "false")),
             ("--adapter", "lora.adapter", self.adapter.clone()),
             ("--load-in-4bit", "quantization.load_in_4bit", load_in_4bit),
             ("--dtype", "dtype", self.dtype.clone()),
@@ -152,6 +177,20 @@ impl TrainOptions {
             (None, Some(adapter)) => PeftConfig::base_of(Path::new(adapter)).map(Some),
             (None, None) => Ok(None),
         }
+    }
+}
+
+/// The run to go on with where no output directory is given: that of the checkpoint, or the newest run
+/// on the model.
+fn output_of(resume: &Resume, model: &str) -> Result<PathBuf> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|error| Error::io(path.display(), error));
+    match resume {
+        Resume::From(checkpoint) => {
+            let checkpoint = absolute(checkpoint)?;
+            Ok(checkpoint.parent().unwrap_or(&checkpoint).to_owned())
+        }
+        _ => absolute(&files::last_taken(&runs_of(model))),
     }
 }
 

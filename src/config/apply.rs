@@ -8,11 +8,13 @@ use super::foreign::{self, Foreign};
 use super::keys::{self, Setting};
 use super::lora::LoraConfig;
 use super::paths::Bases;
+use super::problems::{Notes, Problems};
 use super::settings::{EvalSource, Interval, TrainConfig};
 use super::tree::{Entry, Node, Place, Value};
+use super::unknown::Known;
+use super::without_effect;
 use crate::error::{Error, Result};
-use crate::objective::{self, Chosen};
-use crate::suggest::nearest;
+use crate::objective::Chosen;
 
 /// One setting as it was written.
 struct Assignment {
@@ -21,19 +23,29 @@ struct Assignment {
     node: Node,
 }
 
+/// What a foreign key says another way, so that it is not called missing where that key was refused.
+const STANDS_FOR: &[(&str, &str)] = &[
+    ("data", "data.train"),
+    ("dataset", "data.train"),
+    ("dataset_name", "data.train"),
+    ("datasets", "data.train"),
+];
+
 /// The config that is given by the entries of a `file`, if there is one, and by those of the command
 /// line: `section.key`, or a key alone, and its value. `origin` names the file, or the command line,
-/// in messages about what is missing.
+/// in messages about what is missing. All that is wrong is told at once.
 pub(super) fn resolve(
     file: Vec<Entry>,
     overrides: &[(&str, &Node)],
     bases: &Bases,
     origin: &str,
 ) -> Result<TrainConfig> {
-    let mut given = Given::new(choose(&file, overrides)?);
-    given.add_entries(file, false)?;
+    let mut problems = Problems::default();
+    let objective = problems.take(choose(&file, overrides)).unwrap_or_default();
+    let mut given = Given::new(objective, problems);
+    given.add_entries(file, false);
     for (key, node) in overrides {
-        given.replace(key, (*node).clone())?;
+        given.replace(key, (*node).clone());
     }
     given.resolve(bases, origin)
 }
@@ -63,10 +75,14 @@ struct Given {
     assignments: BTreeMap<String, Assignment>,
     /// The place of a `[lora]` section, which asks for LoRA even when it is empty.
     lora_section: Option<Place>,
+    problems: Problems,
+    /// The keys, by their paths, whose values are among the problems.
+    refused: Vec<String>,
+    notes: Notes,
 }
 
 impl Given {
-    fn new(objective: Chosen) -> Self {
+    fn new(objective: Chosen, problems: Problems) -> Self {
         let keys = keys::of(&*objective);
         Self {
             sections: keys::sections(&keys),
@@ -74,12 +90,15 @@ impl Given {
             objective,
             assignments: BTreeMap::new(),
             lora_section: None,
+            problems,
+            refused: Vec::new(),
+            notes: Notes::default(),
         }
     }
 
     /// Takes one value of the command line, which replaces the file's. `key` is `section.key`, or
     /// a key alone.
-    fn replace(&mut self, key: &str, node: Node) -> Result<()> {
+    fn replace(&mut self, key: &str, node: Node) {
         let place = node.place.clone();
         let entry = |name: &str, node| Entry { name: name.to_owned(), place: place.clone(), node };
         let entry = match key.split_once('.') {
@@ -89,11 +108,11 @@ impl Given {
             }
             None => entry(key, node),
         };
-        self.add_entries(vec![entry], true)
+        self.add_entries(vec![entry], true);
     }
 
     /// Takes entries. Two that mean one key are an error, unless later ones `replace` earlier ones.
-    fn add_entries(&mut self, entries: Vec<Entry>, replace: bool) -> Result<()> {
+    fn add_entries(&mut self, entries: Vec<Entry>, replace: bool) {
         for entry in entries {
             let section = self.sections.iter().copied().find(|section| *section == entry.name);
             match (section, &entry.node.value) {
@@ -103,85 +122,117 @@ impl Given {
                     }
                     let Value::Table(entries) = entry.node.value else { continue };
                     for entry in entries {
-                        self.add_entry(section, entry, replace)?;
+                        self.add_entry(section, entry, replace);
                     }
                 }
-                (Some("lora"), Value::Null) => {
-                    return Err(Error::input(format!(
-                        "{}: lora: the section is empty; write `lora: {{}}` for LoRA with its \
-                         defaults, or remove the line for full fine-tuning",
-                        entry.place
-                    )));
-                }
-                _ => self.add_entry("", entry, replace)?,
+                (Some("lora"), Value::Null) => self.problems.add(
+                    &entry.place,
+                    "lora: the section is empty; write `lora: {}` for LoRA with its defaults, or \
+                     remove the line for full fine-tuning",
+                ),
+                _ => self.add_entry("", entry, replace),
             }
         }
-        Ok(())
     }
 
     /// Takes an entry of `section`, or one outside sections: a key before the first section, one
     /// of another tool, or any key that has its name alone.
-    fn add_entry(&mut self, section: &'static str, entry: Entry, replace: bool) -> Result<()> {
+    fn add_entry(&mut self, section: &'static str, entry: Entry, replace: bool) {
         let Entry { name, place, node } = entry;
         let written = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
         let named = |key: &&Setting| key.names().any(|known| known == name);
         let foreign = foreign::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
-        let keys = &self.keys;
-        let settings = match keys.iter().find(|key| key.section == section && named(key)) {
-            Some(key) => vec![(*key, node)],
-            None => match (foreign, section) {
-                (Some(foreign), _) => self.translate(foreign, &written, node)?,
-                (None, "") => match keys.iter().find(named) {
-                    Some(key) => vec![(*key, node)],
-                    None => return Err(self.unknown(section, &name, &place)),
-                },
-                _ => return Err(self.unknown(section, &name, &place)),
+        let idle = without_effect::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
+        let mut keys = self.keys.iter();
+        let own = keys.clone().find(|key| key.section == section && named(key)).copied();
+        let settings = match (own, foreign, idle) {
+            (Some(key), ..) => vec![(key, node)],
+            (None, Some(foreign), _) => self.translate(foreign, &written, node),
+            (None, None, Some(idle)) => {
+                match (node.value == Value::Null, (idle.harmless)(&node)) {
+                    (true, _) => {}
+                    (false, true) => self.notes.add(&place, &written, idle.why),
+                    (false, false) => {
+                        self.problems.add(&place, &format!("{written}: {}", idle.otherwise));
+                    }
+                }
+                Vec::new()
+            }
+            (None, None, None) => match keys.find(named).filter(|_| section.is_empty()).copied() {
+                Some(key) => vec![(key, node)],
+                None => {
+                    self.unknown(section, &name, &place, &node);
+                    Vec::new()
+                }
             },
         };
         for (key, node) in settings {
-            if node.value == Value::Null {
-                continue;
-            }
-            let (place, value) = (node.place.to_string(), node.value.clone());
-            let assignment = Assignment { written: written.clone(), node };
-            let previous = self.assignments.insert(key.path(), assignment);
-            // axolotl's `adapter: qlora` comes with `load_in_4bit: true`: both say the same.
-            if let Some(previous) = previous.filter(|p| !replace && p.node.value != value) {
-                return Err(Error::input(format!(
-                    "{place}: {written}: already given as {} ({}); keep one of them",
-                    previous.written, previous.node.place
-                )));
-            }
+            self.assign(key, &written, node, replace);
         }
-        Ok(())
+    }
+
+    fn assign(&mut self, key: Setting, written: &str, node: Node, replace: bool) {
+        if node.value == Value::Null {
+            return;
+        }
+        let (place, value) = (node.place.clone(), node.value.clone());
+        let assignment = Assignment { written: written.to_owned(), node };
+        let previous = self.assignments.insert(key.path(), assignment);
+        // axolotl's `adapter: qlora` comes with `load_in_4bit: true`: both say the same.
+        if let Some(previous) = previous.filter(|p| !replace && p.node.value != value) {
+            self.problems.add(
+                &place,
+                &format!(
+                    "{written}: already given as {} ({}); keep one of them",
+                    previous.written, previous.node.place
+                ),
+            );
+        }
     }
 
     /// The config that was given.
-    fn resolve(&self, bases: &Bases, origin: &str) -> Result<TrainConfig> {
+    fn resolve(mut self, bases: &Bases, origin: &str) -> Result<TrainConfig> {
         let mut config = TrainConfig::default();
         for key in &self.keys {
-            if let Some(assignment) = self.assignments.get(&key.path()) {
-                key.set(&mut config, &assignment.node, bases)
-                    .map_err(|why| assignment.error(&why))?;
+            let Some(assignment) = self.assignments.get(&key.path()) else { continue };
+            if let Err(why) = key.set(&mut config, &assignment.node, bases) {
+                self.problems
+                    .add(&assignment.node.place, &format!("{}: {why}", assignment.written));
+                self.refused.push(key.path());
             }
         }
-        self.require("model", "a model directory or Org/Name", origin)?;
-        self.require("output_dir", "where the result goes", origin)?;
-        self.require("data.train", "a file of JSON Lines", origin)?;
-        self.resolve_lora(&mut config)?;
+        let values_are_right = self.refused.is_empty();
+        self.require("model", "a model directory or Org/Name", origin);
+        self.require("output_dir", "where the result goes", origin);
+        self.require("data.train", "a file of JSON Lines", origin);
+        // What one value says about another is known where all of them are.
+        if values_are_right {
+            let checks = [Self::resolve_lora, Self::resolve_optimizer, Self::resolve_dtype];
+            for check in checks.into_iter().chain([Self::resolve_best_model as fn(&_, &mut _) -> _])
+            {
+                let found = check(&self, &mut config);
+                self.problems.take(found);
+            }
+        }
+        config.notes = self.notes.into_lines();
+        match self.problems.into_error() {
+            Some(error) => Err(error),
+            None => Ok(config),
+        }
+    }
+
+    fn resolve_optimizer(&self, config: &mut TrainConfig) -> Result<()> {
         if config.lora.is_some() && config.train.optim.full_training_only {
             return Err(self.error(
                 "train.optim",
-                "trains the matrices of a model, and LoRA trains other ones: remove [lora] (full \
-                 training), or take adamw_torch or adamw_8bit",
+                "trains the matrices of a model, and LoRA trains other ones: remove [lora] (or give \
+                 --full), or take adamw_torch or adamw_8bit",
             ));
         }
         if !self.has("train.learning_rate") {
             config.train.learning_rate = if config.lora.is_some() { 2e-4 } else { 2e-5 };
         }
-        self.resolve_dtype(&mut config)?;
-        self.resolve_best_model(&mut config)?;
-        Ok(config)
+        Ok(())
     }
 
     /// 4-bit weights are decoded to the dtype of the activations, whichever key names it.
@@ -280,11 +331,12 @@ impl Given {
         self.assignments.contains_key(path)
     }
 
-    fn require(&self, path: &str, what: &str, origin: &str) -> Result<()> {
-        if self.has(path) {
-            return Ok(());
+    fn require(&mut self, path: &str, what: &str, origin: &str) {
+        if self.has(path) || self.refused.iter().any(|refused| refused == path) {
+            return;
         }
-        Err(Error::input(format!("{origin}: {path} is missing: give {what}")))
+        let text = format!("{path} is missing: give {what}");
+        self.problems.add(&Place::CommandLine(origin.into()), &text);
     }
 
     /// An error about a key that was given.
@@ -295,90 +347,53 @@ impl Given {
         }
     }
 
-    fn translate(
-        &self,
-        foreign: &Foreign,
-        written: &str,
-        node: Node,
-    ) -> Result<Vec<(Setting, Node)>> {
+    /// What a key of another tool stands for; nothing where it is refused.
+    fn translate(&mut self, foreign: &Foreign, written: &str, node: Node) -> Vec<(Setting, Node)> {
         if node.value == Value::Null {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let settings = (foreign.translate)(&node)
-            .map_err(|why| Error::input(format!("{}: {written}: {why}", node.place)))?;
-        settings
-            .into_iter()
-            .map(|(path, node)| match self.keys.iter().find(|key| key.path() == path) {
-                Some(key) => Ok((*key, node)),
-                None => Err(Error::internal(
-                    "config",
-                    format!("{written} stands for {path}, which is no key"),
-                )),
-            })
-            .collect()
+        if written == "fine_tune_type" {
+            self.notes.add(
+                &node.place,
+                written,
+                "a key of mlx_lm, whose AdamW decays weights by 0.01 and corrects no bias unless told \
+                 otherwise; here weight_decay is 0 unless given, and the bias is corrected",
+            );
+        }
+        let settings = match (foreign.translate)(&node) {
+            Ok(settings) => settings,
+            Err(why) => {
+                self.problems.add(&node.place, &format!("{written}: {why}"));
+                let stands_for = STANDS_FOR.iter().find(|(name, _)| foreign.names.contains(name));
+                self.refused.push(stands_for.map_or(written, |(_, path)| path).to_owned());
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for (path, node) in settings {
+            match self.keys.iter().find(|key| key.path() == path) {
+                Some(key) => found.push((*key, node)),
+                None => self.problems.add(&node.place, &format!("{written}: {path} is no key")),
+            }
+        }
+        found
     }
 
-    fn unknown(&self, section: &str, name: &str, place: &Place) -> Error {
-        let written =
-            if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
-        if let Some(other) = self.other_objective(section, name) {
-            return Error::input(format!(
-                "{place}: {written} is for objective = {other:?}, and this run's is {:?}: remove it, \
-                 or set objective = {other:?}",
-                self.objective.name()
-            ));
+    /// Notes or refuses a key that there is not.
+    fn unknown(&mut self, section: &str, name: &str, place: &Place, node: &Node) {
+        let known =
+            Known { keys: &self.keys, sections: &self.sections, objective: &self.objective };
+        let (text, list) = known.explain(section, name);
+        if node.value == Value::Null {
+            let written =
+                if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+            return self.notes.add(place, &written, "no such key, and no value: left out");
         }
-        let of_section = |section: &str| {
-            let keys = self.keys.iter().filter(|key| key.section == section);
-            let names = keys.map(|key| key.name).filter(|name| !self.sections.contains(name));
-            names.collect::<Vec<_>>().join(", ")
-        };
-        let hint = match self.suggestion(section, name) {
-            Some(known) => format!("did you mean {known}?"),
-            None if section.is_empty() => format!(
-                "the keys are {}, and the sections {}",
-                of_section(""),
-                self.sections.join(", ")
-            ),
-            None => format!("the keys of [{section}] are {}", of_section(section)),
-        };
-        Error::input(format!("{place}: unknown key {written}: {hint}"))
-    }
-
-    /// The objective that has a section or a key of that name, which this run's has not.
-    fn other_objective(&self, section: &str, name: &str) -> Option<&'static str> {
-        let others = objective::all();
-        let has = |other: &&Chosen| {
-            let keys = other.keys();
-            let mut names = keys.iter().flat_map(|key| key.names());
-            let is_section = keys.iter().any(|key| !name.is_empty() && key.section == name);
-            section.is_empty() && (is_section || names.any(|known| known == name))
-        };
-        others.iter().find(has).map(|other| other.name())
-    }
-
-    /// The known key that `name` resembles, its own section first.
-    fn suggestion(&self, section: &str, name: &str) -> Option<String> {
-        let called = |name: &str| {
-            let mut keys = self.keys.iter();
-            keys.find(|key| key.names().any(|known| known == name))
-        };
-        // A known name in the wrong section, or a known key of an unknown one.
-        if let Some(key) = called(name) {
-            return Some(key.path());
+        if section.is_empty() && self.sections.contains(&name) {
+            let text = format!("{name}: expected a table of keys, found {}", node.describe());
+            return self.problems.add(place, &text);
         }
-        let all = self.keys.iter();
-        let own = all.clone().filter(|key| key.section == section).flat_map(|key| key.names());
-        let any = all.flat_map(|key| key.names());
-        let foreign = foreign::KEYS.iter().flat_map(|key| key.names.iter().copied());
-        let sections = self.sections.iter().copied();
-        let near =
-            nearest(name, own).or_else(|| nearest(name, any.chain(foreign).chain(sections)))?;
-        match called(near) {
-            Some(key) if key.name == near => Some(key.path()),
-            Some(key) => Some(format!("{near} (here {})", key.path())),
-            None => Some(near.to_owned()),
-        }
+        self.problems.add_with(place, &text, list);
     }
 }
 
@@ -394,7 +409,7 @@ mod tests {
 
     #[test]
     fn every_name_means_one_thing() {
-        for objective in objective::all() {
+        for objective in crate::objective::all() {
             let mut seen: BTreeMap<&str, String> = BTreeMap::new();
             let keys = keys::of(&*objective);
             let keys = keys.iter().flat_map(|key| key.names().map(|name| (name, key.path())));
@@ -402,9 +417,12 @@ mod tests {
                 .iter()
                 .flat_map(|key| key.names)
                 .map(|name| (*name, "foreign".into()));
-            for (name, path) in keys.chain(foreign) {
-                // Outside sections axolotl's meaning holds, in `[lora]` PEFT's.
-                if name == "adapter" {
+            let idle = without_effect::KEYS.iter().flat_map(|key| key.names);
+            let idle = idle.map(|name| (*name, "without effect".into()));
+            for (name, path) in keys.chain(foreign).chain(idle) {
+                // Outside sections axolotl's meaning holds, in `[lora]` PEFT's; and mlx_lm's mode
+                // is told from a file by its value.
+                if matches!(name, "adapter" | "train") {
                     continue;
                 }
                 if let Some(other) = seen.insert(name, path.clone()) {

@@ -63,6 +63,12 @@ impl Choice for DtypeChoice {
         ("float32", Self::Float32),
         ("bfloat16", Self::Bfloat16),
         ("float16", Self::Float16),
+        ("fp32", Self::Float32),
+        ("bf16", Self::Bfloat16),
+        ("fp16", Self::Float16),
+        ("torch.float32", Self::Float32),
+        ("torch.bfloat16", Self::Bfloat16),
+        ("torch.float16", Self::Float16),
     ];
 }
 

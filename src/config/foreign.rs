@@ -1,8 +1,8 @@
-//! Keys of other tools that say with another shape what a key of the table says, or something that
-//! holds here anyway. Each is translated, or refused with what to write instead.
+//! Keys of other tools that say with another shape what a key of the table says. Each is translated, or
+//! refused with what to write instead. (Those without effect here are in `without_effect`.)
 
 use super::read::Read;
-use super::tree::{Node, Value};
+use super::tree::{Entry, Node, Value};
 
 /// The keys of the table (by path) that a foreign key stands for, with their values.
 type Translation = Vec<(&'static str, Node)>;
@@ -16,16 +16,10 @@ pub(super) struct Foreign {
 pub(super) const KEYS: &[Foreign] = &[
     Foreign {
         names: &["bf16"],
-        translate: |_| Err("is not a key here: write dtype = \"bfloat16\"".to_owned()),
-    },
-    Foreign {
-        names: &["fp16"],
-        translate: |_| Err("is not a key here: write dtype = \"float16\"".to_owned()),
-    },
-    Foreign {
-        names: &["tf32"],
-        translate: |_| {
-            Err("is not a key here: write dtype = \"float32\" or \"bfloat16\"".to_owned())
+        translate: |node| match &node.value {
+            Value::Text(text) if text == "auto" => Ok(vec![("dtype", node.clone())]),
+            Value::Bool(false) => Err("is not a key here: write dtype = \"float32\"".to_owned()),
+            _ => Err("is not a key here: write dtype = \"bfloat16\"".to_owned()),
         },
     },
     Foreign {
@@ -40,7 +34,10 @@ pub(super) const KEYS: &[Foreign] = &[
             Ok(vec![("data.completion_only_loss", node.with(Value::Bool(!node.bool()?)))])
         },
     },
-    Foreign { names: &["adapter", "finetuning_type"], translate: axolotl_adapter },
+    Foreign {
+        names: &["adapter", "finetuning_type", "fine_tune_type"],
+        translate: axolotl_adapter,
+    },
     Foreign { names: &["datasets"], translate: axolotl_datasets },
     Foreign {
         names: &["test_datasets"],
@@ -69,7 +66,15 @@ pub(super) const KEYS: &[Foreign] = &[
     Foreign {
         names: &["flash_attention", "flash_attn", "sdp_attention"],
         translate: |node| {
-            let name = if node.bool()? { "flash" } else { "eager" };
+            // LLaMA-Factory names an implementation.
+            let name = match &node.value {
+                Value::Text(text) if text == "disabled" => "eager",
+                Value::Text(text) if ["auto", "sdpa", "fa2", "fa3"].contains(&text.as_str()) => {
+                    "flash"
+                }
+                _ if node.bool()? => "flash",
+                _ => "eager",
+            };
             Ok(vec![("attn_implementation", node.with(Value::Text(name.to_owned())))])
         },
     },
@@ -81,26 +86,12 @@ pub(super) const KEYS: &[Foreign] = &[
         },
     },
     Foreign { names: &["device_map"], translate: |node| Ok(vec![("device", node.clone())]) },
-    Foreign { names: &["evals_per_epoch"], translate: |node| per_epoch(node, "train.eval_steps") },
-    Foreign { names: &["saves_per_epoch"], translate: |node| per_epoch(node, "train.save_steps") },
     Foreign {
         names: &["metric_for_best_model"],
         translate: |node| match node.text()? {
             "loss" | "eval_loss" => Ok(Vec::new()),
             other => Err(format!("expected \"eval_loss\" (the only measure), found {other:?}")),
         },
-    },
-    Foreign {
-        names: &["report_to"],
-        translate: |node| match &node.value {
-            Value::Text(text) if text == "none" => Ok(Vec::new()),
-            Value::List(items) if items.is_empty() => Ok(Vec::new()),
-            _ => Err("expected \"none\": metrics go to metrics.jsonl in output_dir".to_owned()),
-        },
-    },
-    Foreign {
-        names: &["overwrite_output_dir"],
-        translate: |node| only_false(node, "give another output_dir, or go on with --resume"),
     },
     Foreign {
         names: &["load_in_8bit"],
@@ -114,18 +105,75 @@ pub(super) const KEYS: &[Foreign] = &[
         names: &["push_to_hub"],
         translate: |node| only_false(node, "nothing is uploaded; the result is in output_dir"),
     },
+    Foreign { names: &["data"], translate: mlx_data },
     Foreign {
-        names: &["trust_remote_code"],
-        translate: |node| only_false(node, "no code of a model is ever run"),
+        names: &["train"],
+        translate: |node| match node.value {
+            // mlx_lm's mode.
+            Value::Bool(true) => Ok(Vec::new()),
+            Value::Bool(false) => Err("this is the training program".to_owned()),
+            _ => Ok(vec![("data.train", node.clone())]),
+        },
+    },
+    Foreign { names: &["lora_parameters"], translate: mlx_lora },
+    Foreign {
+        names: &["num_layers", "lora_layers"],
+        translate: |node| match node.value {
+            // All of them, as here.
+            Value::Integer(-1) => Ok(Vec::new()),
+            _ => Err("means the last layers in mlx_lm: remove it (all layers), or name them as \
+                      lora.layers_to_transform"
+                .to_owned()),
+        },
+    },
+    Foreign { names: &["adapter_path"], translate: |node| Ok(vec![("output_dir", node.clone())]) },
+    Foreign {
+        names: &["steps_per_report"],
+        translate: |node| Ok(vec![("train.logging_steps", node.clone())]),
+    },
+    Foreign {
+        names: &["steps_per_eval"],
+        translate: |node| Ok(vec![("train.eval_steps", node.clone())]),
+    },
+    Foreign {
+        names: &["save_every"],
+        translate: |node| Ok(vec![("train.save_steps", node.clone())]),
+    },
+    Foreign {
+        names: &["resume_adapter_file"],
+        translate: |_| {
+            Err("to start from an adapter, write lora.adapter = \"DIR\" (in PEFT's form)"
+                .to_owned())
+        },
+    },
+    // What would change the examples, the order or the sums, and is not there.
+    Foreign {
+        names: &["max_samples", "max_train_samples", "max_eval_samples"],
+        translate: |_| Err("is not there: cut the file (head -n), and remove the key".to_owned()),
+    },
+    Foreign {
+        names: &["deepspeed", "fsdp", "fsdp_config", "fsdp_version", "tensor_parallel_size"],
+        translate: |_| {
+            Err("one device computes here: remove it, and multiply gradient_accumulation_steps by \
+                 the number of devices that you had"
+                .to_owned())
+        },
+    },
+    Foreign {
+        names: &["data_seed"],
+        translate: |_| Err("there is one seed, train.seed: remove it".to_owned()),
+    },
+    Foreign {
+        names: &["lr_scheduler_kwargs", "optim_args", "cosine_min_lr_ratio"],
+        translate: |_| {
+            Err("is not there: remove it; lr_scheduler_type and optim have no further settings \
+                 than the keys of [train]"
+                .to_owned())
+        },
     },
     Foreign {
         names: &["greater_is_better"],
         translate: |node| only_false(node, "the best model is the one with the lowest loss"),
-    },
-    // Only speed in other tools; batches are free of padding here in any case.
-    Foreign {
-        names: &["pad_to_sequence_len", "group_by_length", "use_liger_kernel"],
-        translate: |node| node.bool().map(|_| Vec::new()),
     },
 ];
 
@@ -134,15 +182,6 @@ fn only_false(node: &Node, instead: &str) -> Read<Translation> {
         Err(format!("expected false, found true: {instead}"))
     } else {
         Ok(Vec::new())
-    }
-}
-
-fn per_epoch(node: &Node, key: &'static str) -> Read<Translation> {
-    match node.whole(1)? {
-        1u64 => Ok(vec![(key, node.with(Value::Integer(0)))]),
-        count => {
-            Err(format!("expected 1, found {count}: for more, give a number of steps as {key}"))
-        }
     }
 }
 
@@ -157,6 +196,63 @@ fn axolotl_adapter(node: &Node) -> Read<Translation> {
             "expected \"lora\" or \"qlora\", found {other:?}; to start from an adapter, write \
              lora.adapter = {other:?}"
         )),
+    }
+}
+
+/// mlx_lm's `data: DIR`, a folder of train.jsonl and valid.jsonl; or a file.
+fn mlx_data(node: &Node) -> Read<Translation> {
+    let text = match &node.value {
+        Value::Text(_) => node.text()?,
+        _ => {
+            return Err(format!(
+                "expected a table of keys such as train, found {}",
+                node.describe()
+            ));
+        }
+    };
+    let at = |path: String| node.with(Value::Text(path));
+    if text.ends_with(".jsonl") || text.ends_with(".json") {
+        return Ok(vec![("data.train", at(text.to_owned()))]);
+    }
+    let folder = text.trim_end_matches('/');
+    Ok(vec![
+        ("data.train", at(format!("{folder}/train.jsonl"))),
+        ("data.eval", at(format!("{folder}/valid.jsonl"))),
+    ])
+}
+
+/// mlx_lm's `lora_parameters: { rank, scale, dropout, keys }`, where `scale` multiplies the update.
+fn mlx_lora(node: &Node) -> Read<Translation> {
+    let (mut rank, mut scale) = (None, None);
+    let mut translation = Vec::new();
+    for Entry { name, node, .. } in node.table("a table such as { rank = 8, scale = 20.0 }")? {
+        match name.as_str() {
+            "rank" => {
+                rank = Some(node.whole::<u32>(1)?);
+                translation.push(("lora.r", node.clone()));
+            }
+            "scale" => scale = Some(node.real("a number above 0", |scale| scale > 0.0)?),
+            "dropout" => translation.push(("lora.lora_dropout", node.clone())),
+            "keys" => {
+                let last = |key: &Node| {
+                    let name = key.text()?.rsplit('.').next().unwrap_or_default();
+                    Ok(key.with(Value::Text(name.to_owned())))
+                };
+                let names = node.list("a list of layers")?.iter().map(last).collect::<Read<_>>()?;
+                translation.push(("lora.target_modules", node.with(Value::List(names))));
+            }
+            other => {
+                return Err(format!("unknown key {other:?}; expected rank, scale, dropout, keys"));
+            }
+        }
+    }
+    match (rank, scale) {
+        (Some(rank), Some(scale)) => {
+            let alpha = node.with(Value::Float(scale * f64::from(rank)));
+            translation.push(("lora.lora_alpha", alpha));
+            Ok(translation)
+        }
+        _ => Err("needs rank and scale (the update is scaled by lora_alpha / r here)".to_owned()),
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! `tree` reads both syntaxes to one tree of values with their lines; the table in `keys` says
 //! which keys there are and how each is read and written (an objective brings its own: [`key`]);
-//! `foreign` translates keys of other
-//! tools; `apply` puts them together and checks what one setting says about another. The result
-//! is a [`TrainConfig`], in which every default is resolved that needs no model or device.
+//! `foreign` translates keys of other tools, `without_effect` knows those that change nothing here,
+//! and `unknown` what a key that is not there may mean; `apply` puts them together, checks what one
+//! setting says about another, and tells all `problems` at once. The result is a [`TrainConfig`], in
+//! which every default is resolved that needs no model or device.
 
 mod apply;
 mod choice;
@@ -14,16 +15,21 @@ pub mod key;
 mod keys;
 mod lora;
 mod paths;
+mod problems;
 mod read;
 mod settings;
 mod size;
 mod tree;
+mod unknown;
+mod without_effect;
 mod write;
 
 #[cfg(test)]
+mod foreign_tests;
+#[cfg(test)]
 mod tests;
 
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 pub use choice::{Choice, DtypeChoice, GradientCheckpointing, Init, LrSchedulerType, QuantType};
 pub use help::describe_keys;
@@ -38,6 +44,7 @@ pub use write::Change;
 
 pub use crate::backend::DeviceSpec;
 use crate::error::{Error, Result};
+use crate::files;
 use paths::Bases;
 use tree::{Entry, Node, Place};
 
@@ -123,8 +130,8 @@ impl TrainConfig {
         resolve(tree::parse(text, syntax, file)?, overrides, base, file)
     }
 
-    /// The defaults on a model and a data file: `train --model DIR --data FILE`. The result goes to
-    /// `runs/NAME` after the model's name, unless an override says where.
+    /// The defaults on a model and a data file: `train --model DIR --data FILE`, which is LoRA. The
+    /// result goes to the next free `runs/NAME` after the model's name, unless an override says where.
     ///
     /// # Errors
     /// As [`TrainConfig::load`].
@@ -132,17 +139,24 @@ impl TrainConfig {
         let data = data.to_str().ok_or_else(|| {
             Error::input(format!("--data {}: the path is not valid UTF-8", data.display()))
         })?;
-        let model_path = model.split_once('@').map_or(model, |(id, _)| id);
-        let name = Path::new(model_path).file_name().and_then(|name| name.to_str());
-        let output_dir = format!("runs/{}", name.unwrap_or("model"));
+        let output_dir = files::next_free(&runs_of(model)).to_string_lossy().into_owned();
         let mut all = vec![
             Override::option("--model", "model", model),
             Override::option("--data", "data.train", data),
             Override::option("the default", "output_dir", &output_dir),
+            Override::option("the default", "lora", "true"),
         ];
         all.extend_from_slice(overrides);
         resolve(Vec::new(), &all, Path::new(""), "the command line")
     }
+}
+
+/// Where runs on a model go if nothing says where: `runs/NAME`, and `runs/NAME-2` ... after it.
+pub fn runs_of(model: &str) -> PathBuf {
+    let model = model.split_once('@').map_or(model, |(id, _)| id);
+    let path = absolute(model).ok().map(|path| files::without_detours(&path));
+    let name = path.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    Path::new("runs").join(name.unwrap_or("model"))
 }
 
 /// The config that the entries of a file and the command line give.

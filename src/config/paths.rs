@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::read::Read;
 use super::tree::{Node, Place};
+use crate::files;
 use crate::model::resolve::is_hub_id;
 
 /// A chat template.
@@ -41,6 +42,7 @@ impl Bases {
             None => base.join(text),
         };
         let path = absolute(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let path = files::without_detours(&path);
         match path.to_str() {
             // The resolved config is saved as text, so it must be able to say the path.
             None => Err(format!("the path {} is not valid UTF-8", path.display())),

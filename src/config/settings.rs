@@ -40,6 +40,8 @@ pub struct TrainConfig {
     pub data: DataConfig,
     /// The optimization.
     pub train: TrainArgs,
+    /// What was read and has no effect here, for the user. Not saved.
+    pub notes: Vec<String>,
 }
 
 /// Which checkpoint a run starts from.
@@ -137,7 +139,7 @@ pub enum EvalSource {
 }
 
 /// When something periodic happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Interval {
     /// Not during the run.
     Never,
@@ -145,14 +147,24 @@ pub enum Interval {
     Epoch,
     /// Every so many optimizer steps.
     Steps(u64),
+    /// Every such share of the run's steps, above 0 and below 1, rounded up to whole steps.
+    Share(f64),
 }
 
 impl Interval {
+    /// The interval in a run of `total` steps, where a share is a number of steps.
+    pub fn of(self, total: u64) -> Self {
+        match self {
+            Self::Share(share) => Self::Steps(((total as f64 * share).ceil() as u64).max(1)),
+            other => other,
+        }
+    }
+
     /// The number as it is written in files: 0 where the interval is not counted in steps.
     pub fn steps(self) -> u64 {
         match self {
             Self::Steps(steps) => steps,
-            Self::Never | Self::Epoch => 0,
+            Self::Never | Self::Epoch | Self::Share(_) => 0,
         }
     }
 }

@@ -11,7 +11,7 @@ pub mod manifest;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub use lock::Lock;
 
@@ -175,17 +175,45 @@ pub fn clean_up(dir: &Path) -> io::Result<()> {
 
 /// The first of `path`, `path-2`, `path-3` ... that is absent or an empty directory.
 pub fn next_free(path: &Path) -> PathBuf {
-    let is_free = |path: &Path| match fs::read_dir(path) {
+    numbered(path).find(|path| is_free(path)).unwrap_or_else(|| path.to_owned())
+}
+
+/// The last before that one; `path` if there is none.
+pub fn last_taken(path: &Path) -> PathBuf {
+    numbered(path).take_while(|path| !is_free(path)).last().unwrap_or_else(|| path.to_owned())
+}
+
+fn is_free(path: &Path) -> bool {
+    match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == ErrorKind::NotFound,
-    };
-    let numbered = |number: u64| {
+    }
+}
+
+/// `path`, `path-2`, `path-3` ...
+fn numbered(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let further = |number: u64| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!("-{number}"));
         PathBuf::from(name)
     };
-    let candidates = std::iter::once(path.to_owned()).chain((2..).map(numbered));
-    candidates.into_iter().find(|path| is_free(path)).unwrap_or_else(|| path.to_owned())
+    std::iter::once(path.to_owned()).chain((2..).map(further))
+}
+
+/// The same path without `.` and, where that is the same place, without `..`: a link is not left by
+/// what seems to be its parent.
+pub fn without_detours(path: &Path) -> PathBuf {
+    let mut direct = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if direct.file_name().is_some() && !direct.is_symlink() => {
+                direct.pop();
+            }
+            other => direct.push(other),
+        }
+    }
+    direct
 }
 
 /// The error of a write to `path`; a full disk says what to do about it.

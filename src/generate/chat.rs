@@ -18,7 +18,8 @@ const HELP: &str = "\
 /reset          forget the conversation, except for the system message
 /help           show this
 /quit           leave; so does the end of the input (Ctrl-D)
-Everything else is a message to the model; // begins a message with a slash.";
+Everything else is a message to the model; // begins a message with a slash. In a terminal, Ctrl-C stops \
+an answer, and the up key brings back what was typed.";
 
 /// What the model can speak as: the base model, or an adapter on it.
 pub struct Voice<'a> {
@@ -33,13 +34,55 @@ pub struct Voice<'a> {
 /// Where the user is.
 pub struct Console<'a> {
     /// What the user types.
-    pub input: &'a mut dyn BufRead,
+    pub input: &'a mut dyn Input,
     /// Where answers go.
     pub output: &'a mut dyn Write,
     /// Where everything else goes.
     pub messages: &'a mut dyn Write,
-    /// Whether to show a mark where a line is awaited.
-    pub mark: bool,
+    /// Whether the user has asked, since the last time, for the answer to stop.
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
+/// Where lines come from.
+pub trait Input {
+    /// The next thing that the user enters.
+    ///
+    /// # Errors
+    /// `Error::Io` where reading fails.
+    fn next(&mut self) -> Result<Entered>;
+}
+
+/// What a user enters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// A line.
+    Line(String),
+    /// A line that is not valid UTF-8.
+    NotText,
+    /// Ctrl-C in place of a line.
+    Interrupted,
+    /// The end of the input.
+    End,
+}
+
+/// The lines of a file or a pipe, or of a terminal that edits them itself.
+pub struct Lines<'a> {
+    /// Where they are read.
+    pub reader: &'a mut dyn BufRead,
+    /// What is shown where one is awaited.
+    pub mark: &'a str,
+}
+
+impl Input for Lines<'_> {
+    fn next(&mut self) -> Result<Entered> {
+        let _ = io::stderr().write_all(self.mark.as_bytes());
+        let mut line = Vec::new();
+        let read = self.reader.read_until(b'\n', &mut line);
+        match read.map_err(|error| Error::io("cannot read the input", error))? {
+            0 => Ok(Entered::End),
+            _ => Ok(String::from_utf8(line).map_or(Entered::NotText, Entered::Line)),
+        }
+    }
 }
 
 /// A conversation.
@@ -117,16 +160,19 @@ impl<'a> Chat<'a> {
     /// `Error::Input` when the model has no chat template; `Error::Io` when reading or writing
     /// fails; what computing reports.
     pub fn run(&mut self, console: &mut Console) -> Result<()> {
-        let mut line = String::new();
         loop {
-            if console.mark {
-                say(console, "> ");
-            }
-            line.clear();
-            let read = console.input.read_line(&mut line);
-            if read.map_err(|error| Error::io("cannot read the input", error))? == 0 {
-                return Ok(());
-            }
+            let line = match console.input.next()? {
+                Entered::Line(line) => line,
+                Entered::End => return Ok(()),
+                Entered::NotText => {
+                    say(console, "the line is not valid UTF-8 and is left out\n");
+                    continue;
+                }
+                Entered::Interrupted => {
+                    say(console, "/quit or Ctrl-D leaves\n");
+                    continue;
+                }
+            };
             match Line::parse(&line) {
                 Line::Nothing => {}
                 Line::Quit => return Ok(()),
@@ -163,21 +209,28 @@ impl<'a> Chat<'a> {
         let text = self.voices[self.voice].text;
         let system = self.system.iter().map(|text| json!({"role": "system", "content": text}));
         let messages: Vec<Value> = system.chain(self.messages.iter().cloned()).collect();
-        let output = &mut *console.output;
+        let Console { output, stopped, .. } = console;
+        // What was asked before this answer is not about it.
+        stopped();
+        let mut nobody_reads = false;
         let completion = chat_prompt(text, &self.model.config, &messages).and_then(|prompt| {
             let tokenizer = text.tokenizer.as_ref();
             self.generator.answer(self.model, tokenizer, prompt, &self.stop_ids, &mut |piece| {
-                write(output, piece)
+                nobody_reads = write(*output, piece)?.is_break();
+                let ends = nobody_reads || stopped();
+                Ok(if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })
         });
         match completion {
-            Ok(completion) if completion.finish == Finish::Cancelled => {
-                return Ok(ControlFlow::Break(()));
-            }
+            Ok(_) if nobody_reads => return Ok(ControlFlow::Break(())),
             Ok(completion) => {
                 self.messages.push(json!({"role": "assistant", "content": completion.text}));
-                if completion.finish == Finish::ContextFull {
-                    say(console, "\n[the model's context is full; /reset begins anew]");
+                match completion.finish {
+                    Finish::ContextFull => {
+                        say(console, "\n[the model's context is full; /reset begins anew]");
+                    }
+                    Finish::Cancelled => say(console, " [stopped]"),
+                    Finish::Stop | Finish::MaxNewTokens => {}
                 }
                 return write(console.output, "\n");
             }
@@ -215,10 +268,24 @@ impl<'a> Chat<'a> {
         Ok(())
     }
 
+    /// Who answers, and who else could.
     fn adapters(&self) -> String {
-        let names: Vec<&str> = self.voices.iter().map(|voice| voice.name.as_str()).collect();
-        let now = names[self.voice];
-        format!("adapter {now} answers (there are {})", names.join(", "))
+        let is_base = |voice: &&Voice| voice.adapter.is_none();
+        let now = &self.voices[self.voice];
+        let others = self.voices.iter().filter(|voice| !is_base(voice) && voice.name != now.name);
+        let others: Vec<&str> = others.map(|voice| voice.name.as_str()).collect();
+        let others = others.join(", ");
+        match (is_base(&now), others.is_empty()) {
+            (true, true) => {
+                "the base model answers; there are no adapters (--adapter DIR brings one)"
+                    .to_owned()
+            }
+            (true, false) => format!("the base model answers; adapters: {others}"),
+            (false, true) => format!("adapter {} answers; none is the base model", now.name),
+            (false, false) => {
+                format!("adapter {} answers; others: {others}; none is the base model", now.name)
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod sampler;
 mod session;
 mod settings;
 
-pub use chat::{Chat, Console, Voice};
+pub use chat::{Chat, Console, Entered, Input, Lines, Voice};
 pub use generator::{Completion, Generator};
 pub use prompt::{chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids};
 pub use sampler::{Sampler, Sampling};

@@ -24,6 +24,8 @@ const INITIALIZER_RANGE: f32 = 0.02;
 pub enum Source<'a> {
     /// Files.
     Weights(&'a Weights),
+    /// Files, of which these blocks alone are read: the network has as many, in this order.
+    Blocks(&'a Weights, &'a [usize]),
     /// Normal numbers from this seed; norms are ones, biases zeros.
     Random(u64),
     /// Nowhere: the device only counts memory, and contents do not matter.
@@ -75,6 +77,22 @@ pub fn check_floats(config: &ModelConfig, nf4: bool) -> Result<()> {
             "4-bit weights are frozen, so there is nothing to train: add a [lora] section (QLoRA), \
              or set load_in_4bit = false and use a model that is not quantized",
         )),
+    }
+}
+
+impl Source<'_> {
+    /// The files, and what a tensor is called in them.
+    fn stored(&self, spec: &TensorSpec) -> Option<(&Weights, String)> {
+        match self {
+            Source::Weights(weights) => Some((weights, spec.name.clone())),
+            Source::Blocks(weights, blocks) => {
+                let Some(block) = spec.block else { return Some((weights, spec.name.clone())) };
+                let within = format!("model.layers.{block}.");
+                let stored = format!("model.layers.{}.", blocks.get(block)?);
+                Some((weights, spec.name.replacen(&within, &stored, 1)))
+            }
+            Source::Random(_) | Source::Shapes => None,
+        }
     }
 }
 
@@ -185,7 +203,7 @@ impl Loader<'_> {
 
     fn linear(&mut self, block: usize, spec: &LinearSpec) -> Result<Linear> {
         let stored = spec.weight_tensor(block);
-        let weight = match self.stored_nf4(&stored.name)? {
+        let weight = match self.stored_nf4(&stored)? {
             Some(weight) => Weight::Nf4(weight),
             None => {
                 let dense = self.tensor(&stored)?;
@@ -200,9 +218,9 @@ impl Loader<'_> {
     }
 
     /// The weight, where a bitsandbytes checkpoint holds it in 4 bits.
-    fn stored_nf4(&self, name: &str) -> Result<Option<Nf4Tensor>> {
-        match (self.source, &self.config.quantization) {
-            (Source::Weights(weights), Some(_)) => bnb::read(weights, name)?
+    fn stored_nf4(&self, spec: &TensorSpec) -> Result<Option<Nf4Tensor>> {
+        match (self.source.stored(spec), &self.config.quantization) {
+            (Some((weights, name)), Some(_)) => bnb::read(weights, &name)?
                 .map(|(weight, _)| Nf4Tensor::from_host(self.device, &weight))
                 .transpose(),
             _ => Ok(None),
@@ -223,9 +241,12 @@ impl Loader<'_> {
             Source::Random(seed) => {
                 return self.register(name, random(self.device, *seed, spec, dtype)?);
             }
-            Source::Weights(weights) => {
+            Source::Weights(_) | Source::Blocks(..) => {
+                let Some((weights, name)) = self.source.stored(spec) else {
+                    return Err(Error::internal("load", "a source without files"));
+                };
                 weights.unchanged()?;
-                let stored = weights.expect(name)?;
+                let stored = weights.expect(&name)?;
                 let unreadable = || Error::input(format!("{name} is not stored as floats"));
                 if stored.shape != shape {
                     return Err(Error::input(format!(
@@ -237,12 +258,12 @@ impl Loader<'_> {
                     Some(bytes) => bytes.to_vec(),
                     None => f32_to_bytes(&stored.to_f32().ok_or_else(unreadable)?, dtype),
                 };
-                refuse_non_finite(weights, name, &bytes, dtype)?;
+                refuse_non_finite(weights, &name, &bytes, dtype)?;
                 if dtype != self.options.dtype {
                     // The forward pass reads the parameter in the model's dtype.
                     let values = widen(&bytes, dtype).collect::<Vec<_>>();
                     let read = f32_to_bytes(&values, self.options.dtype);
-                    refuse_non_finite(weights, name, &read, self.options.dtype)?;
+                    refuse_non_finite(weights, &name, &read, self.options.dtype)?;
                 }
                 bytes
             }

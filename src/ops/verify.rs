@@ -241,14 +241,15 @@ fn elementwise_bounds(reference: &[f64]) -> Vec<f64> {
 
 /// `factor` times the largest error of the naive computation; at least four f32 roundings of the
 /// largest value, for where the naive computation happens to be exact.
-fn naive_bounds(reference: &[f64], naive: &[f64], factor: f64) -> Vec<f64> {
+pub(crate) fn naive_bounds(reference: &[f64], naive: &[f64], factor: f64) -> Vec<f64> {
     let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let error = largest(&mut reference.iter().zip(naive).map(|(a, b)| (a - b).abs()));
     let floor = largest(&mut reference.iter().map(|value| value.abs())) * 2f64.powi(-22);
     vec![(factor * error).max(floor); reference.len()]
 }
 
-fn compare(
+/// Values of a tensor against the reference, with what is allowed at each element.
+pub(crate) fn compare(
     name: String,
     tensor: &Tensor,
     values: &[f64],

@@ -25,6 +25,9 @@ use crate::tokenizer::TextProcessor;
 /// Positions that the models need for being compared.
 const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
 
+/// The share of an adapter's updates above which those lost in rounding are no matter for advice.
+const KEPT: f64 = 0.9;
+
 /// Runs `export`.
 ///
 /// # Errors
@@ -54,9 +57,12 @@ pub fn run(options: ExportOptions) -> Result<()> {
     let dtype = dtype.or(config.dtype).unwrap_or(DType::F32);
     let trained = adapter_dir.map(trained_double_quant).transpose()?.flatten();
     let base = base(options.merge_into, &config, trained)?;
-    if let (Base::Original, None, Some(_)) = (base, options.merge_into, trained) {
-        say("the adapter was trained on 4-bit weights and is merged into the original ones; \
-             --merge-into dequantized adds it to the weights it was trained on");
+    if let (Base::Dequantized { .. }, None, Some(_)) = (base, options.merge_into, trained) {
+        say(
+            "the adapter was trained on 4-bit weights, and is merged into what these decode to, so \
+             that the result answers as it does in the chat; --merge-into original adds it to the \
+             model's own weights",
+        );
     }
     let mut merge = Merge::new(&weights, base, dtype);
     if let Some(dir) = adapter_dir {
@@ -139,7 +145,8 @@ fn trained_double_quant(adapter: &Path) -> Result<Option<bool>> {
     Ok(TrainConfig::beside(adapter)?.and_then(|config| config.quantization.nf4()))
 }
 
-/// What the adapter is added to: the original weights unless only 4-bit ones are there.
+/// What the adapter is added to, if nothing is asked for: the weights that it was trained on, which it
+/// makes up for. On others it has not been measured, and answers otherwise than in the chat.
 fn base(asked: Option<MergeInto>, config: &ModelConfig, trained: Option<bool>) -> Result<Base> {
     let dequantized = Base::Dequantized { double: trained.unwrap_or(true) };
     match (asked, &config.quantization) {
@@ -148,6 +155,7 @@ fn base(asked: Option<MergeInto>, config: &ModelConfig, trained: Option<bool>) -
              weights; give the unquantized model with --model, or --merge-into dequantized",
         )),
         (Some(MergeInto::Dequantized), _) | (None, Some(_)) => Ok(dequantized),
+        (None, None) if trained.is_some() => Ok(dequantized),
         (Some(MergeInto::Original) | None, None) => Ok(Base::Original),
     }
 }
@@ -216,8 +224,17 @@ fn report(options: &ExportOptions, difference: Option<Difference>, merge: &Merge
     }
     if !options.messages.quiet {
         if counts.updated > 0 {
-            let share = 100.0 * counts.changed as f64 / counts.updated as f64;
-            say!("{share:.1}% of the adapter's updates change the weight after rounding");
+            let share = counts.changed as f64 / counts.updated as f64;
+            let advice = match merge.dtype() {
+                DType::F32 => "",
+                _ if share > KEPT => "",
+                _ => "; --dtype float32 keeps the others too (in twice the space)",
+            };
+            let dtype = merge.dtype().name();
+            say!(
+                "{:.1}% of the adapter's updates change the weight after rounding to {dtype}{advice}",
+                100.0 * share
+            );
         }
         if let Some(Difference { max, mean, kl }) = difference {
             say!(

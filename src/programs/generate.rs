@@ -7,12 +7,13 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::open::{Found, OpenModel};
+use super::terminal::{Terminal, interrupts};
 use crate::adapter::attach;
 use crate::cli::{GenerateMode, GenerateOptions};
 use crate::error::{Error, Result};
 use crate::generate::{
-    Chat, Completion, Console, Finish, GenerationSettings, Generator, Overrides, Voice,
-    chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids,
+    Chat, Completion, Console, Finish, GenerationSettings, Generator, Input, Lines, Overrides,
+    Voice, chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
 
 /// The seed of sampling where none is given, as of training.
@@ -134,16 +135,22 @@ fn chat(
     }));
     let voice = usize::from(!adapters.is_empty());
     say("chat: /help lists the commands, Ctrl-D leaves");
-    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    let mut chat = Chat::new(model, generator, voices, voice, system)?;
+    let mut output = io::stdout();
     let mut messages: Box<dyn Write> =
         if quiet { Box::new(io::sink()) } else { Box::new(io::stderr()) };
-    let mut console = Console {
-        mark: io::stdin().is_terminal() && !quiet,
-        input: &mut input,
-        output: &mut output,
-        messages: &mut messages,
+    let mut run = |input: &mut dyn Input, stopped: &dyn Fn() -> bool| {
+        let (output, messages) = (&mut output, &mut messages);
+        chat.run(&mut Console { input, output, messages, stopped })
     };
-    Chat::new(model, generator, voices, voice, system)?.run(&mut console)
+    let mark = if quiet { "" } else { "> " };
+    match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
+        (true, true) => run(&mut Terminal::new(mark)?, &interrupts()),
+        (is_terminal, _) => {
+            let mark = if is_terminal { mark } else { "" };
+            run(&mut Lines { reader: &mut io::stdin().lock(), mark }, &|| false)
+        }
+    }
 }
 
 /// What `--json` prints.

@@ -1,16 +1,21 @@
 //! The programs: each takes its parsed command line and does the work.
 
+mod comparisons;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+mod next_steps;
 pub mod open;
 pub mod progress;
 pub mod quickstart;
 mod signals;
+mod terminal;
 pub mod train;
 pub mod verify;
+mod verify_model;
 
-use std::path::{Component, Path, PathBuf};
+use crate::files;
+use std::path::Path;
 
 /// How a program is called: through the installed `tunesmith`, or from the repository.
 fn called(program: &str) -> String {
@@ -23,16 +28,13 @@ fn called(program: &str) -> String {
 
 /// A path as a user types it: from the current directory where it lies there, without detours.
 fn shown(path: &Path) -> String {
-    let mut direct = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir if direct.file_name().is_some() => _ = direct.pop(),
-            other => direct.push(other),
-        }
-    }
-    // With symbolic links, `a/link/..` is not `a`.
-    let same = direct.canonicalize().ok() == path.canonicalize().ok();
-    let path = if same { &direct } else { path };
+    let path = files::without_detours(path);
     let current = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&current).unwrap_or(path).display().to_string()
+    path.strip_prefix(&current).unwrap_or(&path).display().to_string()
+}
+
+/// Whether what goes to a terminal is coloured there: unless the user asks for none
+/// (<https://no-color.org>).
+fn in_colour(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

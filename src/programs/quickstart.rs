@@ -1,8 +1,8 @@
 //! The quickstart: the starter model and its data, carried inside the program, and what is shown
 //! before and after.
 
+use super::called;
 use super::progress::Progress;
-use super::{called, shown};
 use crate::cli::say;
 use crate::config::{Override, Resume, Syntax, TrainConfig};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ impl Quickstart {
                 .map_err(|error| Error::io("runs/quickstart", error))?;
             config.output_dir = match config.resume {
                 Resume::No => files::next_free(&runs),
-                _ => runs,
+                _ => files::last_taken(&runs),
             };
         }
         Ok((config, Self { root }))
@@ -106,15 +106,9 @@ impl Quickstart {
         }));
     }
 
-    /// What to do with the result.
-    pub fn next_steps(&self, output_dir: &Path) -> String {
-        format!(
-            "chat with it:     {} --adapter {} --chat\n\
-             your own model:   {} --model DIR --data FILE.jsonl",
-            called("generate"),
-            shown(output_dir),
-            called("train"),
-        )
+    /// How to do the same with one's own.
+    pub fn next_steps() -> String {
+        format!("your own model:   {} --qlora --model DIR --data FILE.jsonl", called("train"))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::open::now;
 use super::progress::Progress;
 use super::quickstart::Quickstart;
-use super::shown;
+use super::{in_colour, next_steps, shown};
 use crate::backend::Device;
 use crate::cli::say;
 use crate::cli::{TrainOptions, TrainSource};
@@ -30,23 +30,25 @@ pub fn run(options: TrainOptions) -> Result<()> {
         }
     };
     let say = |text: &str| {
-        if !options.output.quiet {
+        if !options.messages.quiet {
             say!("{text}");
         }
     };
     if let Some(quickstart) = &quickstart {
         say(&quickstart.introduction());
     }
+    config.notes.iter().for_each(|note| say(&format!("note: {note}")));
     let date = now();
-    let mut prepared = match options.plan {
-        true => Prepared::for_plan(config, date)?,
-        false => Prepared::new(config, date)?,
+    let mut prepared = match (options.plan, options.preview) {
+        (true, _) => Prepared::for_plan(config, date)?,
+        (false, Some(_)) => Prepared::for_preview(config, date)?,
+        (false, None) => Prepared::new(config, date)?,
     };
     for warning in &prepared.warnings {
         say(&format!("warning: {warning}"));
     }
     if let Some(count) = options.preview {
-        return print_preview(&prepared, count as usize, options.output.json);
+        return print_preview(&prepared, count as usize, options.messages.json);
     }
     let device = prepared.config.device.open(&|message| say!("{message}"))?;
     if options.memory.is_some() && prepared.config.device == DeviceSpec::Auto {
@@ -59,18 +61,21 @@ pub fn run(options: TrainOptions) -> Result<()> {
     prepared.config.dtype = prepared.config.dtype.settled(device.capabilities().fast_bf16);
     say(&format!("device: {}", device.capabilities().description));
     if options.plan {
-        return print_plan(&mut prepared, &device, options.memory, options.output.json);
+        return print_plan(&mut prepared, &device, options.memory, options.messages.json);
     }
     let plan = memory::choose(&prepared, &device)?;
     say(&describe(&prepared, &plan));
 
-    let mut progress = Progress::new(options.output.quiet);
-    if let Some(quickstart) = quickstart.as_ref().filter(|_| !options.output.quiet) {
+    let mut progress = Progress::new(options.messages.quiet);
+    if let Some(quickstart) = quickstart.as_ref().filter(|_| !options.messages.quiet) {
         quickstart.watch(&mut progress, &prepared.text);
     }
-    let summary = run_training(&prepared, &device, &plan, &date.to_string(), &mut progress)?;
+    let summary = run_training(&prepared, &device, &plan, &date.to_string(), &mut progress);
     drop(progress);
-    report(&summary, quickstart.as_ref(), &options)
+    if let Err(Error::Interrupted(_)) = &summary {
+        say(&next_steps::to_resume(&prepared.config.output_dir));
+    }
+    report(&summary?, &prepared, quickstart.is_some(), &options)
 }
 
 fn print_preview(prepared: &Prepared, count: usize, json: bool) -> Result<()> {
@@ -79,7 +84,7 @@ fn print_preview(prepared: &Prepared, count: usize, json: bool) -> Result<()> {
     let text = match json {
         true => rows.iter().map(|row| format!("{}\n", row.to_json())).collect(),
         false => {
-            let colour = std::io::stdout().is_terminal();
+            let colour = in_colour(std::io::stdout().is_terminal());
             preview::to_text(&rows, &prepared.train, prepared.text.tokenizer.as_ref(), colour)?
         }
     };
@@ -154,10 +159,11 @@ fn describe(prepared: &Prepared, plan: &MemoryPlan) -> String {
 
 fn report(
     summary: &Summary,
-    quickstart: Option<&Quickstart>,
+    prepared: &Prepared,
+    is_quickstart: bool,
     options: &TrainOptions,
 ) -> Result<()> {
-    if options.output.json {
+    if options.messages.json {
         let evaluations = summary.evaluations.as_ref();
         let text = serde_json::json!({
             "steps": summary.steps,
@@ -168,7 +174,7 @@ fn report(
         });
         return print(&format!("{text}\n"));
     }
-    if options.output.quiet {
+    if options.messages.quiet {
         return Ok(());
     }
     if let Some((first, last)) = &summary.evaluations {
@@ -180,8 +186,10 @@ fn report(
         say!("warning: {warning}");
     }
     say!("result: {}", shown(&summary.output_dir));
-    if let Some(quickstart) = quickstart {
-        say!("{}", quickstart.next_steps(&summary.output_dir));
+    let chats = prepared.text.template.is_some();
+    say!("{}", next_steps::with_result(&prepared.config, chats));
+    if is_quickstart {
+        say!("{}", Quickstart::next_steps());
     }
     Ok(())
 }

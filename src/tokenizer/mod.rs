@@ -4,6 +4,7 @@
 //! `tokenizers`) is the one that reads `tokenizer.json`. What lies beside it in a model directory
 //! (special tokens, stop tokens, chat templates) is read by [`TokenizerFiles`].
 
+mod absent;
 #[cfg(feature = "tokenizers")]
 mod build;
 pub mod builtin;

@@ -18,6 +18,14 @@ use std::path::{Path, PathBuf};
 /// `data.max_length` where neither the config nor a smaller context says otherwise.
 const DEFAULT_MAX_LENGTH: usize = 1024;
 
+/// What is prepared for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    Preview,
+    Plan,
+}
+
 /// A run that may start.
 pub struct Prepared {
     /// The settings.
@@ -65,24 +73,31 @@ impl Prepared {
     /// # Errors
     /// `Error::Input` for the first thing that is wrong.
     pub fn new(config: TrainConfig, date: DateTime) -> Result<Self> {
-        Self::prepare(config, date, false)
+        Self::prepare(config, date, Purpose::Run)
     }
 
-    /// The same for a plan, which nothing is written for, and for which weights and data may be
-    /// elsewhere: in the data's place are examples as long as they may be.
+    /// The same for a look at the rows: nothing is written, so output_dir may hold a run.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn for_preview(config: TrainConfig, date: DateTime) -> Result<Self> {
+        Self::prepare(config, date, Purpose::Preview)
+    }
+
+    /// The same for a plan, which nothing is written for either, and for which all but config.json
+    /// may be elsewhere: where no data is named, there are examples as long as they may be.
     ///
     /// # Errors
     /// As [`Prepared::new`].
     pub fn for_plan(config: TrainConfig, date: DateTime) -> Result<Self> {
-        Self::prepare(config, date, true)
+        Self::prepare(config, date, Purpose::Plan)
     }
 
-    fn prepare(config: TrainConfig, date: DateTime, for_plan: bool) -> Result<Self> {
-        let sources = &config.data.train;
-        let is_there = !sources.is_empty() && sources.iter().all(|source| source.path.exists());
-        let has_data = is_there || !for_plan;
+    fn prepare(config: TrainConfig, date: DateTime, purpose: Purpose) -> Result<Self> {
+        let for_plan = purpose == Purpose::Plan;
+        let has_data = !config.data.train.is_empty() || !for_plan;
         let mut output = Output::default();
-        if !for_plan {
+        if purpose == Purpose::Run {
             output = Output::open(&config)?;
         }
         let date = match &output.checkpoint {
@@ -114,7 +129,10 @@ impl Prepared {
                 Some(adapter)
             }
         };
-        let text = text_processor(&config, &source, date)?;
+        let text = match has_data || TextProcessor::is_in(&source.path) {
+            true => text_processor(&config, &source, date)?,
+            false => TextProcessor::absent(),
+        };
         let companions = Companions::read(&source.path)?;
         let (train, eval) = match has_data {
             true => read_data(&config, &text, max_length)?,

@@ -145,6 +145,12 @@ impl<'a> Run<'a> {
             done,
             _lock: lock,
         };
+        if run.schedule.is_zero() {
+            observer.warn(&format!(
+                "the run has {total} step, which is warm-up at a learning rate of 0, so that nothing \
+                 is trained: set train.warmup_steps = 0"
+            ));
+        }
         if run.done.step == 0 {
             run.evaluate(observer)?;
             observer.before_training(&run.trainer)?;
@@ -231,10 +237,9 @@ impl<'a> Run<'a> {
 
     /// Whether something periodic happens after `step`.
     fn due(&self, interval: Interval, step: u64) -> bool {
-        match interval {
-            Interval::Never => false,
+        match interval.of(self.steps.total()) {
             Interval::Epoch => self.steps.ends_epoch(step),
-            Interval::Steps(every) => step.is_multiple_of(every.max(1)),
+            interval => interval.steps() > 0 && step.is_multiple_of(interval.steps()),
         }
     }
 

@@ -27,6 +27,12 @@ impl Schedule {
         self.warmup_steps
     }
 
+    /// Whether no step would change anything, though the rate at the peak would: a run of nothing but
+    /// the first step of the warm-up.
+    pub fn is_zero(&self) -> bool {
+        self.peak > 0.0 && (1..=self.total_steps).all(|step| self.learning_rate(step) == 0.0)
+    }
+
     /// The learning rate that step `step` (from 1) uses: `peak` times, with `s = step - 1`, `w`
     /// warm-up steps and `n` steps in all,
     /// - warm-up (`s < w`): `s / max(1, w)`

@@ -39,10 +39,21 @@ fn configs() {
             &["config.toml:4: bf16", "dtype = \"bfloat16\""],
         ),
         case(
+            "several mistakes",
+            |d| config(d, "r = 2", "r = 0\nlora_alpa = 2\nwandb_project = \"x\"\nbatch_size = 4"),
+            TRAIN,
+            &[
+                "error: 3 things are wrong in the config:\n  config.toml:7: lora.r: expected",
+                "  config.toml:8: unknown key lora.lora_alpa: did you mean lora.lora_alpha?",
+                "  config.toml:10: unknown key lora.batch_size: did you mean \
+                 train.per_device_train_batch_size?",
+            ],
+        ),
+        case(
             "an unknown section",
             |d| config(d, "[train]", "[training]"),
             TRAIN,
-            &["unknown key training", "lora, data, train"],
+            &["unknown key training: did you mean train?"],
         ),
         case(
             "a key given twice",
@@ -131,6 +142,24 @@ fn command_lines() {
             &["--set max_steps: expected section.key=value"],
         ),
         case("half a run", |_| {}, "train --model model", &["--data FILE is missing"]),
+        case(
+            "a plan for data that is not there",
+            |_| {},
+            "train --model model --data nofile.jsonl --plan",
+            &["nofile.jsonl"],
+        ),
+        case(
+            "full training in 4 bits",
+            |_| {},
+            "train --model model --data data.jsonl --full --qlora",
+            &["--full", "--qlora"],
+        ),
+        case(
+            "full training of a config with LoRA",
+            |_| {},
+            "train config.toml --full",
+            &["--full: lora: contradicts the settings of LoRA"],
+        ),
         case(
             "no such device",
             |_| {},

@@ -143,7 +143,10 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
         "\"all-linear\", a regular expression, or a list such as [\"q_proj\", \"v_proj\"]";
     // Text may name several too: a list is awkward to quote in a shell.
     let names: Vec<&str> = match &node.value {
-        Value::Text(text) if text == "all-linear" => return Ok(TargetModules::AllLinear),
+        // LLaMA-Factory's name is `all`.
+        Value::Text(text) if text == "all-linear" || text == "all" => {
+            return Ok(TargetModules::AllLinear);
+        }
         Value::Text(text) if is_pattern(text) => return Ok(TargetModules::Pattern(text.clone())),
         Value::Text(text) => text.split([',', ' ']).filter(|name| !name.is_empty()).collect(),
         _ => node.list(EXPECTED)?.iter().map(Node::text).collect::<Read<_>>()?,

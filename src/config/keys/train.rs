@@ -154,7 +154,7 @@ pub(super) const OPTIMIZER: &[Key] = &[
     Key {
         section: "train",
         name: "gradient_checkpointing",
-        aliases: &[],
+        aliases: &["grad_checkpoint"],
         doc: "recompute activations in the backward pass: \"auto\" (as little as fits), true, false",
         set: |config, node, _| {
             config.train.gradient_checkpointing = match &node.value {
@@ -220,7 +220,7 @@ pub(super) const SCHEDULE: &[Key] = &[
         section: "train",
         name: "eval_steps",
         aliases: &[],
-        doc: "evaluate every so many steps; 0 is at the end of every epoch",
+        doc: "evaluate every so many steps (below 1: such a share of them); 0 is at the end of every epoch",
         set: |config, node, _| interval(node).map(|when| config.train.eval_steps = when),
         show: |config| show_interval(config.train.eval_steps),
     },
@@ -236,11 +236,33 @@ pub(super) const SCHEDULE: &[Key] = &[
     },
     Key {
         section: "train",
+        name: "evals_per_epoch",
+        aliases: &[],
+        doc: "instead of eval_steps: so many evaluations an epoch",
+        set: |config, node, _| {
+            let epochs = config.train.num_train_epochs;
+            per_epoch(node, "eval_steps", &mut config.train.eval_steps, epochs)
+        },
+        show: |_| None,
+    },
+    Key {
+        section: "train",
         name: "save_steps",
         aliases: &[],
-        doc: "save a checkpoint every so many steps; 0 is at the end of every epoch",
+        doc: "save a checkpoint every so many steps, or share of them; 0 is at the end of every epoch",
         set: |config, node, _| interval(node).map(|when| config.train.save_steps = when),
         show: |config| show_interval(config.train.save_steps),
+    },
+    Key {
+        section: "train",
+        name: "saves_per_epoch",
+        aliases: &[],
+        doc: "instead of save_steps: so many checkpoints an epoch",
+        set: |config, node, _| {
+            let epochs = config.train.num_train_epochs;
+            per_epoch(node, "save_steps", &mut config.train.save_steps, epochs)
+        },
+        show: |_| None,
     },
     Key {
         section: "train",
@@ -294,10 +316,31 @@ fn optimizer(name: &str) -> Read<&'static Kind> {
 }
 
 fn interval(node: &Node) -> Read<Interval> {
+    if let Value::Float(share) = node.value {
+        let is_share = |share: &f64| (0.0..1.0).contains(share) && *share > 0.0;
+        let what = "a whole number of steps, or a share of them above 0 and below 1";
+        return node.real(what, |share| is_share(&share)).map(|_| Interval::Share(share));
+    }
     match node.whole(0)? {
         0 => Ok(Interval::Epoch),
         steps => Ok(Interval::Steps(steps)),
     }
+}
+
+/// axolotl's `evals_per_epoch`: a share of the steps of all epochs, as it computes it.
+fn per_epoch(node: &Node, steps: &str, interval: &mut Interval, epochs: f64) -> Read<()> {
+    if *interval != Interval::Epoch {
+        return Err(format!("contradicts {steps}: leave one of them out"));
+    }
+    *interval = match (node.whole::<u64>(0)?, epochs) {
+        (0, _) => Interval::Never,
+        (1, _) => Interval::Epoch,
+        (count, epochs) if count as f64 * epochs > 1.0 => {
+            Interval::Share(1.0 / (count as f64 * epochs))
+        }
+        _ => return Err(format!("is less than one in the whole run: give {steps}")),
+    };
+    Ok(())
 }
 
 /// Applies a strategy to the interval that `steps` (the name of a key) has set. An interval that
@@ -309,11 +352,11 @@ fn strategy(node: &Node, steps: &str, interval: &mut Interval, default: Interval
         _ => node.choice()?,
     };
     match (strategy, *interval) {
-        (Strategy::Steps, Interval::Steps(_)) => {}
+        (Strategy::Steps, Interval::Steps(_) | Interval::Share(_)) => {}
         (Strategy::Steps, _) => return Err(format!("\"steps\" needs {steps} above 0")),
-        (strategy, Interval::Steps(count)) if *interval != default => {
-            let name = strategy.name();
-            return Err(format!("{name:?} contradicts {steps} = {count}: leave one of them out"));
+        (strategy, Interval::Steps(_) | Interval::Share(_)) if *interval != default => {
+            let (name, given) = (strategy.name(), show_interval(*interval).unwrap_or_default());
+            return Err(format!("{name:?} contradicts {steps} = {given}: leave one of them out"));
         }
         (Strategy::Epoch, _) => *interval = Interval::Epoch,
         (Strategy::No, _) => *interval = Interval::Never,
@@ -324,6 +367,7 @@ fn strategy(node: &Node, steps: &str, interval: &mut Interval, default: Interval
 fn show_interval(interval: Interval) -> Option<String> {
     match interval {
         Interval::Steps(steps) => plain(steps),
+        Interval::Share(share) => plain(share),
         Interval::Epoch => plain(0),
         // The strategy says it.
         Interval::Never => None,
