@@ -6,10 +6,11 @@
 //   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
 //   dq[t] = sum_j ds k[j]
 //
-// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32 [T, 2];
-//           stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32
+//           [T, 2] or [T, 4] (attention.cuh); stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   delta: a thread owns a (token, head)
-//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries
+//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries (of a
+//           shared prompt: those of all sequences after it)
 //           dq: a block owns 32 queries of a head, walks over their keys
 //           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
 //
@@ -108,7 +109,7 @@ __device__ __forceinline__ void weighted_rows(float* slab_sums, Block block, con
 __device__ __forceinline__ float weight_of(float product, u32 query, u32 head, u32 key,
                                            const float* stats, const u32* bounds, const Params& params) {
     if (query >= params.tokens || key > query) return 0.0f;
-    if (key < lowest_key(bounds[2 * query], query, params.window)) return 0.0f;
+    if (!sees(seen_by(bounds + BOUNDS * query, query, params.window), key)) return 0.0f;
     return expf(product * params.scale - stats[(query * params.heads + head) * 2]);
 }
 
@@ -142,8 +143,7 @@ attention_bwd_dkv(const void* q, const void* k, const void* v, const void* dout,
     u32 group = params.heads / params.kv_heads;
     // [1] the queries that see any of these keys: first_key .. end
     u32 last_key = min(first_key + BC - 1, params.tokens - 1);
-    u32 end = bounds[2 * last_key + 1];
-    if (params.window < end - last_key) end = last_key + params.window;
+    u32 end = end_of_seers(bounds, first_key, last_key, params.window);
     float dk_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
     float dv_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
     for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
@@ -202,10 +202,12 @@ attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, 
     u32 first_query = (gridDim.x - 1 - blockIdx.x) * BR;
     u32 head = blockIdx.y;
     u32 kv_head = head / (params.heads / params.kv_heads);
-    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
-    u32 end = min(first_query + BR, params.tokens);
+    // [1] the keys that any of these queries sees
+    u32 last_query = min(first_query + BR, params.tokens) - 1;
+    Walk walk = walk_keys(bounds, first_query, last_query, params.window, BC);
     float dq_sums[8 * SLABS] = {}; // [SLABS, 4, 2]
-    for (u32 first = lowest_key(bounds[2 * first_query], first_query, params.window); first < end; first += BC) {
+    for (u32 n = 0; n < walk_tiles(walk, last_query, BC); n++) {
+        u32 first = walk_key(walk, n, BC);
         // [2] s and dp of the thread's pairs
         float s[8], dp[8]; // [4, 2]
         inner_products<DT_Q, DT_K>(s, block, q, first_query, params.heads, head, k, first,
@@ -214,11 +216,11 @@ attention_bwd_dq(const void* q, const void* k, const void* v, const void* dout, 
                                       params.kv_heads, kv_head, params.tokens);
         // [3] ds
 #pragma unroll
-        for (u32 n = 0; n < 8; n++) {
-            u32 row = y + 8 * (n / 2);
-            u32 column = 2 * x + n % 2;
-            float p = weight_of(s[n], first_query + row, head, first + column, stats, bounds, params);
-            p_tile[row * STRIDE + column] = score_gradient(p, dp[n], first_query + row, head, stats, params);
+        for (u32 c = 0; c < 8; c++) {
+            u32 row = y + 8 * (c / 2);
+            u32 column = 2 * x + c % 2;
+            float p = weight_of(s[c], first_query + row, head, first + column, stats, bounds, params);
+            p_tile[row * STRIDE + column] = score_gradient(p, dp[c], first_query + row, head, stats, params);
         }
         // [4] dq += ds k; unrolled, so that the sums stay in registers
 #pragma unroll

@@ -6,8 +6,8 @@
 //   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
 //   dq[t] = sum_j ds k[j]
 //
-// Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16; bounds u32 [T, 2] (first, end);
-//           stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Tensors   q, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: bf16; bounds u32 [T, 2] or [T, 4]
+//           (attention.cuh); stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   dkv: a block owns 64 keys of a kv-head, a warp 16 of them, and walks over the group's heads and
 //           their queries by 32: no sum leaves the block. Scores are made transposed, keys x queries, so that
 //           p and ds lie as the first operand of the products that follow
@@ -18,8 +18,8 @@
 //
 //           what the block owns stays in shared memory; the next step's tiles are copied during this one
 // Launch    grid dkv (ceil(T / 64), NKV), dq (ceil(T / 64), NH); block 128; shared memory 512 HD bytes, and
-//           1 KiB for dkv (65 KiB at 128); sm_80; HD a multiple of 16, at most 128, where dk and dv still
-//           fit into registers (the host checks)
+//           1 KiB for dkv (65 KiB at 128), 1.5 KiB where sequences share prompts; sm_80; HD a multiple of 16,
+//           at most 128, where dk and dv still fit into registers (the host checks)
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  p and ds are rounded to bf16 before they are multiplied; all writes, no adds, one order of sums:
@@ -33,7 +33,7 @@ constexpr u32 HD = HEAD_WIDTH;
 constexpr u32 OWN_BYTES = OWN * HD * 2, WALK_BYTES = WALK * HD * 2;
 static_assert(OWN == 64 && WALK % 16 == 0 && WALK <= 64, "4 warps of 16 rows, whole steps of mma");
 static_assert(DQ_BYTES == 2 * OWN_BYTES + 2 * 2 * WALK_BYTES, "what the block owns, and two stages");
-static_assert(DKV_BYTES == DQ_BYTES + 2 * WALK * 16, "the same, with stats and bounds of each query");
+static_assert(DKV_BYTES == DQ_BYTES + 2 * WALK * 4 * (2 + BOUNDS), "the same, with stats and bounds of each query");
 
 // Writes a warp's [16, HD] sums as rows first .. of a head of x [tokens, heads, HD].
 template <unsigned DT>
@@ -51,16 +51,17 @@ __device__ __forceinline__ void store_head(void* x, const float (&sums)[HD / 8][
     }
 }
 
-// Starts a copy of 8 bytes to shared memory; of zeros where `inside` is false.
-__device__ __forceinline__ void copy_pair(u32 to, const void* from, bool inside) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;"
-                 :: "r"(to), "l"(from), "r"(inside ? 8 : 0) : "memory");
+// Starts a copy of 8 or 16 bytes to shared memory; of zeros where `inside` is false.
+template <u32 BYTES>
+__device__ __forceinline__ void copy_numbers(u32 to, const void* from, bool inside) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :: "r"(to), "l"(from), "n"(BYTES), "r"(inside ? BYTES : 0) : "memory");
 }
 
 extern "C" __global__ void __launch_bounds__(128)
 attention_bwd_dkv_mma(const void* q, const void* k, const void* v, const void* dout, const float* stats,
                       const u32* bounds, void* dk, void* dv, Params params) {
-    // k [OWN, HD], v [OWN, HD], twice q [WALK, HD], dout [WALK, HD], twice stats [WALK, 2], bounds [WALK, 2]
+    // k, v [OWN, HD], twice q, dout [WALK, HD], twice stats [WALK, 2], bounds [WALK, BOUNDS]
     extern __shared__ __align__(128) u8 shared[];
     u8* per_query = shared + 2 * OWN_BYTES + 4 * WALK_BYTES;
     u32 k_tile = shared_address(shared);
@@ -71,8 +72,7 @@ attention_bwd_dkv_mma(const void* q, const void* k, const void* v, const void* d
     u32 warp_row = threadIdx.x / 32 * 16;
     // [1] the queries that see any of these keys: first_key .. end, in steps, once for each head
     u32 last_key = min(first_key + OWN, params.tokens) - 1;
-    u32 end = bounds[2 * last_key + 1];
-    if (params.window < end - last_key) end = last_key + params.window;
+    u32 end = end_of_seers(bounds, first_key, last_key, params.window);
     u32 steps = (end - first_key + WALK - 1) / WALK;
     auto start = [&](u32 n) {
         if (n < group * steps) {
@@ -83,11 +83,14 @@ attention_bwd_dkv_mma(const void* q, const void* k, const void* v, const void* d
             copy_head<WALK, HD>(to + WALK_BYTES, dout, first, params.tokens, params.heads, head);
             u32 token = first + threadIdx.x % WALK;
             bool inside = token < params.tokens;
-            u32 pair = shared_address(per_query) + (n % 2 * 2 * WALK + threadIdx.x % WALK) * 8;
+            u32 numbers = shared_address(per_query) + n % 2 * WALK * 4 * (2 + BOUNDS);
+            u32 place = threadIdx.x % WALK;
             if (threadIdx.x < WALK) {
-                copy_pair(pair, stats + (inside ? (token * params.heads + head) * 2 : 0), inside);
+                const float* from = stats + (inside ? (token * params.heads + head) * 2 : 0);
+                copy_numbers<8>(numbers + place * 8, from, inside);
             } else if (threadIdx.x < 2 * WALK) {
-                copy_pair(pair + WALK * 8, bounds + (inside ? token * 2 : 0), inside);
+                const u32* from = bounds + (inside ? token * BOUNDS : 0);
+                copy_numbers<4 * BOUNDS>(numbers + WALK * 8 + place * 4 * BOUNDS, from, inside);
             }
         }
         commit_copies();
@@ -104,8 +107,9 @@ attention_bwd_dkv_mma(const void* q, const void* k, const void* v, const void* d
         start(n + 1);
         u32 q_tile = v_tile + OWN_BYTES + n % 2 * 2 * WALK_BYTES; // [WALK, HD]
         u32 dout_tile = q_tile + WALK_BYTES;                      // [WALK, HD]
-        const float2* step_stats = reinterpret_cast<const float2*>(per_query) + n % 2 * 2 * WALK;
-        const uint2* step_bounds = reinterpret_cast<const uint2*>(step_stats) + WALK;
+        u8* numbers = per_query + n % 2 * WALK * 4 * (2 + BOUNDS);
+        const float2* step_stats = reinterpret_cast<const float2*>(numbers);              // [WALK]
+        const u32* step_bounds = reinterpret_cast<const u32*>(numbers + WALK * 8);        // [WALK, BOUNDS]
         // [3] s and dp of the warp's pairs
         float p[WALK / 8][4], ds[WALK / 8][4]; // [16, WALK]
         inner_products<DT_K, WALK, HD>(p, k_tile, warp_row, q_tile);
@@ -119,8 +123,8 @@ attention_bwd_dkv_mma(const void* q, const void* k, const void* v, const void* d
                 u32 query = first_key + n % steps * WALK + column;
                 u32 key = first_key + warp_row + threadIdx.x % 32 / 4 + c / 2 * 8;
                 float2 lse_delta = step_stats[column];
-                u32 lowest = lowest_key(step_bounds[column].x, query, params.window);
-                bool seen = query < params.tokens && key <= query && key >= lowest;
+                Seen keys = seen_by(step_bounds + BOUNDS * column, query, params.window);
+                bool seen = query < params.tokens && sees(keys, key);
                 float s = p[j][c] * params.scale - lse_delta.x;
                 p[j][c] = seen ? exp2_fast(s * LOG2_E) : 0.0f;
                 ds[j][c] = p[j][c] * (ds[j][c] - lse_delta.y) * params.scale;
@@ -147,23 +151,23 @@ attention_bwd_dq_mma(const void* q, const void* k, const void* v, const void* do
     u32 kv_head = head / (params.heads / params.kv_heads);
     u32 warp_row = threadIdx.x / 32 * 16;
     // [1] what the lane's two rows may see, and what the forward left; rows past the end see nothing
-    u32 query[2], lowest[2];
+    Seen seen[2] = {};
     float lse[2] = {}, delta[2] = {};
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
-        query[r] = first_query + warp_row + threadIdx.x % 32 / 4 + 8 * r;
-        lowest[r] = 0xffffffff;
-        if (query[r] < params.tokens) {
-            lowest[r] = lowest_key(bounds[2 * query[r]], query[r], params.window);
-            lse[r] = stats[(query[r] * params.heads + head) * 2];
-            delta[r] = stats[(query[r] * params.heads + head) * 2 + 1];
+        u32 query = first_query + warp_row + threadIdx.x % 32 / 4 + 8 * r;
+        if (query < params.tokens) {
+            seen[r] = seen_by(bounds + BOUNDS * query, query, params.window);
+            lse[r] = stats[(query * params.heads + head) * 2];
+            delta[r] = stats[(query * params.heads + head) * 2 + 1];
         }
     }
-    u32 end = min(first_query + OWN, params.tokens);
-    u32 begin = lowest_key(bounds[2 * first_query], first_query, params.window);
+    u32 last_query = min(first_query + OWN, params.tokens) - 1;
+    Walk walk = walk_keys(bounds, first_query, last_query, params.window, WALK);
+    u32 steps = walk_tiles(walk, last_query, WALK);
     auto start = [&](u32 n) {
-        u32 first = begin + n * WALK;
-        if (first < end) {
+        if (n < steps) {
+            u32 first = walk_key(walk, n, WALK);
             u32 to = dout_tile + OWN_BYTES + n % 2 * 2 * WALK_BYTES;
             copy_head<WALK, HD>(to, k, first, params.tokens, params.kv_heads, kv_head);
             copy_head<WALK, HD>(to + WALK_BYTES, v, first, params.tokens, params.kv_heads, kv_head);
@@ -174,7 +178,7 @@ attention_bwd_dq_mma(const void* q, const void* k, const void* v, const void* do
     copy_head<OWN, HD>(dout_tile, dout, first_query, params.tokens, params.heads, head);
     start(0);
     float dq_sums[HD / 8][4] = {}; // [16, HD]
-    for (u32 n = 0; begin + n * WALK < end; n++) {
+    for (u32 n = 0; n < steps; n++) {
         // [2] this step's tiles are there, and everyone is done with those that are overwritten next
         wait_for_copies<0>();
         __syncthreads();
@@ -190,10 +194,9 @@ attention_bwd_dq_mma(const void* q, const void* k, const void* v, const void* do
         for (u32 j = 0; j < WALK / 8; j++) {
 #pragma unroll
             for (u32 c = 0; c < 4; c++) {
-                u32 key = begin + n * WALK + 8 * j + threadIdx.x % 4 * 2 + c % 2;
-                bool seen = key >= lowest[c / 2] && key <= query[c / 2];
+                u32 key = walk_key(walk, n, WALK) + 8 * j + threadIdx.x % 4 * 2 + c % 2;
                 float p = exp2_fast((s[j][c] * params.scale - lse[c / 2]) * LOG2_E);
-                ds[j][c] = seen ? p * (ds[j][c] - delta[c / 2]) * params.scale : 0.0f;
+                ds[j][c] = sees(seen[c / 2], key) ? p * (ds[j][c] - delta[c / 2]) * params.scale : 0.0f;
             }
         }
         // [5] dq += ds k

@@ -7,7 +7,7 @@
 //   weighted_sum_bwd   dvalue[j] = sum_h,t weights[h,t,j] dout[t,h]     dv from p, dk from ds and q
 //
 // Tensors   query, out, dout [T, NH, HD], key, value, dvalue [S, NKV, HD]: f32 | bf16 | f16;
-//           weights, p, scores, ds f32 [NH, T, S]; bounds u32 [S, 2]; sums in f32
+//           weights, p, scores, ds f32 [NH, T, S]; bounds u32 [S, 2] or [S, 4]; sums in f32
 // Mapping   scores: a thread owns a pair; softmax: a row of S keys; weighted sums: a word of the output
 // Launch    grid ceil(results / 128) split over x and y, block 128; HD is even for 16-bit types
 // Cost      2 HD FLOPs per pair of all T x S, seen or not, and NH T S floats of memory: the fallback,
@@ -36,20 +36,24 @@ attention_eager_scores(const void* query, const void* key, float* scores, Params
 
 extern "C" __global__ void __launch_bounds__(128)
 attention_eager_softmax(const u32* bounds, float* p, Params params) {
-    // [1] the row of this thread and the keys lowest .. i that it sees
+    // [1] the row of this thread and the keys that it sees
     u32 number = block_number() * 128 + threadIdx.x;
     if (number >= params.heads * params.tokens) return;
     u32 row = number * params.keys;
     u32 i = number % params.tokens + params.q_offset;
-    u32 lowest = lowest_key(bounds[2 * i], i, params.window);
+    Seen seen = seen_by(bounds + BOUNDS * i, i, params.window);
     // [2] largest score, sum of exponentials
     float largest = p[row + i];
-    for (u32 j = lowest; j <= i; j++) largest = fmaxf(largest, p[row + j]);
+    for (u32 j = seen.lowest; j <= i; j++) {
+        if (sees(seen, j)) largest = fmaxf(largest, p[row + j]);
+    }
     float sum = 0.0f;
-    for (u32 j = lowest; j <= i; j++) sum += expf(p[row + j] - largest);
+    for (u32 j = seen.lowest; j <= i; j++) {
+        if (sees(seen, j)) sum += expf(p[row + j] - largest);
+    }
     // [3] weights
     for (u32 j = 0; j < params.keys; j++) {
-        p[row + j] = j >= lowest && j <= i ? expf(p[row + j] - largest) / sum : 0.0f;
+        p[row + j] = sees(seen, j) ? expf(p[row + j] - largest) / sum : 0.0f;
     }
 }
 

@@ -2,13 +2,15 @@
 //
 //   query t is key index i = t + q_offset and sees the keys j with lowest(i) <= j <= i,
 //   lowest(i) = max(first token of i's sequence, i + 1 - window)
+//   and, where sequences share a prompt, the keys of that as if i's sequence followed it (attention.cuh)
 //   s_j = scale * q[t,h] . k[j,h/G]      G = NH / NKV query heads share a kv-head
 //   out[t,h] = sum_j e^(s_j - lse) v[j,h/G],   lse = ln sum_j e^s_j
 //
-// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: f32 | bf16 | f16; bounds u32 [S, 2] (first, end);
-//           stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
+// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: f32 | bf16 | f16; bounds u32 [S, 2] or
+//           [S, 4] (attention.cuh); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
 // Mapping   a block owns a tile of BR = 32 queries of one head and walks over its keys by BC = 32,
-//           from the first that any of its queries sees; a thread owns 4 rows and a pair of columns:
+//           from the first that any of its queries sees, with a leap over those between a shared prompt and
+//           its own sequences; a thread owns 4 rows and a pair of columns:
 //
 //                       keys ->                  thread = 16 y + x
 //             queries  [ . . xx . . ]  y         rows y, y + 8, y + 16, y + 24
@@ -66,23 +68,20 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
     u32 kv_head = head / (params.heads / params.kv_heads);
     u32 x = threadIdx.x % 16;
     u32 y = threadIdx.x / 16;
-    // [1] what the thread's rows may see: keys lowest .. last; rows past the end see none
-    u32 lowest[4] = {}, past[4] = {};
+    // [1] what the thread's rows may see; rows past the end see nothing
+    Seen seen[4] = {};
     float m[4], l[4] = {};
     for (u32 r = 0; r < 4; r++) {
-        u32 token = first_query + y + 8 * r;
-        if (token < params.tokens) {
-            u32 i = token + params.q_offset;
-            lowest[r] = lowest_key(bounds[2 * i], i, params.window);
-            past[r] = i + 1;
-        }
+        u32 i = first_query + y + 8 * r + params.q_offset;
+        if (i < params.keys) seen[r] = seen_by(bounds + BOUNDS * i, i, params.window);
         m[r] = MASK;
     }
     float sums[8 * SLABS] = {}; // [SLABS, 4, 2] unnormalised output
-    u32 end = min(first_query + BR, params.tokens) + params.q_offset;
     u32 first_i = first_query + params.q_offset;
-    u32 first_key = lowest_key(bounds[2 * first_i], first_i, params.window);
-    for (; first_key < end; first_key += BC) {
+    u32 last_i = min(first_i + BR, params.keys) - 1;
+    Walk walk = walk_keys(bounds, first_i, last_i, params.window, BC);
+    for (u32 n = 0; n < walk_tiles(walk, last_i, BC); n++) {
+        u32 first_key = walk_key(walk, n, BC);
         // [2] scores of the thread's pairs, slab by slab
         float s[8] = {}; // [4, 2]
         for (u32 slab = 0; slab < SLABS; slab++) {
@@ -108,8 +107,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
                 u32 key = first_key + 2 * x + c;
-                bool seen = key >= lowest[r] && key < past[r];
-                s[2 * r + c] = seen ? s[2 * r + c] * params.scale : MASK;
+                s[2 * r + c] = sees(seen[r], key) ? s[2 * r + c] * params.scale : MASK;
             }
             partial[(y + 8 * r) * 16 + x] = fmaxf(s[2 * r], s[2 * r + 1]);
         }
@@ -125,8 +123,7 @@ attention_fwd(const void* q, const void* k, const void* v, const u32* bounds, vo
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
                 u32 key = first_key + 2 * x + c;
-                bool seen = key >= lowest[r] && key < past[r];
-                float weight = seen ? expf(s[2 * r + c] - larger) : 0.0f;
+                float weight = sees(seen[r], key) ? expf(s[2 * r + c] - larger) : 0.0f;
                 l[r] += weight;
                 p_tile[row * STRIDE + 2 * x + c] = weight;
             }

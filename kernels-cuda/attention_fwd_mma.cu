@@ -2,14 +2,15 @@
 //
 //   query t is key index i = t + q_offset and sees the keys j with lowest(i) <= j <= i,
 //   lowest(i) = max(first token of i's sequence, i + 1 - window)
+//   and, where sequences share a prompt, the keys of that as if i's sequence followed it (attention.cuh)
 //   s_j = scale * q[t,h] . k[j,h/G]      G = NH / NKV query heads share a kv-head
 //   out[t,h] = sum_j e^(s_j - lse) v[j,h/G],   lse = ln sum_j e^s_j
 //
-// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: bf16 | f16, all the same; bounds u32 [S, 2] (first,
-//           end); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
+// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: bf16 | f16, all the same; bounds u32 [S, 2] or
+//           [S, 4] (attention.cuh); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
 // Mapping   a block owns BR = 64 queries of one head, a warp 16 of them, and walks over its keys by BC
-//           (64; 32 or 16 where heads are wider than 128 or 192), from the first that any of its queries sees; the
-//           next keys and values are copied while these are used:
+//           (64; 32 or 16 where heads are wider than 128 or 192), from the first that any of its queries sees (a shared
+//           prompt's, then those of its own sequences); the next keys and values are copied while these are used:
 //
 //                       keys ->                        lane 4 r + c of a warp
 //             queries  [ . . xx . . ]  warp 0          rows r, r + 8 of the warp's 16
@@ -46,23 +47,23 @@ attention_fwd_mma(const void* q, const void* k, const void* v, const u32* bounds
     u32 head = blockIdx.y;
     u32 kv_head = head / (params.heads / params.kv_heads);
     u32 warp_row = threadIdx.x / 32 * 16;
-    // [1] what the lane's two rows may see: keys lowest .. last; rows past the end see what the last sees
-    u32 token[2], lowest[2], past[2];
+    // [1] what the lane's two rows may see; rows past the end see what the last sees
+    u32 token[2];
+    Seen seen[2];
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
         token[r] = first_query + warp_row + threadIdx.x % 32 / 4 + 8 * r;
         u32 i = min(token[r], params.tokens - 1) + params.q_offset;
-        lowest[r] = lowest_key(bounds[2 * i], i, params.window);
-        past[r] = i + 1;
+        seen[r] = seen_by(bounds + BOUNDS * i, i, params.window);
     }
     u32 first_i = first_query + params.q_offset;
     u32 last_i = min(first_query + BR, params.tokens) - 1 + params.q_offset;
-    u32 begin = lowest_key(bounds[2 * first_i], first_i, params.window);
-    // From this key on every row sees what lies before the first row's own key.
-    u32 seen_by_all = lowest_key(bounds[2 * last_i], last_i, params.window);
+    Walk walk = walk_keys(bounds, first_i, last_i, params.window, BC);
+    u32 steps = walk_tiles(walk, last_i, BC);
+    SeenByAll seen_by_all(bounds, first_i, last_i, params.window);
     auto start = [&](u32 n) {
-        u32 first = begin + n * BC;
-        if (first <= last_i) {
+        if (n < steps) {
+            u32 first = walk_key(walk, n, BC);
             u32 to = kv_tiles + n % 2 * 2 * KV_BYTES;
             copy_head<BC, HD>(to, k, first, params.keys, params.kv_heads, kv_head);
             copy_head<BC, HD>(to + KV_BYTES, v, first, params.keys, params.kv_heads, kv_head);
@@ -74,26 +75,25 @@ attention_fwd_mma(const void* q, const void* k, const void* v, const u32* bounds
     float m[2] = {MASK, MASK}, l[2] = {};
     float sums[HD / 8][4] = {}; // [16, HD] unnormalised output
     float scale = params.scale * LOG2_E;
-    for (u32 n = 0; begin + n * BC <= last_i; n++) {
+    for (u32 n = 0; n < steps; n++) {
         // [2] these keys and values are there, and everyone is done with those that are overwritten next
         wait_for_copies<0>();
         __syncthreads();
         start(n + 1);
-        u32 first_key = begin + n * BC;
+        u32 first_key = walk_key(walk, n, BC);
         u32 k_tile = kv_tiles + n % 2 * 2 * KV_BYTES; // [BC, HD]
         u32 v_tile = k_tile + KV_BYTES;               // [BC, HD]
         // [3] scores to base 2
         float s[BC / 8][4]; // [16, BC]
         inner_products<DT_Q, BC, HD>(s, q_tile, warp_row, k_tile);
-        bool all_seen = first_key >= seen_by_all && first_key + BC <= first_i + 1;
+        bool all_seen = seen_by_all(first_key, BC);
         float larger[2] = {m[0], m[1]};
 #pragma unroll
         for (u32 j = 0; j < BC / 8; j++) {
 #pragma unroll
             for (u32 c = 0; c < 4; c++) {
                 u32 key = first_key + 8 * j + threadIdx.x % 4 * 2 + c % 2;
-                bool seen = all_seen || key >= lowest[c / 2] && key < past[c / 2];
-                s[j][c] = seen ? s[j][c] * scale : -__int_as_float(0x7f800000);
+                s[j][c] = all_seen || sees(seen[c / 2], key) ? s[j][c] * scale : -__int_as_float(0x7f800000);
                 larger[c / 2] = fmaxf(larger[c / 2], s[j][c]);
             }
         }

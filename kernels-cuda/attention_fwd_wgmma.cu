@@ -2,11 +2,12 @@
 //
 //   query t is key index i = t + q_offset and sees the keys j with lowest(i) <= j <= i,
 //   lowest(i) = max(first token of i's sequence, i + 1 - window)
+//   and, where sequences share a prompt, the keys of that as if i's sequence followed it (attention.cuh)
 //   s_j = scale * q[t,h] . k[j,h/G]      G = NH / NKV query heads share a kv-head
 //   out[t,h] = sum_j e^(s_j - lse) v[j,h/G],   lse = ln sum_j e^s_j
 //
-// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: bf16 | f16, all the same; bounds u32 [S, 2] (first,
-//           end); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
+// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: bf16 | f16, all the same; bounds u32 [S, 2] or
+//           [S, 4] (attention.cuh); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
 // Mapping   a block owns BR = 128 queries of one head, warpgroups 1 and 2 64 of them each, and walks over its
 //           keys by BC = 128, from the first that any of its queries sees. A thread of warpgroup 0 has the
 //           tiles copied, keys and values in a ring of two stages each. A warpgroup keeps the tensor cores
@@ -46,11 +47,11 @@ attention_fwd_wgmma(const void*, const void*, const void*, const u32* bounds, vo
     u32 first_query = (gridDim.x - 1 - blockIdx.x) * BR;
     u32 head = blockIdx.y;
     u32 kv_head = head / (params.heads / params.kv_heads);
-    // [1] the keys that any of the block's queries sees: begin .. last_i, in steps
+    // [1] the keys that any of the block's queries sees, in steps
     u32 first_i = first_query + params.q_offset;
     u32 last_i = min(first_query + BR, params.tokens) - 1 + params.q_offset;
-    u32 begin = lowest_key(bounds[2 * first_i], first_i, params.window);
-    u32 steps = (last_i - begin) / BC + 1;
+    Walk walk = walk_keys(bounds, first_i, last_i, params.window, BC);
+    u32 steps = walk_tiles(walk, last_i, BC);
     if (threadIdx.x == 0) {
         init_barrier(q_here, 1);
         k_ring.init(CONSUMING_WARPS);
@@ -67,7 +68,7 @@ attention_fwd_wgmma(const void*, const void*, const void*, const u32* bounds, vo
         auto bring = [&](Ring<STAGES>& ring, u32 tiles, const TensorMap& x, u32 n) {
             ring.wait_empty();
             expect_bytes(ring.full(), KV_BYTES);
-            copy_head_boxes<BC, HD>(tiles + ring.stage * KV_BYTES, x, begin + n * BC, kv_head, ring.full());
+            copy_head_boxes<BC, HD>(tiles + ring.stage * KV_BYTES, x, walk_key(walk, n, BC), kv_head, ring.full());
             ring.advance();
         };
         for (u32 n = 0; n < steps; n++) {
@@ -77,17 +78,15 @@ attention_fwd_wgmma(const void*, const void*, const void*, const u32* bounds, vo
     } else {
         grow_registers<240>();
         u32 group_row = (threadIdx.x / 128 - 1) * 64;
-        // [3] what the lane's two rows may see: keys lowest .. last; rows past the end see what the last sees
+        // [3] what the lane's two rows may see; rows past the end see what the last sees
         u32 row = first_query + group_row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-        u32 lowest[2], past[2];
+        Seen seen[2];
 #pragma unroll
         for (u32 r = 0; r < 2; r++) {
             u32 i = min(row + 8 * r, params.tokens - 1) + params.q_offset;
-            lowest[r] = lowest_key(bounds[2 * i], i, params.window);
-            past[r] = i + 1;
+            seen[r] = seen_by(bounds + BOUNDS * i, i, params.window);
         }
-        // From this key on every row sees what lies before the first row's own key.
-        u32 seen_by_all = lowest_key(bounds[2 * last_i], last_i, params.window);
+        SeenByAll seen_by_all(bounds, first_i, last_i, params.window);
         float m[2] = {MASK, MASK}, l[2] = {}, shrink[2];
         float s[BC / 2];         // scores of the warpgroup [64, BC]
         u32 p[BC / 16][4];       // weights [64, BC], rounded
@@ -95,15 +94,14 @@ attention_fwd_wgmma(const void*, const void*, const void*, const u32* bounds, vo
         float scale = params.scale * LOG2_E;
         // Turns scores to base 2 into weights; sums so far must shrink by as much as the maximum grew.
         auto weigh = [&](u32 n) {
-            u32 first_key = begin + n * BC;
-            bool all_seen = first_key >= seen_by_all && first_key + BC <= first_i + 1;
+            u32 first_key = walk_key(walk, n, BC);
+            bool all_seen = seen_by_all(first_key, BC);
             float larger[2] = {m[0], m[1]};
 #pragma unroll
             for (u32 i = 0; i < BC / 2; i++) {
                 u32 key = first_key + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
                 u32 r = i / 2 % 2;
-                bool seen = all_seen || key >= lowest[r] && key < past[r];
-                s[i] = seen ? s[i] * scale : -__int_as_float(0x7f800000);
+                s[i] = all_seen || sees(seen[r], key) ? s[i] * scale : -__int_as_float(0x7f800000);
                 larger[r] = fmaxf(larger[r], s[i]);
             }
 #pragma unroll

@@ -6,10 +6,11 @@
 //   dv[j] = sum p dout[t]   dk[j] = sum ds q[t]   over queries t that see j, and the G heads of a group
 //   dq[t] = sum_j ds k[j]
 //
-// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32 [T, 2];
-//           stats f32 [T, NH, 2]: lse, delta; sums in f32
+// Tensors   q, out, dout, dq [T, NH, HD], k, v, dk, dv [T, NKV, HD]: f32 | bf16 | f16; bounds u32
+//           [T, 2] or [T, 4] (attention.wgsl); stats f32 [T, NH, 2]: lse, delta; sums in f32
 // Mapping   delta: a thread owns a (token, head)
-//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries
+//           dkv: a block owns 32 keys of a kv-head, walks over the group's heads and their queries (of a
+//           shared prompt: those of all sequences after it)
 //           dq: a block owns 32 queries of a head, walks over their keys
 //           threads own 4 rows and a pair of columns of every 32 x 32 tile, as in attention_fwd:
 //
@@ -34,7 +35,7 @@
 @group(0) @binding(2) var<storage, read> v: array<u32>; // [T, NKV, HD]
 @group(0) @binding(3) var<storage, read> dout: array<u32>; // [T, NH, HD]
 @group(0) @binding(4) var<storage, read> stats: array<f32>; // [T, NH, 2]
-@group(0) @binding(5) var<storage, read> bounds: array<u32>; // [T, 2]
+@group(0) @binding(5) var<storage, read> bounds: array<u32>; // [T, BOUNDS]
 @group(0) @binding(6) var<storage, read_write> dk: array<u32>; // [T, NKV, HD]
 @group(0) @binding(7) var<storage, read_write> dv: array<u32>; // [T, NKV, HD]
 
@@ -59,11 +60,6 @@ const OF_DOUT: u32 = 3u;
 var<workgroup> a_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of queries or of dout
 var<workgroup> b_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] the other operand
 var<workgroup> p_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] p or ds
-
-// The first key that key index i sees.
-fn first_seen(i: u32) -> u32 {
-    return lowest_key(bounds[2u * i], i, params.window);
-}
 
 fn element(tensor: u32, token: u32, head: u32, d: u32) -> f32 {
     if (token >= params.tokens || d >= HEAD_WIDTH) {
@@ -150,7 +146,10 @@ fn weighted_rows(b: u32, first: u32, head: u32, slab: u32, thread: u32) -> array
 
 // p of a query and a key from their product.
 fn weight_of(product: f32, query: u32, head: u32, key: u32) -> f32 {
-    if (query >= params.tokens || key > query || key < first_seen(query)) {
+    if (query >= params.tokens || key > query) {
+        return 0.0;
+    }
+    if (!sees(seen_by(query, params.window), key)) {
         return 0.0;
     }
     return exp(product * params.scale - stats[(query * params.heads + head) * 2u]);
@@ -194,10 +193,7 @@ fn attention_bwd_dkv(
     let y = thread / 16u;
     // [1] the queries that see any of these keys: first_key .. end
     let last_key = min(first_key + BC - 1u, params.tokens - 1u);
-    var end = bounds[2u * last_key + 1u];
-    if (params.window < end - last_key) {
-        end = last_key + params.window;
-    }
+    let end = end_of_seers(first_key, last_key, params.window);
     var dk_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
     var dv_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
     for (var head = kv_head * group; head < (kv_head + 1u) * group; head++) {
@@ -259,25 +255,27 @@ fn attention_bwd_dq(
     let kv_head = head / (params.heads / params.kv_heads);
     let x = thread % 16u;
     let y = thread / 16u;
-    // [1] the keys that any of these queries sees: lowest_key(first_query) .. end
-    let end = min(first_query + BR, params.tokens);
+    // [1] the keys that any of these queries sees
+    let last_query = min(first_query + BR, params.tokens) - 1u;
+    let walk = walk_keys(first_query, last_query, params.window, BC);
     var dq_sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2]
-    for (var first = first_seen(first_query); first < end; first += BC) {
+    for (var n = 0u; n < walk_tiles(walk, last_query, BC); n++) {
+        let first = walk_key(walk, n, BC);
         // [2] s and dp of the thread's pairs
         let s = inner_products(OF_Q, first_query, head, OF_K, first, kv_head, thread);
         let dp = inner_products(OF_DOUT, first_query, head, OF_V, first, kv_head, thread);
         // [3] ds
-        for (var n = 0u; n < 8u; n++) {
-            let row = y + 8u * (n / 2u);
-            let column = 2u * x + n % 2u;
-            let p = weight_of(s[n], first_query + row, head, first + column);
-            p_tile[row * STRIDE + column] = score_gradient(p, dp[n], first_query + row, head);
+        for (var c = 0u; c < 8u; c++) {
+            let row = y + 8u * (c / 2u);
+            let column = 2u * x + c % 2u;
+            let p = weight_of(s[c], first_query + row, head, first + column);
+            p_tile[row * STRIDE + column] = score_gradient(p, dp[c], first_query + row, head);
         }
         // [4] dq += ds k
         for (var slab = 0u; slab < SLABS; slab++) {
             let sums = weighted_rows(OF_K, first, kv_head, slab, thread);
-            for (var n = 0u; n < 8u; n++) {
-                dq_sums[slab * 8u + n] += sums[n];
+            for (var c = 0u; c < 8u; c++) {
+                dq_sums[slab * 8u + c] += sums[c];
             }
         }
     }

@@ -7,7 +7,7 @@
 //   weighted_sum_bwd   dvalue[j] = sum_h,t weights[h,t,j] dout[t,h]     dv from p, dk from ds and q
 //
 // Tensors   query, out, dout [T, NH, HD], key, value, dvalue [S, NKV, HD]: f32 | bf16 | f16;
-//           weights, p, scores, ds f32 [NH, T, S]; bounds u32 [S, 2]; sums in f32
+//           weights, p, scores, ds f32 [NH, T, S]; bounds u32 [S, 2] or [S, 4]; sums in f32
 // Mapping   scores: a thread owns a pair; softmax: a row of S keys; weighted sums: a word of the output
 // Launch    grid ceil(results / 128) split over x and y, block 128; HD is even for 16-bit types
 // Cost      2 HD FLOPs per pair of all T x S, seen or not, and NH T S floats of memory: the fallback,
@@ -20,7 +20,7 @@
 @group(0) @binding(1) var<storage, read> key: array<u32>; // [S, NKV, HD]
 @group(0) @binding(2) var<storage, read_write> scores: array<f32>; // [NH, T, S]
 
-@group(0) @binding(0) var<storage, read> bounds: array<u32>; // [S, 2]
+@group(0) @binding(0) var<storage, read> bounds: array<u32>; // [S, BOUNDS]
 @group(0) @binding(1) var<storage, read_write> p: array<f32>; // [NH, T, S]
 
 @group(0) @binding(0) var<storage, read> bwd_p: array<f32>; // [NH, T, S]
@@ -66,26 +66,30 @@ fn attention_eager_softmax(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    // [1] the row of this thread and the keys lowest .. i that it sees
+    // [1] the row of this thread and the keys that it sees
     let number = block_number(block, grid) * 128u + thread;
     if (number >= params.heads * params.tokens) {
         return;
     }
     let row = number * params.keys;
     let i = number % params.tokens + params.q_offset;
-    let lowest = lowest_key(bounds[2u * i], i, params.window);
+    let seen = seen_by(i, params.window);
     // [2] largest score, sum of exponentials
     var largest = p[row + i];
-    for (var j = lowest; j <= i; j++) {
-        largest = max(largest, p[row + j]);
+    for (var j = seen.lowest; j <= i; j++) {
+        if (sees(seen, j)) {
+            largest = max(largest, p[row + j]);
+        }
     }
     var sum = 0.0;
-    for (var j = lowest; j <= i; j++) {
-        sum += exp(p[row + j] - largest);
+    for (var j = seen.lowest; j <= i; j++) {
+        if (sees(seen, j)) {
+            sum += exp(p[row + j] - largest);
+        }
     }
     // [3] weights
     for (var j = 0u; j < params.keys; j++) {
-        if (j >= lowest && j <= i) {
+        if (sees(seen, j)) {
             p[row + j] = exp(p[row + j] - largest) / sum;
         } else {
             p[row + j] = 0.0;

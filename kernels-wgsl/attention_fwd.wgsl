@@ -2,13 +2,15 @@
 //
 //   query t is key index i = t + q_offset and sees the keys j with lowest(i) <= j <= i,
 //   lowest(i) = max(first token of i's sequence, i + 1 - window)
+//   and, where sequences share a prompt, the keys of that as if i's sequence followed it (attention.wgsl)
 //   s_j = scale * q[t,h] . k[j,h/G]      G = NH / NKV query heads share a kv-head
 //   out[t,h] = sum_j e^(s_j - lse) v[j,h/G],   lse = ln sum_j e^s_j
 //
-// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: f32 | bf16 | f16; bounds u32 [S, 2] (first, end);
-//           stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
+// Tensors   q, out [T, NH, HD], k, v [S, NKV, HD]: f32 | bf16 | f16; bounds u32 [S, 2] or
+//           [S, 4] (attention.wgsl); stats f32 [T, NH, 2]: lse at 0, the backward's delta at 1; sums in f32
 // Mapping   a block owns a tile of BR = 32 queries of one head and walks over its keys by BC = 32,
-//           from the first that any of its queries sees; a thread owns 4 rows and a pair of columns:
+//           from the first that any of its queries sees, with a leap over those between a shared prompt and
+//           its own sequences; a thread owns 4 rows and a pair of columns:
 //
 //                       keys ->                  thread = 16 y + x
 //             queries  [ . . xx . . ]  y         rows y, y + 8, y + 16, y + 24
@@ -28,7 +30,7 @@
 @group(0) @binding(0) var<storage, read> q: array<u32>; // [T, NH, HD]
 @group(0) @binding(1) var<storage, read> k: array<u32>; // [S, NKV, HD]
 @group(0) @binding(2) var<storage, read> v: array<u32>; // [S, NKV, HD]
-@group(0) @binding(3) var<storage, read> bounds: array<u32>; // [S, 2]
+@group(0) @binding(3) var<storage, read> bounds: array<u32>; // [S, BOUNDS]
 @group(0) @binding(4) var<storage, read_write> out: array<u32>; // [T, NH, HD]
 @group(0) @binding(5) var<storage, read_write> stats: array<f32>; // [T, NH, 2]
 @group(1) @binding(0) var<uniform> params: Params;
@@ -45,11 +47,6 @@ var<workgroup> q_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of the qu
 var<workgroup> kv_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] a slab of the keys, then of the values
 var<workgroup> p_tile: array<f32, BR * STRIDE>; // [BR, STRIDE] weights of queries x keys
 var<workgroup> partial: array<f32, BR * 16u>; // [BR, 16] one number per thread and row, to be reduced
-
-// The first key that key index i sees.
-fn first_seen(i: u32) -> u32 {
-    return lowest_key(bounds[2u * i], i, params.window);
-}
 
 fn stage_q(first: u32, head: u32, slab: u32, thread: u32) {
     for (var n = thread; n < BR * SLAB; n += 128u) {
@@ -102,22 +99,23 @@ fn attention_fwd(
     let kv_head = head / (params.heads / params.kv_heads);
     let x = thread % 16u;
     let y = thread / 16u;
-    // [1] what the thread's rows may see: keys lowest .. last; rows past the end see none
-    var lowest: array<u32, 4>;
-    var past: array<u32, 4>;
+    // [1] what the thread's rows may see; rows past the end see nothing
+    var seen: array<Seen, 4>;
     var m: array<f32, 4>;
     var l: array<f32, 4>;
     for (var r = 0u; r < 4u; r++) {
-        let token = first_query + y + 8u * r;
-        if (token < params.tokens) {
-            lowest[r] = first_seen(token + params.q_offset);
-            past[r] = token + params.q_offset + 1u;
+        let i = first_query + y + 8u * r + params.q_offset;
+        if (i < params.keys) {
+            seen[r] = seen_by(i, params.window);
         }
         m[r] = MASK;
     }
     var sums: array<f32, 8 * SLABS>; // [SLABS, 4, 2] unnormalised output
-    let end = min(first_query + BR, params.tokens) + params.q_offset;
-    for (var first_key = first_seen(first_query + params.q_offset); first_key < end; first_key += BC) {
+    let first_i = first_query + params.q_offset;
+    let last_i = min(first_i + BR, params.keys) - 1u;
+    let walk = walk_keys(first_i, last_i, params.window, BC);
+    for (var n = 0u; n < walk_tiles(walk, last_i, BC); n++) {
+        let first_key = walk_key(walk, n, BC);
         // [2] scores of the thread's pairs, slab by slab
         var s: array<f32, 8>; // [4, 2]
         for (var slab = 0u; slab < SLABS; slab++) {
@@ -139,8 +137,7 @@ fn attention_fwd(
         for (var r = 0u; r < 4u; r++) {
             for (var c = 0u; c < 2u; c++) {
                 let key = first_key + 2u * x + c;
-                let seen = key >= lowest[r] && key < past[r];
-                s[2u * r + c] = select(MASK, s[2u * r + c] * params.scale, seen);
+                s[2u * r + c] = select(MASK, s[2u * r + c] * params.scale, sees(seen[r], key));
             }
             partial[(y + 8u * r) * 16u + x] = max(s[2u * r], s[2u * r + 1u]);
         }
@@ -154,8 +151,7 @@ fn attention_fwd(
             l[r] *= shrink;
             for (var c = 0u; c < 2u; c++) {
                 let key = first_key + 2u * x + c;
-                let seen = key >= lowest[r] && key < past[r];
-                let weight = select(0.0, exp(s[2u * r + c] - larger), seen);
+                let weight = select(0.0, exp(s[2u * r + c] - larger), sees(seen[r], key));
                 l[r] += weight;
                 p_tile[row * STRIDE + 2u * x + c] = weight;
             }

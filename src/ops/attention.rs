@@ -1,4 +1,5 @@
-//! Causal attention over packed sequences, with grouped query heads, sliding windows and a KV cache.
+//! Causal attention over packed sequences, with grouped query heads, sliding windows, shared prompts and a KV
+//! cache.
 //!
 //! Two implementations give the same results: [`Implementation::Flash`] walks over tiles of keys with
 //! an online softmax and never holds a T x S matrix (Dao, 2023, arXiv:2307.08691);
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{KernelSpec, grid_1d};
 use crate::tape::Tape;
 use crate::tensor::{Saved, Tensor};
-use params::{Params, launch};
+use params::{Constants, Params, launch};
 use specs::{ATTENTION_BWD_DELTA, THREADS};
 use versions::Version;
 
@@ -55,7 +56,9 @@ pub fn attention(
     }
     match implementation {
         Implementation::Flash => flash(tape, q, k, v, layout, params),
-        Implementation::Eager => eager::attention(tape, q, k, v, layout, params),
+        Implementation::Eager => {
+            eager::attention(tape, [q, k, v], layout, params, constants(q, layout))
+        }
     }
 }
 
@@ -70,7 +73,8 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result
     let one_dtype = q.dtype() == k.dtype() && q.dtype() == v.dtype();
     let fits = k.shape() == v.shape() && width == kv_width && one_dtype && width > 0;
     let groups = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
-    let bounded = layout.bounds.len() == 2 * keys && layout.bounds.dtype() == DType::U32;
+    let numbers = if is_shared(layout) { 4 } else { 2 };
+    let bounded = layout.bounds.len() == numbers * keys && layout.bounds.dtype() == DType::U32;
     let small = q.len().max(k.len()) <= i32::MAX as usize;
     // Every query is a key, so every row of the softmax has at least one entry.
     if !fits || !groups || !bounded || !small || tokens + layout.q_offset != keys {
@@ -100,6 +104,15 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, layout: &AttentionLayout) -> Result
     })
 }
 
+/// Whether sequences share prompts.
+fn is_shared(layout: &AttentionLayout) -> bool {
+    matches!(layout.bounds.shape(), [_, 4])
+}
+
+fn constants(q: &Tensor, layout: &AttentionLayout) -> Constants {
+    Constants { width: q.columns(), shared: is_shared(layout) }
+}
+
 fn flash(
     tape: &Tape,
     q: &Tensor,
@@ -109,12 +122,12 @@ fn flash(
     params: Params,
 ) -> Result<Tensor> {
     let device = q.device();
-    let (tokens, heads, width) = (q.dim(0), q.dim(1), q.dim(2));
+    let (tokens, heads, constants) = (q.dim(0), q.dim(1), constants(q, layout));
     let out = Tensor::empty(device, q.shape(), q.dtype())?;
     // lse and delta share a buffer, so that no kernel needs more than 8.
     let stats = Tensor::empty(device, &[tokens, heads, 2], DType::F32)?;
     let views = [q.view(), k.view(), v.view(), layout.bounds.view(), out.view(), stats.view()];
-    Version::fwd(q).launch(&views, params, q, params.heads)?;
+    Version::fwd(q).launch(&views, params, q, constants, params.heads)?;
 
     let targets = [q, k, v].map(GradTarget::of);
     let inputs = [q, k, v].map(Saved::of);
@@ -127,7 +140,7 @@ fn flash(
             &ATTENTION_BWD_DELTA,
             &[saved_out.view(), dout.view(), stats.view()],
             params,
-            width,
+            constants,
             device,
             grid_1d(tokens * heads, THREADS as usize),
         )?;
@@ -136,7 +149,7 @@ fn flash(
             let dk = Tensor::empty(device, k.shape(), k.dtype())?;
             let dv = Tensor::empty(device, v.shape(), v.dtype())?;
             let views = [read.as_slice(), &[dk.view(), dv.view()]].concat();
-            Version::bwd_dkv(q).launch(&views, params, q, params.kv_heads)?;
+            Version::bwd_dkv(q, constants).launch(&views, params, q, constants, params.kv_heads)?;
             for (target, gradient) in [(k_grad, dk), (v_grad, dv)] {
                 if let Some(target) = target {
                     target.add(gradient)?;
@@ -146,7 +159,7 @@ fn flash(
         if let Some(target) = q_grad {
             let dq = Tensor::empty(device, q.shape(), q.dtype())?;
             let views = [read.as_slice(), &[dq.view()]].concat();
-            Version::bwd_dq(q).launch(&views, params, q, params.heads)?;
+            Version::bwd_dq(q, constants).launch(&views, params, q, constants, params.heads)?;
             target.add(dq)?;
         }
         Ok(())

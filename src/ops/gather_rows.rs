@@ -1,4 +1,5 @@
-//! Picking rows: only tokens that carry loss need logits.
+//! Picking rows: only tokens that carry loss need logits, and the last one of a prompt that several
+//! completions share is needed once for each.
 
 use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
@@ -22,44 +23,80 @@ const NONE: u32 = u32::MAX;
 pub struct RowSelection {
     /// u32 [R]: the row of the source for each row of the result.
     rows: Tensor,
+    /// T.
+    total: usize,
+    went: Went,
+}
+
+/// Where the rows of the source went.
+#[derive(Clone, Debug)]
+enum Went {
     /// u32 [T]: the row of the result for each row of the source, or [`NONE`].
-    inverse: Tensor,
+    Once(Tensor),
+    /// Some rows to several places.
+    Often {
+        /// u32 [T + 1]: where the places of each row begin, and the end of the last one's.
+        starts: Tensor,
+        /// u32 [R]: the rows of the result, ascending for each row of the source.
+        places: Tensor,
+    },
 }
 
 impl RowSelection {
-    /// Picks `rows`, each below `total` and none twice.
+    /// Picks `rows`, each below `total`, in this order; a row may be picked several times.
     pub fn new(device: &Device, total: usize, rows: &[u32]) -> Result<Self> {
-        let mut inverse = vec![NONE; total];
-        for (to, &from) in rows.iter().enumerate() {
-            match inverse.get_mut(from as usize) {
-                Some(place) if *place == NONE => *place = to as u32,
-                _ => {
-                    let what = format!("row {from} of {total} is twice there or not at all");
+        let mut places = vec![Vec::new(); total];
+        for (to, &from) in (0..).zip(rows) {
+            match places.get_mut(from as usize) {
+                Some(places) => places.push(to),
+                None => {
+                    let what = format!("row {from} of {total} is not there");
                     return Err(Error::internal("gather_rows", what));
                 }
             }
         }
-        Ok(Self {
-            rows: Tensor::from_u32(device, &[rows.len()], rows)?,
-            inverse: Tensor::from_u32(device, &[total], &inverse)?,
-        })
+        let upload = |values: &[u32]| Tensor::from_u32(device, &[values.len()], values);
+        let went = if places.iter().all(|places| places.len() <= 1) {
+            let once = places.iter().map(|places| places.first().copied().unwrap_or(NONE));
+            Went::Once(upload(&once.collect::<Vec<u32>>())?)
+        } else {
+            let mut starts = vec![0];
+            starts.extend(places.iter().scan(0, |end, places| {
+                *end += places.len() as u32;
+                Some(*end)
+            }));
+            Went::Often { starts: upload(&starts)?, places: upload(&places.concat())? }
+        };
+        Ok(Self { rows: upload(rows)?, total, went })
     }
 }
 
 /// The selected rows of `x` [T, C] in the selection's order: [R, C] of `x`'s dtype. The gradient of a row
-/// goes back to where it came from; the others get zero.
+/// goes back to where it came from, the sum of those of its places; the others get zero.
 pub fn gather_rows(tape: &Tape, x: &Tensor, selection: &RowSelection) -> Result<Tensor> {
-    let RowSelection { rows, inverse } = selection.clone();
+    let RowSelection { rows, total, went } = selection.clone();
     let even = x.dtype() == DType::F32 || x.columns().is_multiple_of(2);
-    if x.shape().len() != 2 || x.dim(0) != inverse.len() || !even {
-        return Err(Error::internal("gather_rows", format!("{inverse:?} selects from {x:?}")));
+    if x.shape().len() != 2 || x.dim(0) != total || !even {
+        return Err(Error::internal("gather_rows", format!("rows of {total} selected from {x:?}")));
     }
     let y = gather(x, &rows)?;
     let x_grad = GradTarget::of(x);
     Ok(tape.record("gather_rows", &[x], y, move |dy| match &x_grad {
-        Some(target) => target.add(gather(dy, &inverse)?),
+        Some(target) => target.add(match &went {
+            Went::Once(places) => gather(dy, places)?,
+            Went::Often { starts, places } => sum_places(dy, starts, places)?,
+        }),
         None => Ok(()),
     }))
+}
+
+/// The sums of the rows of `dy` [R, C] at the places of each row of the source, [T, C].
+fn sum_places(dy: &Tensor, starts: &Tensor, places: &Tensor) -> Result<Tensor> {
+    let dx = Tensor::empty(dy.device(), &[starts.len() - 1, dy.columns()], dy.dtype())?;
+    KernelCall::new(&SUM_ROWS, &[dy.view(), starts.view(), places.view(), dx.view()])
+        .params(Params { rows: dx.dim(0) as u32, columns: dx.columns() as u32 })
+        .launch(dy.device(), grid_1d(words(&dx), BLOCK))?;
+    Ok(dx)
 }
 
 fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
@@ -81,7 +118,7 @@ struct Params {
 
 static TEXT: KernelText = kernel_text!("gather_rows");
 
-pub(super) const KERNELS: &[&KernelSpec] = &[&GATHER_ROWS];
+pub(super) const KERNELS: &[&KernelSpec] = &[&GATHER_ROWS, &SUM_ROWS];
 
 static GATHER_ROWS: KernelSpec = KernelSpec {
     name: "gather_rows",
@@ -97,6 +134,23 @@ static GATHER_ROWS: KernelSpec = KernelSpec {
     reference_f32: gather_reference,
     reference_f64: gather_reference,
     cpu: |call| with_element!(call.dtype(0), T => gather_cpu::<T>(call)),
+};
+
+static SUM_ROWS: KernelSpec = KernelSpec {
+    name: "gather_rows_bwd",
+    text: &TEXT,
+    bindings: &[
+        Binding::read("dy", Kind::Float),
+        Binding::read("starts", Kind::U32),
+        Binding::read("places", Kind::U32),
+        Binding::write("dx", Kind::Float),
+    ],
+    constants: &[],
+    block: [BLOCK as u32, 1, 1],
+    requires: Requires::Portable,
+    reference_f32: sum_reference,
+    reference_f64: sum_reference,
+    cpu: |call| with_element!(call.dtype(0), T => sum_cpu::<T>(call)),
 };
 
 fn gather_reference<F: Real>(call: &mut RefCall<F>) {
@@ -122,6 +176,38 @@ fn gather_cpu<T: Element>(call: &mut HostCall) {
                 NONE => y.fill(T::from_f32(0.0)),
                 from => y.copy_from_slice(&x[from as usize * columns..][..columns]),
             }
+        }
+    });
+}
+
+fn sum_reference<F: Real>(call: &mut RefCall<F>) {
+    let Params { rows, columns } = call.params();
+    let columns = columns as usize;
+    let (dy, starts, places) = (call.input(0), call.input_u32(1), call.input_u32(2));
+    let dx = call.output(3);
+    for row in 0..rows as usize {
+        for c in 0..columns {
+            let places = &places[starts[row] as usize..starts[row + 1] as usize];
+            dx[row * columns + c] =
+                places.iter().map(|&place| dy[place as usize * columns + c]).sum();
+        }
+    }
+}
+
+fn sum_cpu<T: Element>(call: &mut HostCall) {
+    let columns = call.params::<Params>().columns as usize;
+    let (dy, starts, places) = (call.input::<T>(0), call.input::<u32>(1), call.input::<u32>(2));
+    let dx = call.output::<T>(3);
+    let task = rows_per_task(columns);
+    dx.par_chunks_mut(task * columns).enumerate().for_each(|(chunk, dx)| {
+        let mut sums = vec![0.0f32; columns];
+        for (row, dx) in (chunk * task..).zip(dx.chunks_exact_mut(columns)) {
+            sums.fill(0.0);
+            for &place in &places[starts[row] as usize..starts[row + 1] as usize] {
+                let dy = &dy[place as usize * columns..][..columns];
+                sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy.to_f32());
+            }
+            dx.iter_mut().zip(&sums).for_each(|(dx, &sum)| *dx = T::from_f32(sum));
         }
     });
 }

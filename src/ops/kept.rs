@@ -44,8 +44,7 @@ const TABLE: &[Row] = &[
     row("cast", "x", &[], NOTHING),
     row("dropout", "x", &[], |_| vec![STEP_STATE]),
     row("embedding", "weight", &[], NOTHING),
-    // Where each row went.
-    row("gather_rows", "x", &[], |case| vec![4 * case.inputs[0].shape[0]]),
+    row("gather_rows", "x", &[], of_gather),
     row("geglu", "gate", &["gate", "up"], NOTHING),
     row("geglu", "up", &["gate", "up"], NOTHING),
     // The gradients, which are there before the backward begins.
@@ -90,6 +89,15 @@ fn of_attention(case: &Case) -> Vec<usize> {
     match case.variant.starts_with("Flash") {
         true => vec![bytes(q), 4 * 2 * rows],
         false => vec![4 * rows * keys],
+    }
+}
+
+/// Where each row went: one place, or where its places begin, and the places.
+fn of_gather(case: &Case) -> Vec<usize> {
+    let rows = case.inputs[0].shape[0];
+    match case.variant.contains("often") {
+        true => vec![4 * (rows + 1), 4 * (4 * rows.div_ceil(3) + (rows - 1).div_ceil(3))],
+        false => vec![4 * rows],
     }
 }
 

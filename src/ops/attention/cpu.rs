@@ -3,7 +3,7 @@
 //! The query heads of a group are rows of one tile, as they share keys. Tasks are tiles of a kv-head;
 //! each owns its results, so their order and the number of threads do not matter.
 
-use super::params::Params;
+use super::params::{Params, Seen, Visibility};
 use crate::dtype::Element;
 use crate::kernels::HostCall;
 use crate::ops::cpu::{Matrix, small_product, widened};
@@ -27,7 +27,7 @@ struct Pass<'a> {
     width: usize,
     /// bf16 numbers whose sum an element of the inputs is.
     planes: usize,
-    bounds: &'a [u32],
+    visibility: Visibility<'a>,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -91,17 +91,23 @@ impl Pass<'_> {
         rows
     }
 
-    /// The keys that query `t` sees, as columns of the tile that begins at `first`; may be empty.
-    fn seen(&self, t: usize, first: usize, columns: usize) -> Range<usize> {
-        let i = t + self.offset();
-        let low = self.params.lowest_key(self.bounds, i).clamp(first, first + columns) - first;
-        low..(i + 1).clamp(first + low, first + columns) - first
+    /// The keys that query `t` sees, as columns of the tile that begins at `first`: of a shared prompt,
+    /// then of its own sequence. Each may be empty.
+    fn seen(&self, t: usize, first: usize, columns: usize) -> [Range<usize>; 2] {
+        let Seen { prompt, own } = self.visibility.seen(t + self.offset());
+        [prompt, own].map(|keys| {
+            let low = keys.start.clamp(first, first + columns) - first;
+            low..keys.end.clamp(first + low, first + columns) - first
+        })
     }
 
-    /// All keys that the queries see.
-    fn keys(&self, queries: &Range<usize>) -> Range<usize> {
-        self.params.lowest_key(self.bounds, queries.start + self.offset())
-            ..queries.end + self.offset()
+    /// All keys that the queries see, tile by tile.
+    fn key_tiles(&self, queries: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let range = queries.start + self.offset()..queries.end + self.offset();
+        self.visibility.seen_by_any(range).into_iter().flat_map(|keys| {
+            let starts = keys.clone().step_by(KEYS);
+            starts.map(move |first| first..(first + KEYS).min(keys.end))
+        })
     }
 
     /// Row of tile -> index of (token, head) in [T, NH].
@@ -152,7 +158,7 @@ fn with_pass<T: Element>(call: &HostCall, bounds: usize, body: impl FnOnce(&Pass
         group: (params.heads / params.kv_heads) as usize,
         width: call.constant("HEAD_WIDTH") as usize,
         planes: T::DTYPE.bf16_planes(),
-        bounds: call.input(bounds),
+        visibility: Visibility::new(&params, call.constant("SHARED"), call.input(bounds)),
         q: &q,
         k: &k,
         v: &v,
@@ -173,6 +179,14 @@ pub fn fwd<T: Element>(call: &mut HostCall) {
     });
 }
 
+/// Sets those of a row to 0 that are not seen.
+#[inline(always)]
+fn clear_unseen(row: &mut [f32], [prompt, own]: &[Range<usize>; 2]) {
+    row[..prompt.start].fill(0.0);
+    row[prompt.end..own.start].fill(0.0);
+    row[own.end..].fill(0.0);
+}
+
 /// What the forward computes of a tile.
 struct FwdTile {
     queries: Range<usize>,
@@ -190,9 +204,8 @@ fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
     let mut out = vec![0.0; rows * width];
     let (mut m, mut l) = (vec![f32::MIN; rows], vec![0.0f32; rows]);
     let mut p = vec![0.0; rows * KEYS]; // [rows, columns]
-    let keys = pass.keys(&queries);
-    for first in keys.clone().step_by(KEYS) {
-        let columns = KEYS.min(keys.end - first);
+    for keys in pass.key_tiles(&queries) {
+        let (first, columns) = (keys.start, keys.len());
         let p = &mut p[..rows * columns];
         let k = pass.kv(pass.k, first, kv_head).transposed();
         pass.scores(&q, k, [rows, columns], p);
@@ -201,21 +214,24 @@ fn fwd_tile(pass: &Pass, queries: Range<usize>, kv_head: usize) -> FwdTile {
             || {
                 for (row, p) in p.chunks_exact_mut(columns).enumerate() {
                     let seen = pass.seen(queries.start + row % queries.len(), first, columns);
-                    p[..seen.start].fill(0.0);
-                    p[seen.end..].fill(0.0);
-                    let p = &mut p[seen];
-                    if p.is_empty() {
+                    clear_unseen(p, &seen);
+                    if seen.iter().all(Range::is_empty) {
                         continue;
                     }
-                    p.iter_mut().for_each(|p| *p *= pass.params.scale);
-                    let larger = vector::max(p, m[row]);
+                    let mut larger = m[row];
+                    for seen in seen.clone() {
+                        p[seen.clone()].iter_mut().for_each(|p| *p *= pass.params.scale);
+                        larger = vector::max(&p[seen], larger);
+                    }
                     if larger > m[row] && l[row] > 0.0 {
                         let shrink = vector::exp(m[row] - larger);
                         l[row] *= shrink;
                         out[row * width..][..width].iter_mut().for_each(|out| *out *= shrink);
                     }
                     m[row] = larger;
-                    l[row] += vector::exp_in_place(p, larger);
+                    for seen in seen {
+                        l[row] += vector::exp_in_place(&mut p[seen], larger);
+                    }
                 }
             },
         );
@@ -278,15 +294,15 @@ impl Weights {
                 let tile = self.p.chunks_exact_mut(columns).zip(self.ds.chunks_exact_mut(columns));
                 for (row, (p, ds)) in tile.enumerate() {
                     let seen = pass.seen(queries.start + row % queries.len(), keys.start, columns);
-                    for values in [&mut *p, &mut *ds] {
-                        values[..seen.start].fill(0.0);
-                        values[seen.end..].fill(0.0);
-                    }
+                    clear_unseen(p, &seen);
+                    clear_unseen(ds, &seen);
                     let index = 2 * pass.row(row, queries, kv_head);
                     let (lse, delta) = (stats[index], stats[index + 1]);
-                    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
-                        *p = vector::exp(*p * scale - lse);
-                        *ds = *p * (*ds - delta) * scale;
+                    for seen in seen {
+                        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
+                            *p = vector::exp(*p * scale - lse);
+                            *ds = *p * (*ds - delta) * scale;
+                        }
                     }
                 }
             },
@@ -332,9 +348,7 @@ fn dkv_tile(
 ) -> [Vec<f32>; 2] {
     let width = pass.width;
     let keys = first..(first + KEYS).min(pass.tokens);
-    let last = keys.end - 1;
-    let end =
-        (pass.bounds[2 * last + 1] as usize).min(last.saturating_add(pass.params.window as usize));
+    let end = pass.visibility.end_of_seers(keys.clone());
     let mut dk = vec![0.0; keys.len() * width];
     let mut dv = vec![0.0; keys.len() * width];
     let mut weights = Weights { p: Vec::new(), ds: Vec::new() };
@@ -364,12 +378,10 @@ pub fn bwd_dq<T: Element>(call: &mut HostCall) {
             let rows = q.len() / width;
             let mut dq = vec![0.0; rows * width];
             let mut weights = Weights { p: Vec::new(), ds: Vec::new() };
-            let keys = pass.keys(&queries);
-            for first in keys.clone().step_by(KEYS) {
-                let tile = first..(first + KEYS).min(keys.end);
+            for tile in pass.key_tiles(&queries) {
                 weights.compute(pass, stats, (&q, &dout), &queries, tile.clone(), kv_head);
                 let ds = Matrix::rows(weights.ds.as_slice(), tile.len());
-                let k = pass.kv(pass.k, first, kv_head);
+                let k = pass.kv(pass.k, tile.start, kv_head);
                 pass.add_weighted(ds, k, [rows, tile.len()], &mut dq);
             }
             dq

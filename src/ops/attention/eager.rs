@@ -11,7 +11,9 @@
 //! weighted_sum_bwd                           dv = pᵀ dout, dk = dsᵀ q
 //! ```
 
-use super::params::{ATTENTION, AttentionLayout, Params, Sizes, launch};
+use super::params::{
+    ATTENTION, AttentionLayout, CONSTANTS, Constants, Params, Seen, Sizes, Visibility, launch,
+};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -30,14 +32,13 @@ use rayon::prelude::*;
 #[expect(clippy::too_many_lines, reason = "the steps of one formula")]
 pub fn attention(
     tape: &Tape,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
     layout: &AttentionLayout,
     params: Params,
+    constants: Constants,
 ) -> Result<Tensor> {
     let device = q.device();
-    let [tokens, heads, width] = [q.dim(0), q.dim(1), q.dim(2)];
+    let [tokens, heads] = [q.dim(0), q.dim(1)];
     let keys = k.dim(0);
     let limit = device.capabilities().max_binding_bytes.min(i32::MAX as usize);
     if 4 * heads * tokens * keys > limit {
@@ -53,14 +54,14 @@ pub fn attention(
     let grid = |results| grid_1d(results, BLOCK as usize);
     let rows = heads * tokens;
     let p = Tensor::empty(device, &[heads, tokens, keys], DType::F32)?;
-    launch(&SCORES, &[q.view(), k.view(), p.view()], params, width, device, grid(p.len()))?;
-    launch(&SOFTMAX, &[layout.bounds.view(), p.view()], params, width, device, grid(rows))?;
+    launch(&SCORES, &[q.view(), k.view(), p.view()], params, constants, device, grid(p.len()))?;
+    launch(&SOFTMAX, &[layout.bounds.view(), p.view()], params, constants, device, grid(rows))?;
     let out = Tensor::empty(device, q.shape(), q.dtype())?;
     launch(
         &WEIGHTED_SUM,
         &[p.view(), v.view(), out.view()],
         params,
-        width,
+        constants,
         device,
         grid(words(&out)),
     )?;
@@ -74,7 +75,7 @@ pub fn attention(
         if let Some(target) = v_grad {
             let dv = Tensor::empty(device, v.shape(), v.dtype())?;
             let views = [p.view(), dout.view(), dv.view()];
-            launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dv)))?;
+            launch(&WEIGHTED_SUM_BWD, &views, params, constants, device, grid(words(&dv)))?;
             target.add(dv)?;
         }
         if q_grad.is_none() && k_grad.is_none() {
@@ -82,18 +83,25 @@ pub fn attention(
         }
         let plain = Params { scale: 1.0, ..params };
         let ds = Tensor::empty(device, p.shape(), DType::F32)?;
-        launch(&SCORES, &[dout.view(), v.view(), ds.view()], plain, width, device, grid(ds.len()))?;
-        launch(&SOFTMAX_BWD, &[p.view(), ds.view()], params, width, device, grid(rows))?;
+        launch(
+            &SCORES,
+            &[dout.view(), v.view(), ds.view()],
+            plain,
+            constants,
+            device,
+            grid(ds.len()),
+        )?;
+        launch(&SOFTMAX_BWD, &[p.view(), ds.view()], params, constants, device, grid(rows))?;
         if let Some(target) = q_grad {
             let dq = Tensor::empty(device, q.shape(), q.dtype())?;
             let views = [ds.view(), k.view(), dq.view()];
-            launch(&WEIGHTED_SUM, &views, params, width, device, grid(words(&dq)))?;
+            launch(&WEIGHTED_SUM, &views, params, constants, device, grid(words(&dq)))?;
             target.add(dq)?;
         }
         if let Some(target) = k_grad {
             let dk = Tensor::empty(device, k.shape(), k.dtype())?;
             let views = [ds.view(), q.view(), dk.view()];
-            launch(&WEIGHTED_SUM_BWD, &views, params, width, device, grid(words(&dk)))?;
+            launch(&WEIGHTED_SUM_BWD, &views, params, constants, device, grid(words(&dk)))?;
             target.add(dk)?;
         }
         Ok(())
@@ -112,7 +120,7 @@ pub static SCORES: KernelSpec = KernelSpec {
         Binding::read("key", Kind::Float),
         Binding::write("scores", Kind::F32),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [BLOCK, 1, 1],
     requires: Requires::Portable,
     reference_f32: scores_reference,
@@ -124,7 +132,7 @@ pub static SOFTMAX: KernelSpec = KernelSpec {
     name: "attention_eager_softmax",
     text: &TEXT,
     bindings: &[Binding::read("bounds", Kind::U32), Binding::update("p", Kind::F32)],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [BLOCK, 1, 1],
     requires: Requires::Portable,
     reference_f32: softmax_reference,
@@ -136,7 +144,7 @@ pub static SOFTMAX_BWD: KernelSpec = KernelSpec {
     name: "attention_eager_softmax_bwd",
     text: &TEXT,
     bindings: &[Binding::read("p", Kind::F32), Binding::update("ds", Kind::F32)],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [BLOCK, 1, 1],
     requires: Requires::Portable,
     reference_f32: softmax_bwd_reference,
@@ -152,7 +160,7 @@ pub static WEIGHTED_SUM: KernelSpec = KernelSpec {
         Binding::read("value", Kind::Float),
         Binding::write("out", Kind::Float),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [BLOCK, 1, 1],
     requires: Requires::Portable,
     reference_f32: weighted_sum_reference,
@@ -168,7 +176,7 @@ pub static WEIGHTED_SUM_BWD: KernelSpec = KernelSpec {
         Binding::read("dout", Kind::Float),
         Binding::write("dvalue", Kind::Float),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [BLOCK, 1, 1],
     requires: Requires::Portable,
     reference_f32: weighted_sum_bwd_reference,
@@ -195,14 +203,16 @@ fn scores_reference<F: Real>(call: &mut RefCall<F>) {
 
 fn softmax_reference<F: Real>(call: &mut RefCall<F>) {
     let params: Params = call.params();
-    let (bounds, p) = (call.input_u32(0), call.output(1));
+    let visibility = Visibility::new(&params, call.constant("SHARED"), call.input_u32(0));
+    let p = call.output(1);
     for (row, p) in p.chunks_exact_mut(params.keys as usize).enumerate() {
         let i = row % params.tokens as usize + params.q_offset as usize;
-        let seen = params.lowest_key(bounds, i)..i + 1;
-        let largest = p[seen.clone()].iter().fold(p[i], |a, &b| a.max(b));
-        let sum: F = p[seen.clone()].iter().map(|&s| (s - largest).exp()).sum();
+        let seen = visibility.seen(i);
+        let largest = seen.keys().fold(p[i], |a, j| a.max(p[j]));
+        let sum: F = seen.keys().map(|j| (p[j] - largest).exp()).sum();
         for (j, p) in p.iter_mut().enumerate() {
-            *p = if seen.contains(&j) { (*p - largest).exp() / sum } else { F::ZERO };
+            let is_seen = seen.prompt.contains(&j) || seen.own.contains(&j);
+            *p = if is_seen { (*p - largest).exp() / sum } else { F::ZERO };
         }
     }
 }
@@ -269,16 +279,23 @@ fn scores_cpu<T: Element>(call: &mut HostCall) {
 
 fn softmax_cpu(call: &mut HostCall) {
     let params: Params = call.params();
+    let shared = call.constant("SHARED");
     let (bounds, p) = (call.input::<u32>(0), call.output::<f32>(1));
+    let visibility = Visibility::new(&params, shared, bounds);
     p.par_chunks_mut(params.keys as usize).enumerate().for_each(|(row, p)| {
         let i = row % params.tokens as usize + params.q_offset as usize;
-        let lowest = params.lowest_key(bounds, i);
-        p[..lowest].fill(0.0);
-        p[i + 1..].fill(0.0);
-        let seen = &mut p[lowest..=i];
-        let largest = vector::max(seen, f32::MIN);
-        let sum = vector::exp_in_place(seen, largest);
-        seen.iter_mut().for_each(|p| *p /= sum);
+        let Seen { prompt, own } = visibility.seen(i);
+        p[..prompt.start].fill(0.0);
+        p[prompt.end..own.start].fill(0.0);
+        p[own.end..].fill(0.0);
+        let parts = [prompt, own];
+        let largest = parts.iter().fold(f32::MIN, |max, part| vector::max(&p[part.clone()], max));
+        let sum = parts
+            .iter()
+            .fold(0.0, |sum, part| sum + vector::exp_in_place(&mut p[part.clone()], largest));
+        for part in parts {
+            p[part].iter_mut().for_each(|p| *p /= sum);
+        }
     });
 }
 

@@ -1,11 +1,16 @@
 //! What the flash kernels compute, in naive loops: the softmax of whole rows.
 
-use super::params::{Params, Sizes};
+use super::params::{Params, Sizes, Visibility};
 use crate::kernels::{Real, RefCall};
 
 fn sizes<F: Real>(call: &RefCall<F>) -> (Params, Sizes) {
     let params: Params = call.params();
     (params, Sizes::new(&params, call.constant("HEAD_WIDTH")))
+}
+
+/// Who sees whom, of which `bounds` is the binding.
+fn visibility<'a, F: Real>(call: &RefCall<'a, F>, bounds: usize) -> Visibility<'a> {
+    Visibility::new(&call.params(), call.constant("SHARED"), call.input_u32(bounds))
 }
 
 fn dot<F: Real>(a: &[F], b: &[F]) -> F {
@@ -20,22 +25,22 @@ fn dot<F: Real>(a: &[F], b: &[F]) -> F {
 pub fn fwd<F: Real>(call: &mut RefCall<F>) {
     let (params, sizes) = sizes(call);
     let scale = F::from_f64(f64::from(params.scale));
-    let (q, k, v, bounds) = (call.input(0), call.input(1), call.input(2), call.input_u32(3));
+    let (q, k, v) = (call.input(0), call.input(1), call.input(2));
+    let visibility = visibility(call, 3);
     let (out, stats) = (call.output(4), call.output(5));
     for t in 0..sizes.tokens {
+        let seen = visibility.seen(t + sizes.offset);
         for h in 0..sizes.heads {
             let q = &q[sizes.query(t, h)..][..sizes.width];
-            let scores: Vec<F> = sizes
-                .seen(&params, bounds, t)
-                .map(|j| dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale)
-                .collect();
+            let scores: Vec<F> =
+                seen.keys().map(|j| dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale).collect();
             let largest = scores.iter().fold(scores[0], |a, &b| a.max(b));
             let sum: F = scores.iter().map(|&s| (s - largest).exp()).sum();
             let lse = largest + sum.ln();
             stats[(t * sizes.heads + h) * 2] = lse;
             for d in 0..sizes.width {
                 let mut value = F::ZERO;
-                for (j, &s) in sizes.seen(&params, bounds, t).zip(&scores) {
+                for (j, &s) in seen.keys().zip(&scores) {
                     value += (s - lse).exp() * v[sizes.key(j, h) + d];
                 }
                 out[sizes.query(t, h) + d] = value;
@@ -63,14 +68,15 @@ fn for_each_pair<F: Real>(
 ) {
     let scale = F::from_f64(f64::from(params.scale));
     let (q, k, v, dout) = (call.input(0), call.input(1), call.input(2), call.input(3));
-    let (stats, bounds) = (call.input(4), call.input_u32(5));
+    let (stats, visibility) = (call.input(4), visibility(call, 5));
     for t in 0..sizes.tokens {
+        let seen = visibility.seen(t);
         for h in 0..sizes.heads {
             let q = &q[sizes.query(t, h)..][..sizes.width];
             let dout = &dout[sizes.query(t, h)..][..sizes.width];
             let row = (t * sizes.heads + h) * 2;
             let (lse, delta) = (stats[row], stats[row + 1]);
-            for j in sizes.seen(params, bounds, t) {
+            for j in seen.keys() {
                 let p = (dot(q, &k[sizes.key(j, h)..][..sizes.width]) * scale - lse).exp();
                 let dp = dot(dout, &v[sizes.key(j, h)..][..sizes.width]);
                 pair(t, h, j, p, p * (dp - delta) * scale);

@@ -1,6 +1,6 @@
 //! The portable kernels of flash attention.
 
-use super::params::ATTENTION;
+use super::params::{ATTENTION, CONSTANTS};
 use super::{cpu, reference};
 use crate::kernels::{Binding, Constants, KernelSpec, KernelText, Kind, Requires};
 use crate::{kernel_text, with_element};
@@ -28,7 +28,7 @@ pub static ATTENTION_FWD: KernelSpec = KernelSpec {
         Binding::write("out", Kind::Float),
         Binding::update("stats", Kind::F32),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [THREADS, 1, 1],
     requires: Requires::Portable,
     reference_f32: reference::fwd,
@@ -44,7 +44,7 @@ pub static ATTENTION_BWD_DELTA: KernelSpec = KernelSpec {
         Binding::read("dout", Kind::Float),
         Binding::update("stats", Kind::F32),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [THREADS, 1, 1],
     requires: Requires::Portable,
     reference_f32: reference::bwd_delta,
@@ -65,7 +65,7 @@ pub static ATTENTION_BWD_DKV: KernelSpec = KernelSpec {
         Binding::write("dk", Kind::Float),
         Binding::write("dv", Kind::Float),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [THREADS, 1, 1],
     requires: Requires::Portable,
     reference_f32: reference::bwd_dkv,
@@ -85,7 +85,7 @@ pub static ATTENTION_BWD_DQ: KernelSpec = KernelSpec {
         Binding::read("bounds", Kind::U32),
         Binding::write("dq", Kind::Float),
     ],
-    constants: &["HEAD_WIDTH"],
+    constants: CONSTANTS,
     block: [THREADS, 1, 1],
     requires: Requires::Portable,
     reference_f32: reference::bwd_dq,

@@ -1,6 +1,6 @@
 //! The versions of the flash kernels: portable, on tensor cores, on Hopper's.
 
-use super::params::{ATTENTION, Params};
+use super::params::{ATTENTION, Constants, Params};
 use super::specs::{ATTENTION_BWD_DKV, ATTENTION_BWD_DQ, ATTENTION_FWD, TILE};
 use crate::DType;
 use crate::backend::{KernelCall, TensorMap, View};
@@ -63,10 +63,10 @@ impl Version {
     }
 
     /// The gradients of keys and values.
-    pub fn bwd_dkv(q: &Tensor) -> Self {
+    pub fn bwd_dkv(q: &Tensor, constants: Constants) -> Self {
         const BOXES: &[u32] =
             &[HOPPER_WALK as u32, HOPPER_TILE as u32, HOPPER_TILE as u32, HOPPER_WALK as u32];
-        match Backward::of(q) {
+        match Backward::of(q, constants) {
             Backward::Portable => Self::portable(&ATTENTION_BWD_DKV),
             Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DKV_MMA, bytes.dkv).of_both(bytes),
             Backward::Hopper(bytes) => {
@@ -76,10 +76,10 @@ impl Version {
     }
 
     /// The gradient of queries.
-    pub fn bwd_dq(q: &Tensor) -> Self {
+    pub fn bwd_dq(q: &Tensor, constants: Constants) -> Self {
         const BOXES: &[u32] =
             &[HOPPER_TILE as u32, HOPPER_WALK as u32, HOPPER_WALK as u32, HOPPER_TILE as u32];
-        match Backward::of(q) {
+        match Backward::of(q, constants) {
             Backward::Portable => Self::portable(&ATTENTION_BWD_DQ),
             Backward::Mma(bytes) => Self::mma(&ATTENTION_BWD_DQ_MMA, bytes.dq).of_both(bytes),
             Backward::Hopper(bytes) => {
@@ -111,10 +111,17 @@ impl Version {
     }
 
     /// Launches the kernel for `q` and `heads` heads, of queries or of keys.
-    pub fn launch(&self, views: &[&View], params: Params, q: &Tensor, heads: u32) -> Result<()> {
+    pub fn launch(
+        &self,
+        views: &[&View],
+        params: Params,
+        q: &Tensor,
+        constants: Constants,
+        heads: u32,
+    ) -> Result<()> {
         let tiles = q.dim(0).div_ceil(self.tile) as u32;
-        let mut call = KernelCall::new(self.spec, views)
-            .constant("HEAD_WIDTH", q.columns() as u32)
+        let mut call = constants
+            .of(KernelCall::new(self.spec, views))
             .params(params)
             .shared_bytes(self.shared_bytes as u32);
         for &(name, value) in &self.constants {
@@ -146,7 +153,7 @@ struct SharedBytes {
 }
 
 impl Backward {
-    fn of(q: &Tensor) -> Self {
+    fn of(q: &Tensor, constants: Constants) -> Self {
         // p and ds rounded to f16 err by more than three times what f16 itself does.
         if !fits(q, MAX_WIDTH[1]) || q.dtype() == DType::F16 {
             return Self::Portable;
@@ -155,12 +162,14 @@ impl Backward {
         let tiles = |own: usize, walk: usize| (2 * own + 2 * 2 * walk) * 2 * q.columns();
         if fits_hopper(q) {
             let dq = tiles(HOPPER_TILE, HOPPER_WALK) + RING_BYTES + BARRIER_BYTES;
-            // Of dkv a step brings lse and delta of its queries too.
-            return Self::Hopper(SharedBytes { dq, dkv: dq + STAGES * HOPPER_WALK * 8 });
+            // Of dkv a step brings lse and delta of its queries too, and how far they stand from a prompt.
+            let of_query = if constants.shared { 12 } else { 8 };
+            return Self::Hopper(SharedBytes { dq, dkv: dq + STAGES * HOPPER_WALK * of_query });
         }
         let dq = tiles(MMA_TILE, MMA_WALK);
         // Lse, delta and the bounds.
-        Self::Mma(SharedBytes { dq, dkv: dq + 2 * MMA_WALK * 16 })
+        let of_query = if constants.shared { 24 } else { 16 };
+        Self::Mma(SharedBytes { dq, dkv: dq + 2 * MMA_WALK * of_query })
     }
 }
 
@@ -177,7 +186,7 @@ fn fits_hopper(q: &Tensor) -> bool {
     q.device().capabilities().is_hopper() && q.dtype() != DType::F32 && whole
 }
 
-const BWD_CONSTANTS: &[&str] = &["HEAD_WIDTH", "DKV_BYTES", "DQ_BYTES"];
+const BWD_CONSTANTS: &[&str] = &["HEAD_WIDTH", "SHARED", "DKV_BYTES", "DQ_BYTES"];
 
 static FWD_MMA_TEXT: KernelText =
     cuda_text!("attention_fwd_mma", ATTENTION, MMA).with_constants(&[&[("BR", MMA_TILE as u32)]]);
@@ -187,7 +196,7 @@ static BWD_MMA_TEXT: KernelText = cuda_text!("attention_bwd_mma", ATTENTION, MMA
 pub(super) static ATTENTION_FWD_MMA: KernelSpec = KernelSpec {
     name: "attention_fwd_mma",
     text: &FWD_MMA_TEXT,
-    constants: &["HEAD_WIDTH", "BC", "SHARED_BYTES"],
+    constants: &["HEAD_WIDTH", "SHARED", "BC", "SHARED_BYTES"],
     requires: Requires::Sm(TENSOR_CORES),
     ..ATTENTION_FWD
 };
@@ -226,7 +235,7 @@ const HOPPER_BLOCK: [u32; 3] = [384, 1, 1];
 pub(super) static ATTENTION_FWD_WGMMA: KernelSpec = KernelSpec {
     name: "attention_fwd_wgmma",
     text: &FWD_WGMMA_TEXT,
-    constants: &["HEAD_WIDTH", "SHARED_BYTES"],
+    constants: &["HEAD_WIDTH", "SHARED", "SHARED_BYTES"],
     block: HOPPER_BLOCK,
     requires: Requires::Hopper,
     ..ATTENTION_FWD

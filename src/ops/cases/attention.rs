@@ -9,6 +9,8 @@ use crate::ops::{self, AttentionLayout, Implementation};
 struct Shape<'a> {
     /// Sequences packed one after the other.
     lengths: &'a [usize],
+    /// Or groups: a prompt, and the sequences that share it; none after a sequence by itself.
+    groups: &'a [&'a [usize]],
     heads: usize,
     kv_heads: usize,
     width: usize,
@@ -18,7 +20,16 @@ struct Shape<'a> {
 }
 
 const fn shape(lengths: &[usize], heads: usize, kv_heads: usize, width: usize) -> Shape<'_> {
-    Shape { lengths, heads, kv_heads, width, window: None, q_offset: 0 }
+    Shape { lengths, groups: &[], heads, kv_heads, width, window: None, q_offset: 0 }
+}
+
+const fn sharing<'a>(
+    groups: &'a [&'a [usize]],
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+) -> Shape<'a> {
+    Shape { groups, ..shape(&[], heads, kv_heads, width) }
 }
 
 const fn windowed(shape: Shape<'_>, window: u32) -> Shape<'_> {
@@ -48,6 +59,19 @@ const SHAPES: &[Shape<'static>] = &[
     decoding(shape(&[45], 6, 2, 16), 44),
     decoding(windowed(shape(&[37], 4, 4, 33), 20), 33),
     decoding(shape(&[200], 3, 1, 8), 130),
+    // Shared prompts: the first three are small enough for gradcheck. A sequence that begins with nothing in
+    // common; prompts of several tiles; sequences that end and begin within a tile; windows that reach back into
+    // the prompt from some, from all, or from none; the last sequence alone, after a cache of the others.
+    sharing(&[&[2, 1, 2]], 1, 1, 2),
+    windowed(sharing(&[&[3, 2, 3], &[2]], 2, 1, 4), 3),
+    sharing(&[&[0, 2, 3], &[2], &[1, 1, 1]], 2, 2, 2),
+    sharing(&[&[40, 5, 37, 1], &[20], &[3, 50, 33]], 4, 2, 34),
+    windowed(sharing(&[&[70, 20, 50], &[9, 3, 3, 30]], 3, 1, 16), 33),
+    windowed(sharing(&[&[90, 41, 40]], 2, 2, 8), 100),
+    windowed(sharing(&[&[150, 70, 7, 40], &[33]], 3, 3, 5), 60),
+    sharing(&[&[300, 140, 150]], 2, 1, 6),
+    decoding(sharing(&[&[50, 30, 20]], 6, 2, 16), 99),
+    decoding(windowed(sharing(&[&[64, 40, 70]], 2, 1, 8), 50), 101),
 ];
 
 /// Shapes of the 16-bit cases.
@@ -56,6 +80,7 @@ const SHAPES_16_BIT: &[Shape<'static>] = &[
     windowed(shape(&[33], 4, 2, 66), 9),
     shape(&[20, 13, 32], 6, 2, 40),
     decoding(shape(&[45], 6, 2, 16), 44),
+    windowed(sharing(&[&[40, 5, 37, 1], &[20], &[3, 50, 33]], 4, 2, 34), 45),
 ];
 
 /// 16-bit shapes whose widths the tensor cores take: several tiles, packing, groups, windows, a KV
@@ -72,6 +97,11 @@ const SHAPES_TENSOR_CORES: &[Shape<'static>] = &[
     decoding(shape(&[2, 130], 1, 1, 64), 64),
     decoding(shape(&[70], 1, 1, 192), 5),
     decoding(shape(&[70], 1, 1, 256), 5),
+    sharing(&[&[70, 33, 60], &[20], &[5, 7, 90]], 2, 1, 48),
+    sharing(&[&[200, 70, 130]], 1, 1, 64),
+    windowed(sharing(&[&[100, 50, 70, 3]], 2, 2, 64), 80),
+    windowed(sharing(&[&[9], &[90, 80, 40]], 1, 1, 128), 110),
+    decoding(windowed(sharing(&[&[150, 60, 70]], 2, 1, 32), 170), 190),
 ];
 
 /// 16-bit shapes that Hopper's tensor cores take: several tiles of queries and keys, packing, groups,
@@ -81,6 +111,10 @@ const SHAPES_HOPPER: &[Shape] = &[
     windowed(shape(&[300], 2, 1, 128), 140),
     decoding(windowed(shape(&[33, 270], 2, 2, 64), 200), 170),
     decoding(shape(&[330], 1, 1, 128), 200),
+    sharing(&[&[150, 60, 130, 9], &[40]], 4, 2, 64),
+    sharing(&[&[260, 140]], 1, 1, 128),
+    windowed(sharing(&[&[40], &[170, 140, 50]], 2, 1, 128), 190),
+    decoding(windowed(sharing(&[&[130, 100, 150]], 2, 2, 64), 150), 200),
 ];
 
 /// The checked cases.
@@ -119,13 +153,10 @@ pub(super) fn causal(
 }
 
 fn attention(shape: Shape<'_>, dtype: DType, implementation: Implementation) -> Case {
-    let Shape { lengths, heads, kv_heads, width, window, q_offset } = shape;
-    let mut bounds = Vec::new();
-    for &length in lengths {
-        let first = bounds.len() as u32 / 2;
-        (0..length).for_each(|_| bounds.extend([first, first + length as u32]));
-    }
-    let keys = bounds.len() / 2;
+    let Shape { lengths, groups, heads, kv_heads, width, window, q_offset } = shape;
+    let (bounds, pairs) =
+        if groups.is_empty() { bounds_of(lengths) } else { shared_bounds_of(groups) };
+    let keys = bounds.shape[0];
     let kv = [keys, kv_heads, width];
     let mut inputs = vec![
         Input::new("q", &[keys - q_offset, heads, width], dtype),
@@ -135,14 +166,15 @@ fn attention(shape: Shape<'_>, dtype: DType, implementation: Implementation) -> 
     if q_offset == 0 {
         inputs = inputs.into_iter().map(Input::grad).collect();
     }
-    inputs.push(Input::integers("bounds", bounds));
-    let pairs: usize = lengths.iter().map(|length| length * (length + 1) / 2).sum();
+    inputs.push(bounds);
+    let sequences =
+        if groups.is_empty() { format!("{lengths:?}") } else { format!("shared {groups:?}") };
     let moved = (2 * keys * (heads + kv_heads) * width * dtype.size()) as f64;
     let window_text = window.map_or(String::new(), |window| format!(" window {window}"));
     Case {
         op: "attention",
         variant: format!(
-            "{implementation:?} {lengths:?} from {q_offset} heads {heads}/{kv_heads} x {width}\
+            "{implementation:?} {sequences} from {q_offset} heads {heads}/{kv_heads} x {width}\
              {window_text} {}",
             dtype.name()
         ),
@@ -156,4 +188,37 @@ fn attention(shape: Shape<'_>, dtype: DType, implementation: Implementation) -> 
             Ok(vec![ops::attention(tape, q, k, v, &layout, implementation)?])
         }),
     }
+}
+
+/// The bounds [S, 2] of sequences, and the pairs that see each other.
+fn bounds_of(lengths: &[usize]) -> (Input, usize) {
+    let mut bounds = Vec::new();
+    for &length in lengths {
+        let first = bounds.len() as u32 / 2;
+        (0..length).for_each(|_| bounds.extend([first, first + length as u32]));
+    }
+    let keys = bounds.len() / 2;
+    let pairs = lengths.iter().map(|length| length * (length + 1) / 2).sum();
+    (Input { shape: vec![keys, 2], ..Input::integers("bounds", bounds) }, pairs)
+}
+
+/// The bounds [S, 4] of groups, and the pairs that see each other.
+fn shared_bounds_of(groups: &[&[usize]]) -> (Input, usize) {
+    let (mut bounds, mut pairs) = (Vec::new(), 0);
+    for &group in groups {
+        let (prompt, start) = (group[0], bounds.len() as u32 / 4);
+        let end = start + group.iter().sum::<usize>() as u32;
+        let prompt_end = start + prompt as u32;
+        (0..prompt).for_each(|_| bounds.extend([start, end, start, start]));
+        pairs += prompt * (prompt + 1) / 2;
+        for &length in &group[1..] {
+            let first = bounds.len() as u32 / 4;
+            let shared = if prompt > 0 { [start, prompt_end] } else { [first; 2] };
+            let numbers = [first, first + length as u32, shared[0], shared[1]];
+            (0..length).for_each(|_| bounds.extend(numbers));
+            pairs += length * prompt + length * (length + 1) / 2;
+        }
+    }
+    let keys = bounds.len() / 4;
+    (Input { shape: vec![keys, 4], ..Input::integers("bounds", bounds) }, pairs)
 }

@@ -35,6 +35,9 @@ pub fn cases() -> Vec<Case> {
     for (rows, columns) in [(0, 4), (1, 1), (5, 3), (33, 65)] {
         cases.push(gather_rows(rows, columns, DType::F32));
     }
+    for (rows, columns) in [(1, 1), (6, 3), (33, 65)] {
+        cases.push(gather_rows_often(rows, columns, DType::F32));
+    }
     for dtype in [DType::BF16, DType::F16] {
         cases.push(linear_cross_entropy(31, 32, 66, WHOLE, dtype));
         cases.push(linear_cross_entropy(65, 30, 300, SMALL, dtype));
@@ -43,6 +46,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(token_logprobs([65, 30, 300], SMALL, options, dtype));
         cases.push(most_likely(dtype));
         cases.push(gather_rows(5, 66, dtype));
+        cases.push(gather_rows_often(7, 66, dtype));
     }
     cases
 }
@@ -182,5 +186,20 @@ fn gather_rows(rows: usize, columns: usize, dtype: DType) -> Case {
             let selection = RowSelection::new(inputs[0].device(), rows, &picked)?;
             Ok(vec![ops::gather_rows(tape, &inputs[0], &selection)?])
         }),
+    }
+}
+
+/// Picks every third row four times, and others once or not at all.
+fn gather_rows_often(rows: usize, columns: usize, dtype: DType) -> Case {
+    Case {
+        variant: format!("{rows}x{columns} some often {}", dtype.name()),
+        rule: Rule::Naive,
+        run: Box::new(move |tape, inputs| {
+            let often = (0..4).flat_map(|_| (0..rows as u32).step_by(3));
+            let picked: Vec<u32> = often.chain((1..rows as u32).step_by(3)).collect();
+            let selection = RowSelection::new(inputs[0].device(), rows, &picked)?;
+            Ok(vec![ops::gather_rows(tape, &inputs[0], &selection)?])
+        }),
+        ..gather_rows(rows, columns, dtype)
     }
 }
