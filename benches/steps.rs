@@ -8,6 +8,10 @@
 //! memory is the process's and the device's, loading included; `planned_device_mib` is what a run on the
 //! counting device foretells, as `--plan` does.
 //!
+//! `--answer 64` makes each row two answers of 64 tokens to the rest of its `--length`, a prompt that stands
+//! once; with `--written-out` it stands before each of them. `computed_tokens` are those that go through the
+//! layers, `tokens_per_second` counts those of the sequences written out in both.
+//!
 //! `--shape 8B` and `1B` are Llama 3.1 and 3.2 of those sizes, for a GPU; `--layers`, `--rows` and
 //! `--length` make them smaller.
 
@@ -18,7 +22,7 @@ use serde_json::json;
 use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
 use tunesmith::backend::DeviceSpec;
 use tunesmith::conformance::Dry;
-use tunesmith::data::{Batch, Group, Sequence};
+use tunesmith::data::{Batch, Group, GroupSpan, Sequence};
 use tunesmith::model::ModelConfig;
 use tunesmith::model::load::{LoadOptions, Source, load};
 use tunesmith::model::transformer::Recompute;
@@ -51,6 +55,12 @@ struct Options {
     /// Tokens in a row [default: the shape's]
     #[arg(long)]
     length: Option<usize>,
+    /// Rows are pairs: answers of so many tokens to one prompt
+    #[arg(long)]
+    answer: Option<usize>,
+    /// The prompt of a pair stands before each of its answers
+    #[arg(long, requires = "answer")]
+    written_out: bool,
     /// Compute layers again in the backward pass
     #[arg(long)]
     gradient_checkpointing: bool,
@@ -162,9 +172,16 @@ fn main() -> Result<()> {
     eprintln!("the model was made in {:.1} s", start.elapsed().as_secs_f64());
 
     let mut rng = Rng::new(1, "bench tokens", 0);
+    let (mut tokens, mut computed_tokens) = (0, 0);
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 1..=options.steps + 1 {
-        let batch = random_batch(&mut rng, config.spec.vocab_size, rows, length);
+        let batch = random_batch(&options, &mut rng, config.spec.vocab_size, rows, length);
+        let of_group = |group: &GroupSpan| {
+            let [first, past] = group.prefix;
+            group.sequences.iter().map(|[start, end]| past - first + end - start).sum::<u32>()
+        };
+        tokens = batch.groups.iter().map(of_group).sum();
+        computed_tokens = batch.num_tokens();
         let (start, cpu_start) = (Instant::now(), processor_seconds());
         trainer.step(step, 2e-4, &[batch])?;
         pollster::block_on(device.synchronize())?;
@@ -186,7 +203,8 @@ fn main() -> Result<()> {
         "step_seconds": step_seconds,
         "fastest_step_seconds": fastest,
         "cpu_seconds": cpu_seconds.get(1..).map(median),
-        "tokens_per_second": (rows * length) as f64 / step_seconds,
+        "tokens_per_second": f64::from(tokens) / step_seconds,
+        "computed_tokens": computed_tokens,
         "peak_rss_mib": peak_rss_mib(),
         "peak_device_mib": device.memory().peak >> 20,
         "planned_device_mib": planned >> 20,
@@ -208,8 +226,8 @@ fn planned_bytes(
 ) -> Result<u64> {
     let dry = Device::new(Dry::new(device.capabilities().clone()));
     let mut trainer = trainer(options, config, &dry, &Source::Shapes, length)?;
-    let batch =
-        random_batch(&mut Rng::new(1, "planned tokens", 0), config.spec.vocab_size, rows, length);
+    let mut rng = Rng::new(1, "planned tokens", 0);
+    let batch = random_batch(options, &mut rng, config.spec.vocab_size, rows, length);
     for step in [1, 2] {
         trainer.step(step, 0.0, std::slice::from_ref(&batch))?;
     }
@@ -248,12 +266,31 @@ fn trainer(
     Trainer::new(model, parameters, Sft, Settings::default(), Implementation::Flash, 0)
 }
 
-/// Rows of random tokens, of which all but the first carry loss.
-fn random_batch(rng: &mut Rng, vocab: usize, rows: usize, length: usize) -> Batch {
-    let mut id = || (rng.next_f32() * vocab as f32) as u32 % vocab as u32;
+/// Rows of random tokens, of which all but the first carry loss, or pairs, whose answers do.
+fn random_batch(
+    options: &Options,
+    rng: &mut Rng,
+    vocab: usize,
+    rows: usize,
+    length: usize,
+) -> Batch {
+    let mut ids = |count: usize| -> Vec<u32> {
+        (0..count).map(|_| (rng.next_f32() * vocab as f32) as u32 % vocab as u32).collect()
+    };
     let mut row = || {
-        let ids = (0..length).map(|_| id()).collect();
-        Group::of(Sequence::new(ids, std::iter::repeat(true)))
+        let Some(answer) = options.answer.map(|answer| answer.min(length)) else {
+            return Group::of(Sequence::new(ids(length), std::iter::repeat(true)));
+        };
+        let prompt = ids(length - answer);
+        let sequence = |answer: Vec<u32>| {
+            let trained = (0..length).map(|t| t >= prompt.len());
+            Sequence::new([prompt.as_slice(), answer.as_slice()].concat(), trained)
+        };
+        let sequences = vec![sequence(ids(answer)), sequence(ids(answer))];
+        match options.written_out {
+            true => Group { sequences, ..Group::default() },
+            false => Group::sharing(sequences),
+        }
     };
     Batch::of(&(0..rows).map(|_| row()).collect::<Vec<_>>(), 0)
 }

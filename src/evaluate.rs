@@ -50,8 +50,7 @@ impl Evaluation {
         batch: &Batch,
     ) -> Result<()> {
         let device = model.embed_tokens.device();
-        let context =
-            Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
+        let context = Context::of_batch(device, batch, attention, None)?;
         let measures = objective.accumulate(&Pass {
             model,
             batch,

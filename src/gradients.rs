@@ -75,11 +75,10 @@ impl Subject<'_> {
         let state = StepState::new(device)?;
         let inv_tokens = 1.0 / batch.num_loss_tokens() as f32;
         state.set(&StepValues { inv_tokens, ..StepValues::default() })?;
-        let targets = Targets::new(device, &batch.targets, &batch.loss_rows)?;
+        let targets = Targets::new(device, &batch)?;
         let tape = Tape::recording();
         let attention = Implementation::Flash;
-        let context =
-            Context::of_sequences(device, &batch.positions, &batch.bounds, attention, None)?;
+        let context = Context::of_batch(device, &batch, attention, None)?;
         let hidden = model.hidden(&tape, &batch.input_ids, &Rc::new(context))?;
         let loss = next_token_loss(&tape, &hidden, &model.lm_head, &targets, &state)?;
         let one = Tensor::from_f32(device, &[1], DType::F32, &[1.0])?;

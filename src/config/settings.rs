@@ -104,6 +104,8 @@ pub struct DataConfig {
     pub excess_length_strategy: ExcessLength,
     /// Several examples in a row, isolated from each other.
     pub packing: bool,
+    /// A prompt that several completions share is computed once.
+    pub shared_prefix: bool,
     /// Loss on completions and assistant turns only.
     pub completion_only_loss: bool,
     /// A new order every epoch.
@@ -120,6 +122,7 @@ impl Default for DataConfig {
             max_length: None,
             excess_length_strategy: ExcessLength::Truncate,
             packing: false,
+            shared_prefix: true,
             completion_only_loss: true,
             shuffle: true,
         }

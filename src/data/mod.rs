@@ -19,7 +19,7 @@ pub mod read;
 pub mod script;
 mod unseen;
 
-pub use batch::{Batch, GroupSpan};
+pub use batch::{Batch, GroupSpan, Prediction};
 pub use encode::Encoder;
 pub use format::{Format, Sample};
 pub use group::{Group, NO_LOSS, Sequence};
@@ -97,6 +97,20 @@ impl Dataset {
         self.stats.examples = self.examples.len();
         self.stats.tokens = self.examples.iter().map(Group::num_tokens).sum();
         self.stats.loss_tokens = self.examples.iter().map(Group::num_loss_tokens).sum();
+    }
+
+    /// Writes the sequences of groups out where they may not share a prompt: everywhere if not `shared`, and
+    /// where RoPE turns the `shortest` and the `longest` of a group at other frequencies, which
+    /// `turn_alike(shortest, longest)` says.
+    pub fn share_prompts(&mut self, shared: bool, turn_alike: impl Fn(usize, usize) -> bool) {
+        for group in self.examples.iter_mut().filter(|group| group.shared > 0) {
+            let lengths = group.sequences.iter().map(|sequence| sequence.input_ids.len());
+            let shortest = lengths.clone().min().unwrap_or(0);
+            if !shared || !turn_alike(shortest, lengths.max().unwrap_or(0)) {
+                group.shared = 0;
+            }
+        }
+        self.count();
     }
 
     /// `file:line` of an example, for messages.
@@ -184,6 +198,9 @@ impl Dataset {
                 mix(sequence.input_ids.len() as u32);
                 sequence.input_ids.iter().for_each(|&id| mix(id));
                 sequence.labels.iter().for_each(|&label| mix(label as u32));
+            }
+            if example.shared > 0 {
+                mix(example.shared as u32);
             }
             for (_, number) in &example.numbers {
                 let bits = number.to_bits();

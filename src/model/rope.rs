@@ -116,6 +116,19 @@ impl RopeConfig {
         })
     }
 
+    /// Whether sequences between these lengths turn at the same frequencies.
+    pub fn turns_alike(&self, shortest: usize, longest: usize) -> bool {
+        match self.scaling {
+            RopeScaling::Dynamic { max_position_embeddings, .. } => {
+                longest <= max_position_embeddings || shortest == longest
+            }
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                longest <= original || shortest > original
+            }
+            _ => true,
+        }
+    }
+
     /// The longest sequence for which the first of two sets of frequencies holds, where there are two.
     pub fn original_context(&self) -> Option<usize> {
         match self.scaling {

@@ -362,6 +362,11 @@ impl Spec {
         tensors
     }
 
+    /// Whether sequences between these lengths turn at the same frequencies.
+    pub fn turn_alike(&self, shortest: usize, longest: usize) -> bool {
+        self.ropes.iter().all(|rope| rope.turns_alike(shortest, longest))
+    }
+
     /// The embedding.
     pub fn embedding(&self) -> TensorSpec {
         self.table(EMBEDDING, Role::Embedding, "token_embd.weight")

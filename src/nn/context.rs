@@ -1,6 +1,7 @@
 //! What all layers of one forward pass share.
 
 use crate::backend::Device;
+use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::{Implementation, StepState};
 use crate::tensor::Tensor;
@@ -30,7 +31,8 @@ impl Default for AdapterChoice {
 pub struct Context {
     /// u32 `[T]`: each token's position in its sequence, for RoPE.
     pub positions: Tensor,
-    /// u32 [S, 2]: first and one-past-last key token of each key's sequence.
+    /// u32 [S, 2], or [S, 4] where sequences share prompts: who sees whom, as
+    /// [`AttentionLayout`](crate::ops::AttentionLayout) has it.
     pub bounds: Tensor,
     /// Each token's position and the length of its sequence, as the host knows them.
     pub places: Vec<Place>,
@@ -49,7 +51,7 @@ pub struct Context {
 pub struct Place {
     /// Its position in its sequence.
     pub position: u32,
-    /// The tokens of its sequence.
+    /// The tokens of its sequence; those of the longest one for a token that several share.
     pub length: u32,
 }
 
@@ -88,5 +90,34 @@ impl Context {
             adapter: AdapterChoice::default(),
             noise,
         })
+    }
+
+    /// The context of a batch, as in training and evaluation, with the default adapter.
+    pub fn of_batch(
+        device: &Device,
+        batch: &Batch,
+        attention: Implementation,
+        noise: Option<Noise>,
+    ) -> Result<Self> {
+        let Batch { positions, bounds, prefixes, .. } = batch;
+        let whole = Self::of_sequences(device, positions, bounds, attention, noise)?;
+        if prefixes.is_empty() {
+            return Ok(whole);
+        }
+        let mut places = whole.places;
+        for group in &batch.groups {
+            let [first, end] = group.prefix;
+            let lengths = group.sequences.iter().map(|[start, past]| end - first + past - start);
+            let longest = lengths.clone().max().unwrap_or(0);
+            let parts = std::iter::once((&group.prefix, longest));
+            for (&[start, end], length) in parts.chain(group.sequences.iter().zip(lengths)) {
+                let tokens = &mut places[start as usize..end as usize];
+                tokens.iter_mut().for_each(|place| place.length = length);
+            }
+        }
+        let seen: Vec<u32> =
+            bounds.iter().zip(prefixes).flat_map(|(a, b)| [a[0], a[1], b[0], b[1]]).collect();
+        let bounds = Tensor::from_u32(device, &[bounds.len(), 4], &seen)?;
+        Ok(Self { places, bounds, ..whole })
     }
 }

@@ -1,6 +1,7 @@
 //! The loss of a batch: cross-entropy of the next tokens.
 
 use crate::backend::Device;
+use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::{self, CrossEntropy, RowSelection, StepState};
 use crate::tape::Tape;
@@ -16,17 +17,18 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// `targets` `[T]`, -100 where there is no loss, and the `rows`, ascending, where there is one.
-    pub fn new(device: &Device, targets: &[i32], rows: &[u32]) -> Result<Self> {
-        let upload =
-            |targets: &[i32]| Tensor::from_u32(device, &[targets.len()], &ops::target_ids(targets));
-        // An eighth of the product pays for copying rows there and gradients back.
-        if rows.is_empty() || 8 * rows.len() > 7 * targets.len() {
-            return Ok(Self { ids: upload(targets)?, selection: None });
+    /// What carries loss in `batch`.
+    pub fn new(device: &Device, batch: &Batch) -> Result<Self> {
+        let Batch { targets, loss_rows: rows, loss_ids, prefixes, .. } = batch;
+        let upload = |ids: &[u32]| Tensor::from_u32(device, &[ids.len()], ids);
+        // An eighth of the product pays for copying rows there and gradients back. The last row of a shared
+        // prompt has several targets.
+        let most = 8 * rows.len() > 7 * targets.len() && prefixes.is_empty();
+        if rows.is_empty() || most {
+            return Ok(Self { ids: upload(&ops::target_ids(targets))?, selection: None });
         }
         let selection = RowSelection::new(device, targets.len(), rows)?;
-        let targets: Vec<i32> = rows.iter().map(|&row| targets[row as usize]).collect();
-        Ok(Self { ids: upload(&targets)?, selection: Some(selection) })
+        Ok(Self { ids: upload(loss_ids)?, selection: Some(selection) })
     }
 }
 
@@ -71,6 +73,12 @@ mod tests {
             (0..count).map(|i| (i as f32 * 0.7 + from).sin()).collect()
         };
         let targets = [-100, 3, -100, -100, 5];
+        let batch = Batch {
+            targets: targets.to_vec(),
+            loss_rows: vec![1, 4],
+            loss_ids: vec![3, 5],
+            ..Batch::default()
+        };
         let mut found = Vec::new();
         for gathered in [true, false] {
             let tape = Tape::recording();
@@ -79,7 +87,7 @@ mod tests {
                 Tensor::from_f32(&device, &[vocabulary, columns], DType::F32, &values(24, 2.0))?;
             let (x, w) = (x.with_grad("x", DType::F32), w.with_grad("w", DType::F32));
             let loss = if gathered {
-                next_token_loss(&tape, &x, &w, &Targets::new(&device, &targets, &[1, 4])?, &state)?
+                next_token_loss(&tape, &x, &w, &Targets::new(&device, &batch)?, &state)?
             } else {
                 let ids = Tensor::from_u32(&device, &[tokens], &ops::target_ids(&targets))?;
                 ops::linear_cross_entropy(&tape, &x, &w, &ids, &state)?

@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context};
-use crate::ops::StepState;
+use crate::ops::{self, LogprobOptions, RowSelection, StepState, TokenLogprobs};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::rc::Rc;
@@ -54,16 +54,35 @@ impl Pass<'_> {
     pub fn reference(&self, adapter: AdapterChoice, batch: &Batch) -> Result<Tensor> {
         let whole = match std::ptr::eq(batch, self.batch) {
             true => (*self.context).clone(),
-            false => Context::of_sequences(
+            false => Context::of_batch(
                 self.model.embed_tokens.device(),
-                &batch.positions,
-                &batch.bounds,
+                batch,
                 self.context.attention,
                 None,
             )?,
         };
         let context = Rc::new(Context { adapter, noise: None, ..whole });
         self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
+    }
+
+    /// The log-probabilities `[R]` of what carries loss in `batch`, in the order of
+    /// [`Batch::loss_rows`]: of its hidden states [T, C] only the rows that predict something meet the
+    /// head, a shared prompt's last one once for each sequence.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn loss_logprobs(
+        &self,
+        tape: &Tape,
+        hidden: &Tensor,
+        batch: &Batch,
+        options: LogprobOptions,
+    ) -> Result<TokenLogprobs> {
+        let device = hidden.device();
+        let selection = RowSelection::new(device, hidden.dim(0), &batch.loss_rows)?;
+        let ids = Tensor::from_u32(device, &[batch.loss_ids.len()], &batch.loss_ids)?;
+        let rows = ops::gather_rows(tape, hidden, &selection)?;
+        ops::token_logprobs(tape, &rows, &self.model.lm_head, &ids, options)
     }
 
     /// Backward from a loss f32 `[1]` that has the step's divisor and the loss scale in it. Does
@@ -122,9 +141,7 @@ mod tests {
         let (model, _) = load(&device, &config, &Source::Weights(&weights), options)?;
         let (step_state, attention) = (StepState::new(&device)?, Implementation::Flash);
         let (this, other) = (batch(&[3, 5, 7, 11]), batch(&[2, 4, 6]));
-        let context = |batch: &Batch, noise| {
-            Context::of_sequences(&device, &batch.positions, &batch.bounds, attention, noise)
-        };
+        let context = |batch: &Batch, noise| Context::of_batch(&device, batch, attention, noise);
         let plain = |batch: &Batch| {
             let context = Rc::new(context(batch, None)?);
             model.hidden(&Tape::inference(), &batch.input_ids, &context)?.read_f32()

@@ -47,7 +47,8 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
-    let data = Dataset::load(&files, text, &*objective, &load_options)?;
+    let mut data = Dataset::load(&files, text, &*objective, &load_options)?;
+    data.share_prompts(trained.shared_prefix, |a, b| found.config.spec.turn_alike(a, b));
     data.check_vocabulary(found.config.spec.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
     say(&format!("{} examples, {} tokens with loss", stats.examples, stats.loss_tokens));

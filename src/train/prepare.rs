@@ -134,10 +134,15 @@ impl Prepared {
             false => TextProcessor::absent(),
         };
         let companions = Companions::read(&source.path)?;
-        let (train, eval) = match has_data {
+        let (mut train, mut eval) = match has_data {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length), None),
         };
+        // Noise on embeddings is drawn for each sequence, in its prompt too.
+        let shares = config.data.shared_prefix && config.train.neftune_noise_alpha == 0.0;
+        for data in std::iter::once(&mut train).chain(&mut eval) {
+            data.share_prompts(shares, |a, b| model_config.spec.turn_alike(a, b));
+        }
         if has_data {
             for data in std::iter::once(&train).chain(&eval) {
                 data.check_vocabulary(model_config.spec.vocab_size, text.tokenizer.as_ref())?;

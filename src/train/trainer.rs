@@ -236,13 +236,7 @@ impl Trainer {
             step_state: self.state.clone(),
             neftune_alpha: self.neftune_alpha,
         };
-        let context = Context::of_sequences(
-            &self.device,
-            &batch.positions,
-            &batch.bounds,
-            self.attention,
-            Some(noise),
-        )?;
+        let context = Context::of_batch(&self.device, batch, self.attention, Some(noise))?;
         self.objective.accumulate(&Pass {
             model: &self.model,
             batch,

@@ -106,6 +106,15 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "data",
+        name: "shared_prefix",
+        aliases: &[],
+        doc: "compute a prompt once for all completions that share it; false writes pairs out",
+        set: |config, node, _| node.bool().map(|on| config.data.shared_prefix = on),
+        // Said only where it is off: most objectives have no pairs.
+        show: |config| if config.data.shared_prefix { None } else { plain(false) },
+    },
+    Key {
+        section: "data",
         name: "completion_only_loss",
         aliases: &["assistant_only_loss"],
         doc: "loss on completions and assistant turns only",

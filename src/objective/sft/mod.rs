@@ -51,7 +51,7 @@ impl Objective for Sft {
 
     fn accumulate(&self, pass: &Pass) -> Result<Measures> {
         let Pass { model, batch, .. } = pass;
-        let targets = Targets::new(model.embed_tokens.device(), &batch.targets, &batch.loss_rows)?;
+        let targets = Targets::new(model.embed_tokens.device(), batch)?;
         let hidden = pass.hidden()?;
         let head = &model.lm_head;
         let found = next_token_loss(&pass.tape, &hidden, head, &targets, pass.step_state)?;
