@@ -3,8 +3,8 @@ that went through.
 
     python3 tools/kill_runs.py target/release/train --runs 200 --seed 1
 
-Each run trains the starter model for some steps: LoRA, QLoRA or full, in float32 or bfloat16, with a checkpoint
-at every, every third or every seventh step, with and without evaluations and the best model at the end. It is
+Each run trains a small model with the starter's tokenizer for some steps: LoRA, QLoRA or full, in float32 or bfloat16, with a checkpoint
+at every, every fourth or every seventh step, with and without evaluations and the best model at the end. It is
 killed (SIGKILL) after a random time, started again with --resume, killed again perhaps, and at last left to
 end. What it leaves is compared byte for byte: weights, trainer_state.json, and metrics.jsonl without the one
 value that depends on the clock. Needs Python alone. Exits with 1 where a run ends otherwise.
@@ -31,8 +31,8 @@ METHODS = {
 }
 SAVING = {
     "every step": ["save_steps=1"],
-    "every 3rd step, evaluations, best model": [
-        "save_steps=3", "data.eval_split=0.2", "eval_steps=2", "load_best_model_at_end=true"],
+    "every 4th step, evaluations, best model": [
+        "save_steps=4", "data.eval_split=0.2", "eval_steps=2", "load_best_model_at_end=true"],
     "every 7th step, two micro-batches, packed": [
         "save_steps=7", "gradient_accumulation_steps=2", "data.packing=true", "logging_steps=4"],
 }
@@ -46,12 +46,28 @@ def processor():
 
 
 def command(train, work, settings, output):
-    arguments = [train, "--model", ROOT / "examples/starter", "--data", work / "data.jsonl", "--quiet"]
+    arguments = [train, "--model", work / "model", "--data", work / "data.jsonl", "--quiet"]
     common = ["device=cpu", "max_length=48", "per_device_train_batch_size=2", "max_steps=16", "seed=5",
               "learning_rate=1e-3", "lr_scheduler_type=cosine", "save_total_limit=2", f"output_dir={output}"]
     for setting in common + settings:
         arguments += ["--set", setting]
     return [str(argument) for argument in arguments]
+
+
+def make_model(train, work):
+    """A model that is small enough for hundreds of runs, with random weights."""
+    starter, shape = ROOT / "examples/starter", work / "shape"
+    shape.mkdir()
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]:
+        shutil.copy(starter / name, shape / name)
+    config = json.loads((starter / "config.json").read_text())
+    config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                  num_key_value_heads=2, head_dim=8)
+    (shape / "config.json").write_text(json.dumps(config))
+    arguments = [train, "--model", shape, "--data", work / "data.jsonl", "--quiet", "--set", "device=cpu",
+                 "--set", "init=random", "--set", "max_steps=1", "--set", "dtype=float32",
+                 "--set", f"output_dir={work / 'model'}"]
+    run([str(argument) for argument in arguments])
 
 
 def run(arguments, seconds=None):
@@ -101,6 +117,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="kill-runs-"))
     rows = (ROOT / "examples/quickstart/train.jsonl").read_text().splitlines()[:60]
     (work / "data.jsonl").write_text("\n".join(rows) + "\n")
+    make_model(train, work)
     kinds = [(method, dtype, saving) for method in METHODS for dtype in ["float32", "bfloat16"] for saving in SAVING]
     expected, counts = {}, {}
     runs = kills = wrong = 0

@@ -198,7 +198,14 @@ mod tests {
             message()
         );
         adapter[0].lora_b[1] = f32::INFINITY;
+        let refused = save(dir.path(), &config, &adapter, "").unwrap_err().to_string();
+        assert!(refused.contains("k_proj.lora_B.weight would hold inf as float32"), "{refused}");
+        adapter[0].lora_b[1] = 12_345.0;
         save(dir.path(), &config, &adapter, "").unwrap();
+        let mut bytes = fs::read(dir.path().join(WEIGHTS)).unwrap();
+        let at = bytes.windows(4).position(|bytes| bytes == 12_345f32.to_le_bytes()).unwrap();
+        bytes[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
         assert!(message().contains("k_proj.lora_B.weight holds inf"), "{}", message());
         adapter.remove(0);
         save(dir.path(), &config, &adapter, "").unwrap();

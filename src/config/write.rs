@@ -6,14 +6,12 @@ use super::settings::TrainConfig;
 /// The settings that decide neither the numbers nor the order of a run: where things are, what is
 /// looked at and kept on the way, and what costs memory or time only. (Model and data are compared
 /// by what they hold.)
-const WITHOUT_EFFECT: [&str; 23] = [
+const WITHOUT_EFFECT: [&str; 22] = [
     "model",
     "output_dir",
     "device",
     "max_memory",
     "attn_implementation",
-    // It is the same as `dtype`.
-    "quantization.bnb_4bit_compute_dtype",
     "lora.adapter",
     "data.train",
     "data.eval",
@@ -32,6 +30,9 @@ const WITHOUT_EFFECT: [&str; 23] = [
     "train.save_total_limit",
     "train.early_stopping_patience",
 ];
+
+/// A setting that is the same as another.
+const SAME_AS_DTYPE: &str = "quantization.bnb_4bit_compute_dtype";
 
 /// Those of them that may change the last bits.
 const OTHER_BITS: [&str; 3] = ["device", "attn_implementation", "train.per_device_eval_batch_size"];
@@ -73,7 +74,7 @@ impl TrainConfig {
         let shown = |value: Option<String>| value.unwrap_or_else(|| "not set".into());
         keys::of(&*self.objective)
             .into_iter()
-            .filter(|key| !key.is_never_saved())
+            .filter(|key| !key.is_never_saved() && key.path() != SAME_AS_DTYPE)
             .map(|key| (key.path(), key.show(self), key.show(saved)))
             .filter(|(_, now, was)| now != was)
             .map(|(path, now, was)| Change {

@@ -180,3 +180,18 @@ fn a_loss_that_explodes() {
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(summary["warning"].as_str().unwrap().contains("has diverged"), "{summary}");
 }
+
+/// What a killed export left is in nobody's way.
+#[test]
+fn leftovers_of_a_killed_export() {
+    let inputs = good_inputs();
+    let dir = inputs.path();
+    fs::create_dir(dir.join(".o.partial")).unwrap();
+    fs::write(dir.join(".o.partial/model.safetensors"), "half").unwrap();
+    let output = run(dir, "export --model model --device cpu --to merged --output o");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(dir.join("o/model.safetensors").is_file());
+    let left = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
