@@ -2,7 +2,8 @@
 // in the logits' place. Cross-entropy and log-probabilities are made of them.
 //
 //   stats[r] = (m, l, z)     m = max logits, l = sum e^(logit - m), z = logit of the target;
-//              (.., s, a)    of WIDTH 5 also s = sum (logit - m) e^(logit - m), a = first column with m
+//              (.., s, a,    of WIDTH 7 also s = sum (logit - m) e^(logit - m), a = first column with m,
+//               q, t)        q = sum e^(2 (logit - m)), t = sum logit
 //   bwd        dlogits = scale (e^(logit - m) / l - [column is the target]), in place
 //              scale = INV_TOKENS LOSS_SCALE of the step state (the mean of the target's -log p), or
 //              -dout[r] per token (log p)
@@ -10,7 +11,7 @@
 // Tensors   logits [rows, columns]: f32 | bf16 | f16; targets u32 [rows], IGNORE for none; stats [rows,
 //           WIDTH], scales: step state [16] or dout [rows]: f32
 // Mapping   a block owns a row, its threads stride over it, bwd by words
-// Launch    grid rows, split over x and y; block 256, 4 KiB shared memory; 16-bit rows have an even width
+// Launch    grid rows, split over x and y; block 256, 6 KiB shared memory; 16-bit rows have an even width
 //           (the host checks)
 // Cost      stats reads the logits, bwd reads and writes them: bound by memory bandwidth
 // Numerics  online softmax with f32 statistics, MASK finite; no term of s is above 0, so it loses nothing to
@@ -27,7 +28,7 @@ struct Params {
 
 constexpr u32 IGNORE = 0xffffffff;
 constexpr float MASK = -1e30f;
-constexpr bool DETAILS = WIDTH == 5;
+constexpr bool DETAILS = WIDTH == 7;
 
 // What turns sums about one maximum into sums about a larger one: every logit - m changes by `by`.
 struct Shift {
@@ -50,6 +51,8 @@ softmax_stats(const void* logits, const u32* targets, float* stats, Params param
     __shared__ float partial[256]; // [256]
     __shared__ float weighted[256]; // [256]
     __shared__ u32 place[256]; // [256]
+    __shared__ float squares[256]; // [256]
+    __shared__ float total[256]; // [256]
     u32 thread = threadIdx.x;
     u32 row = block_number();
     if (row >= params.rows || targets[row] == IGNORE) return;
@@ -58,24 +61,35 @@ softmax_stats(const void* logits, const u32* targets, float* stats, Params param
     float l = 0.0f;
     float s = 0.0f;
     u32 a = 0;
+    float q = 0.0f;
+    float t = 0.0f;
     for (u32 c = thread; c < params.columns; c += 256) {
         float z = load<DT_LOGITS>(logits, row * params.columns + c);
         if (z > m) {
             Shift shift = shift_maximum(m, z);
-            if (DETAILS) s = shift_weighted(shift, s, l);
+            if (DETAILS) {
+                s = shift_weighted(shift, s, l);
+                q *= shift.factor * shift.factor;
+            }
             l *= shift.factor;
             m = z;
             a = params.first_column + c;
         }
         float e = expf(z - m);
         l += e;
-        if (DETAILS) s += (z - m) * e;
+        if (DETAILS) {
+            s += (z - m) * e;
+            q += e * e;
+            t += z;
+        }
     }
     // [2] join them by halving: the order is fixed, and of equal maxima the first counts
     largest[thread] = m;
     partial[thread] = l;
     weighted[thread] = s;
     place[thread] = a;
+    squares[thread] = q;
+    total[thread] = t;
     __syncthreads();
     for (u32 half = 128; half > 0; half /= 2) {
         if (thread < half) {
@@ -90,6 +104,9 @@ softmax_stats(const void* logits, const u32* targets, float* stats, Params param
                 if (largest[other] > largest[thread] || (equal && place[other] < place[thread])) {
                     place[thread] = place[other];
                 }
+                squares[thread] = squares[thread] * shift.factor * shift.factor
+                    + squares[other] * other_shift.factor * other_shift.factor;
+                total[thread] += total[other];
             }
             partial[thread] = partial[thread] * shift.factor + partial[other] * other_shift.factor;
             largest[thread] = joint;
@@ -109,6 +126,9 @@ softmax_stats(const void* logits, const u32* targets, float* stats, Params param
             found[3] = shift_weighted(shift, found[3], found[1])
                 + shift_weighted(slice_shift, weighted[0], partial[0]);
             if (largest[0] > found[0]) found[4] = float(place[0]);
+            found[5] = found[5] * shift.factor * shift.factor
+                + squares[0] * slice_shift.factor * slice_shift.factor;
+            found[6] += total[0];
         }
         found[1] = found[1] * shift.factor + partial[0] * slice_shift.factor;
         found[0] = joint;

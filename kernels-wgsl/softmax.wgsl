@@ -2,7 +2,8 @@
 // in the logits' place. Cross-entropy and log-probabilities are made of them.
 //
 //   stats[r] = (m, l, z)     m = max logits, l = sum e^(logit - m), z = logit of the target;
-//              (.., s, a)    of WIDTH 5 also s = sum (logit - m) e^(logit - m), a = first column with m
+//              (.., s, a,    of WIDTH 7 also s = sum (logit - m) e^(logit - m), a = first column with m,
+//               q, t)        q = sum e^(2 (logit - m)), t = sum logit
 //   bwd        dlogits = scale (e^(logit - m) / l - [column is the target]), in place
 //              scale = INV_TOKENS LOSS_SCALE of the step state (the mean of the target's -log p), or
 //              -dout[r] per token (log p)
@@ -10,7 +11,7 @@
 // Tensors   logits [rows, columns]: f32 | bf16 | f16; targets u32 [rows], IGNORE for none; stats [rows,
 //           WIDTH], scales: step state [16] or dout [rows]: f32
 // Mapping   a block owns a row, its threads stride over it, bwd by words
-// Launch    grid rows, split over x and y; block 256, 4 KiB workgroup memory; 16-bit rows have an even width
+// Launch    grid rows, split over x and y; block 256, 6 KiB workgroup memory; 16-bit rows have an even width
 //           (the host checks)
 // Cost      stats reads the logits, bwd reads and writes them: bound by memory bandwidth
 // Numerics  online softmax with f32 statistics, MASK finite; no term of s is above 0, so it loses nothing to
@@ -37,7 +38,7 @@ struct Params {
 
 const IGNORE: u32 = 0xffffffffu;
 const MASK: f32 = -1e30;
-const DETAILS: bool = WIDTH == 5u;
+const DETAILS: bool = WIDTH == 7u;
 
 // What turns sums about one maximum into sums about a larger one: every logit - m changes by `by`.
 struct Shift {
@@ -58,6 +59,8 @@ var<workgroup> largest: array<f32, 256>; // [256]
 var<workgroup> partial: array<f32, 256>; // [256]
 var<workgroup> weighted: array<f32, 256>; // [256]
 var<workgroup> place: array<u32, 256>; // [256]
+var<workgroup> squares: array<f32, 256>; // [256]
+var<workgroup> total: array<f32, 256>; // [256]
 
 @compute @workgroup_size(256)
 fn softmax_stats(
@@ -74,6 +77,8 @@ fn softmax_stats(
     var l = 0.0;
     var s = 0.0;
     var a = 0u;
+    var q = 0.0;
+    var t = 0.0;
     for (var c = thread; c < params.columns; c += 256u) {
         let i = row * params.columns + c;
         let z = unpack(logits[word_of(i, DT_LOGITS)], i, DT_LOGITS);
@@ -81,6 +86,7 @@ fn softmax_stats(
             let shift = shift_maximum(m, z);
             if (DETAILS) {
                 s = shift_weighted(shift, s, l);
+                q *= shift.factor * shift.factor;
             }
             l *= shift.factor;
             m = z;
@@ -90,6 +96,8 @@ fn softmax_stats(
         l += e;
         if (DETAILS) {
             s += (z - m) * e;
+            q += e * e;
+            t += z;
         }
     }
     // [2] join them by halving: the order is fixed, and of equal maxima the first counts
@@ -97,6 +105,8 @@ fn softmax_stats(
     partial[thread] = l;
     weighted[thread] = s;
     place[thread] = a;
+    squares[thread] = q;
+    total[thread] = t;
     workgroupBarrier();
     for (var half = 128u; half > 0u; half = half / 2u) {
         if (thread < half) {
@@ -111,6 +121,9 @@ fn softmax_stats(
                 if (largest[other] > largest[thread] || (equal && place[other] < place[thread])) {
                     place[thread] = place[other];
                 }
+                squares[thread] = squares[thread] * shift.factor * shift.factor
+                    + squares[other] * other_shift.factor * other_shift.factor;
+                total[thread] += total[other];
             }
             partial[thread] = partial[thread] * shift.factor + partial[other] * other_shift.factor;
             largest[thread] = joint;
@@ -134,6 +147,9 @@ fn softmax_stats(
             if (largest[0] > stats[found]) {
                 stats[found + 4u] = f32(place[0]);
             }
+            stats[found + 5u] = stats[found + 5u] * shift.factor * shift.factor
+                + squares[0] * slice_shift.factor * slice_shift.factor;
+            stats[found + 6u] += total[0];
         }
         stats[found + 1u] = stats[found + 1u] * shift.factor + partial[0] * slice_shift.factor;
         stats[found] = joint;

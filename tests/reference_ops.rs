@@ -213,6 +213,9 @@ fn token_logprobs() {
         let details = found.details.unwrap();
         fixture.compare(tolerance, "token_logprobs.entropy", &details.entropy)?;
         fixture.compare(tolerance, "token_logprobs.is_most_likely", &details.is_most_likely)?;
+        let squares = &details.log_sum_squares;
+        fixture.compare(tolerance, "token_logprobs.log_sum_squares", squares)?;
+        fixture.compare(tolerance, "token_logprobs.mean_logit", &details.mean_logit)?;
         let inputs = [("hidden", &hidden), ("head", &head)];
         fixture.compare_gradients(tolerance, &tape, ("token_logprobs", &found.logprobs), &inputs)
     });

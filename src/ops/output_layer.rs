@@ -48,7 +48,7 @@ pub(super) struct OutputLayer {
     weight: Tensor,
     /// u32 [T].
     pub targets: Tensor,
-    /// f32 [T, 3], or [T, 5] with details: what [`softmax`] finds in each row.
+    /// f32 [T, 3], or [T, 7] with details: what [`softmax`] finds in each row.
     pub stats: Tensor,
     inverse_temperature: f32,
     pieces: Pieces,

@@ -18,18 +18,18 @@ use rayon::prelude::*;
 /// The target of a token that has none: the -100 of label files.
 pub const IGNORE: u32 = u32::MAX;
 
-/// Numbers that are kept of a row: m, l, z, and with details s and a.
+/// Numbers that are kept of a row: m, l, z, and with details s, a, q and t.
 pub(super) fn width(details: bool) -> usize {
-    if details { 5 } else { 3 }
+    if details { 7 } else { 3 }
 }
 
 /// Takes a slice of `logits` [rows, columns], which begins at vocabulary entry `first_column`, into the
-/// statistics of its rows, f32 [rows, 3 or 5]; the slice that begins at 0 comes first. Rows whose target is
+/// statistics of its rows, f32 [rows, 3 or 7]; the slice that begins at 0 comes first. Rows whose target is
 /// [`IGNORE`] are left alone.
 ///
 /// Of a row: m, the largest logit; l, the sum of e^(logit - m); z, the target's logit, or [`MASK`]; and
-/// where there is room for details: s, the sum of (logit - m) e^(logit - m), and a, the first vocabulary
-/// entry with the largest logit, exact below 2^24.
+/// where there is room for details: s, the sum of (logit - m) e^(logit - m); a, the first vocabulary entry
+/// with the largest logit, exact below 2^24; q, the sum of e^(2 (logit - m)); and t, the sum of the logits.
 pub(super) fn stats(
     logits: &Tensor,
     targets: &Tensor,
@@ -168,7 +168,7 @@ fn stats_reference<F: Real>(call: &mut RefCall<F>) {
         if column < columns {
             stats[2] = logits[column];
         }
-        if let [.., weighted, first] = &mut stats[3..] {
+        if let [weighted, first, squares, total] = &mut stats[3..] {
             // The same sum about the new maximum: each logit - m grows by `moved`.
             let moved = before - largest;
             let sum: F = logits.iter().map(|&z| (z - largest) * (z - largest).exp()).sum();
@@ -177,6 +177,10 @@ fn stats_reference<F: Real>(call: &mut RefCall<F>) {
                 let place = logits.iter().position(|&z| z == largest).unwrap_or(0);
                 *first = F::from_f64(f64::from(first_column) + place as f64);
             }
+            let square = |z: &F| (*z - largest).exp() * (*z - largest).exp();
+            let sum: F = logits.iter().map(square).sum();
+            *squares = *squares * moved.exp() * moved.exp() + sum;
+            *total = *total + logits.iter().copied().sum();
         }
     }
 }
@@ -222,7 +226,7 @@ fn stats_cpu<T: Element>(call: &mut HostCall) {
                     (stats[0], stats[2]) = (MASK, MASK);
                 }
                 let largest = vector::max(logits, stats[0]);
-                if let [before, sum, _, weighted, first] = stats {
+                if let [before, sum, _, weighted, first, squares, total] = stats {
                     let moved = *before - largest;
                     *weighted = (*weighted + moved * *sum) * vector::exp(moved)
                         + vector::sum_weighted_exp(logits, largest);
@@ -230,6 +234,10 @@ fn stats_cpu<T: Element>(call: &mut HostCall) {
                         let place = logits.iter().position(|z| z.to_f32() == largest);
                         *first = (first_column as usize + place.unwrap_or(0)) as f32;
                     }
+                    let factor = vector::exp(moved);
+                    *squares = *squares * factor * factor
+                        + vector::sum_squared_exp(logits, largest);
+                    *total += vector::sum(logits);
                 }
                 stats[1] *= vector::exp(stats[0] - largest);
                 stats[1] += vector::sum_exp(logits, largest);

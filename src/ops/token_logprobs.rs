@@ -54,6 +54,11 @@ pub struct TokenDetails {
     /// f32 `[T]`: 1 where the target is the most likely token, else 0, and 0 where it is [`IGNORE`]. Of
     /// equal logits the first of the vocabulary counts, as in `torch.argmax`; 16-bit logits often are.
     pub is_most_likely: Tensor,
+    /// f32 `[T]`: the logarithm of the sum of the squares of all probabilities, 0 where the target is
+    /// [`IGNORE`]. The model's own texts have about this mean log-probability.
+    pub log_sum_squares: Tensor,
+    /// f32 `[T]`: the mean of logits / temperature over the vocabulary, 0 where the target is [`IGNORE`].
+    pub mean_logit: Tensor,
 }
 
 /// log softmax(hidden headᵀ / temperature) at `targets`.
@@ -106,7 +111,7 @@ pub(super) fn token_logprobs_by(
     }
     let details = details.then(|| token_details(tape, &layer, [hidden, head])).transpose()?;
     let logprobs = per_token(&layer)?;
-    launch(&FWD, &layer, &[&logprobs])?;
+    launch(&FWD, &layer, &[&logprobs], head.rows())?;
     let (dx, dw) = (GradTarget::of(hidden), GradTarget::of(head));
     let saved = Saved::of(hidden);
     let logprobs = tape.record("token_logprobs", &[hidden, head], logprobs, move |dout| {
@@ -153,7 +158,9 @@ fn into(
 
 fn token_details(tape: &Tape, layer: &OutputLayer, inputs: [&Tensor; 2]) -> Result<TokenDetails> {
     let (entropy, is_most_likely) = (per_token(layer)?, per_token(layer)?);
-    launch(&DETAILS, layer, &[&entropy, &is_most_likely])?;
+    let (log_sum_squares, mean_logit) = (per_token(layer)?, per_token(layer)?);
+    let outputs = [&entropy, &is_most_likely, &log_sum_squares, &mean_logit];
+    launch(&DETAILS, layer, &outputs, inputs[1].rows())?;
     let without_backward = |what: &'static str, output: Tensor| {
         tape.record("token_logprobs", &inputs, output, move |_| {
             Err(Error::MissingGradient {
@@ -165,6 +172,8 @@ fn token_details(tape: &Tape, layer: &OutputLayer, inputs: [&Tensor; 2]) -> Resu
     Ok(TokenDetails {
         entropy: without_backward("its entropy", entropy),
         is_most_likely: without_backward("is_most_likely", is_most_likely),
+        log_sum_squares: without_backward("log_sum_squares", log_sum_squares),
+        mean_logit: without_backward("its mean logit", mean_logit),
     })
 }
 
@@ -174,11 +183,20 @@ fn per_token(layer: &OutputLayer) -> Result<Tensor> {
 }
 
 /// Runs a kernel that reads the finished statistics, a thread a row.
-fn launch(spec: &'static KernelSpec, layer: &OutputLayer, outputs: &[&Tensor]) -> Result<()> {
+fn launch(
+    spec: &'static KernelSpec,
+    layer: &OutputLayer,
+    outputs: &[&Tensor],
+    vocabulary: usize,
+) -> Result<()> {
     let OutputLayer { stats, targets, .. } = layer;
     let views: Vec<_> = [stats, targets].iter().chain(outputs).map(|x| x.view()).collect();
     KernelCall::new(spec, &views)
-        .params(Params { rows: stats.rows() as u32, width: stats.columns() as u32 })
+        .params(Params {
+            rows: stats.rows() as u32,
+            width: stats.columns() as u32,
+            vocabulary: vocabulary as u32,
+        })
         .launch(stats.device(), grid_1d(stats.rows(), BLOCK as usize))
 }
 
@@ -190,6 +208,8 @@ struct Params {
     rows: u32,
     /// Statistics of a row.
     width: u32,
+    /// V.
+    vocabulary: u32,
 }
 
 static TEXT: KernelText = kernel_text!("token_logprobs");
@@ -220,6 +240,8 @@ static DETAILS: KernelSpec = KernelSpec {
         Binding::read("targets", Kind::U32),
         Binding::write("entropy", Kind::F32),
         Binding::write("is_most_likely", Kind::F32),
+        Binding::write("log_sum_squares", Kind::F32),
+        Binding::write("mean_logit", Kind::F32),
     ],
     constants: &[],
     block: [BLOCK, 1, 1],
@@ -243,18 +265,24 @@ fn fwd_reference<F: Real>(call: &mut RefCall<F>) {
 }
 
 /// entropy = ln l - s / l: the mean of -(logit - m - ln l). is_most_likely = [target is a].
+/// log_sum_squares = ln q - 2 ln l. mean_logit = t / V.
 fn details_reference<F: Real>(call: &mut RefCall<F>) {
+    let vocabulary = F::from_f64(f64::from(call.params::<Params>().vocabulary));
     let (stats, targets) = (call.input(0), call.input_u32(1));
     let (entropy, is_most_likely) = (call.output(2), call.output(3));
+    let (log_sum_squares, mean_logit) = (call.output(4), call.output(5));
     for (row, &target) in targets.iter().enumerate() {
-        let stats = &stats[5 * row..][..5];
-        (entropy[row], is_most_likely[row]) = match target {
-            IGNORE => (F::ZERO, F::ZERO),
-            _ => {
-                let same = F::from_f64(f64::from(target)) == stats[4];
-                (stats[1].ln() - stats[3] / stats[1], if same { F::ONE } else { F::ZERO })
-            }
-        };
+        let [_, l, _, s, a, q, t] = stats[7 * row..][..7] else { continue };
+        if target == IGNORE {
+            (entropy[row], is_most_likely[row]) = (F::ZERO, F::ZERO);
+            (log_sum_squares[row], mean_logit[row]) = (F::ZERO, F::ZERO);
+            continue;
+        }
+        entropy[row] = l.ln() - s / l;
+        is_most_likely[row] =
+            if F::from_f64(f64::from(target)) == a { F::ONE } else { F::ZERO };
+        log_sum_squares[row] = q.ln() - l.ln() - l.ln();
+        mean_logit[row] = t / vocabulary;
     }
 }
 
@@ -268,16 +296,20 @@ fn fwd_cpu(call: &mut HostCall) {
 }
 
 fn details_cpu(call: &mut HostCall) {
+    let vocabulary = call.params::<Params>().vocabulary as f32;
     let (stats, targets) = (call.input::<f32>(0), call.input::<u32>(1));
     let (entropy, is_most_likely) = (call.output::<f32>(2), call.output::<f32>(3));
-    for (row, (stats, &target)) in stats.chunks_exact(5).zip(targets).enumerate() {
-        (entropy[row], is_most_likely[row]) = match target {
-            IGNORE => (0.0, 0.0),
+    let (log_sum_squares, mean_logit) = (call.output::<f32>(4), call.output::<f32>(5));
+    for (row, (stats, &target)) in stats.as_chunks::<7>().0.iter().zip(targets).enumerate() {
+        let &[_, l, _, s, a, q, t] = stats;
+        let found = match target {
+            IGNORE => [0.0; 4],
             _ => {
-                let same = target as f32 == stats[4];
-                (stats[1].ln() - stats[3] / stats[1], f32::from(u8::from(same)))
+                let same = f32::from(u8::from(target as f32 == a));
+                [l.ln() - s / l, same, q.ln() - 2.0 * l.ln(), t / vocabulary]
             }
         };
+        [entropy[row], is_most_likely[row], log_sum_squares[row], mean_logit[row]] = found;
     }
 }
 

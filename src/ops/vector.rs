@@ -121,19 +121,39 @@ pub fn dot_wide<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {
 /// The sum of (value - shift) e^(value - shift).
 #[inline(always)]
 pub fn sum_weighted_exp<T: Element>(values: &[T], shift: f32) -> f32 {
-    let term = |value: &T| {
-        let above = value.to_f32() - shift;
+    sum_of(values, |value| {
+        let above = value - shift;
         above * exp(above)
-    };
+    })
+}
+
+/// The sum of (e^(value - shift))^2.
+#[inline(always)]
+pub fn sum_squared_exp<T: Element>(values: &[T], shift: f32) -> f32 {
+    sum_of(values, |value| {
+        let power = exp(value - shift);
+        power * power
+    })
+}
+
+/// The sum.
+#[inline(always)]
+pub fn sum<T: Element>(values: &[T]) -> f32 {
+    sum_of(values, |value| value)
+}
+
+/// The sum of a term of each value.
+#[inline(always)]
+fn sum_of<T: Element>(values: &[T], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = values.chunks_exact(LANES);
     let tail = chunks.remainder();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += term(value);
+            *lane += term(value.to_f32());
         }
     }
-    lanes.iter().sum::<f32>() + tail.iter().map(term).sum::<f32>()
+    lanes.iter().sum::<f32>() + tail.iter().map(|value| term(value.to_f32())).sum::<f32>()
 }
 
 #[cfg(test)]

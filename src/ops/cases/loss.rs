@@ -105,8 +105,7 @@ fn targets(tokens: usize, vocabulary: usize) -> Vec<u32> {
     (0..tokens).map(target).collect()
 }
 
-/// The outputs are the log-probabilities, and with details the entropies and whether the target is the
-/// most likely token.
+/// The outputs are the log-probabilities, and with details what is reported of each distribution.
 fn token_logprobs(
     [tokens, columns, vocabulary]: [usize; 3],
     pieces: Pieces,
@@ -133,7 +132,9 @@ fn token_logprobs(
         run: Box::new(move |tape, inputs| {
             let [hidden, head, targets] = [&inputs[0], &inputs[1], &inputs[2]];
             let found = token_logprobs_by(pieces, tape, hidden, head, targets, options)?;
-            let details = found.details.map(|found| [found.entropy, found.is_most_likely]);
+            let details = found.details.map(|found| {
+                [found.entropy, found.is_most_likely, found.log_sum_squares, found.mean_logit]
+            });
             Ok([found.logprobs].into_iter().chain(details.into_iter().flatten()).collect())
         }),
     }
