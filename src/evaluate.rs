@@ -4,7 +4,7 @@ use crate::data::Batch;
 use crate::error::Result;
 use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context};
-use crate::objective::{Objective, Pass, Totals};
+use crate::objective::{Objective, Pass, Reference, Totals};
 use crate::ops::{Implementation, StepState};
 use crate::tape::Tape;
 use std::rc::Rc;
@@ -47,6 +47,7 @@ impl Evaluation {
         model: &Model,
         attention: Implementation,
         adapter: AdapterChoice,
+        frozen: &Reference,
         batch: &Batch,
     ) -> Result<()> {
         let device = model.embed_tokens.device();
@@ -57,6 +58,7 @@ impl Evaluation {
             step: std::slice::from_ref(batch),
             step_state: &StepState::new(device)?,
             context: Rc::new(Context { adapter, ..context }),
+            frozen,
             tape: Tape::inference(),
             gradient: None,
         })?;
@@ -75,9 +77,23 @@ pub fn evaluate(
     attention: Implementation,
     batches: impl Iterator<Item = Batch>,
 ) -> Result<Evaluation> {
+    evaluate_beside(objective, model, attention, &Reference::default(), batches)
+}
+
+/// [`evaluate`] with a policy to compare with.
+///
+/// # Errors
+/// What the ops report.
+pub fn evaluate_beside(
+    objective: &dyn Objective,
+    model: &Model,
+    attention: Implementation,
+    frozen: &Reference,
+    batches: impl Iterator<Item = Batch>,
+) -> Result<Evaluation> {
     let mut found = Evaluation::default();
     for batch in batches {
-        found.add(objective, model, attention, AdapterChoice::default(), &batch)?;
+        found.add(objective, model, attention, AdapterChoice::default(), frozen, &batch)?;
     }
     Ok(found)
 }

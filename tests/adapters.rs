@@ -9,6 +9,7 @@ use tunesmith::data::Batch;
 use tunesmith::evaluate::Evaluation;
 use tunesmith::model::transformer::Model;
 use tunesmith::nn::{AdapterChoice, Context};
+use tunesmith::objective::Reference;
 use tunesmith::objective::sft::Sft;
 use tunesmith::ops::Implementation;
 use tunesmith::{DType, Device, Result, Tape, Tensor};
@@ -81,7 +82,8 @@ fn an_evaluation_measures_the_base_and_the_adapter() -> Result<()> {
     let [adapter, _] = adapters(&model)?;
     let loss = |model: &Model, choice| -> Result<f64> {
         let mut found = Evaluation::default();
-        found.add(&Sft, model, Implementation::Flash, choice, &rows())?;
+        let none = Reference::default();
+        found.add(&Sft, model, Implementation::Flash, choice, &none, &rows())?;
         Ok(found.loss())
     };
     let base = loss(&model, AdapterChoice::default())?;

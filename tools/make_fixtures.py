@@ -29,6 +29,7 @@ from fixtures.optimizers import write_optimizers
 from fixtures.references import write_reference
 from fixtures.rendered import write_text
 from fixtures.rope import write_rope
+from fixtures.preferences import write_preferences
 from fixtures.rows import write_rows
 from fixtures.sampling import write_sampling
 from fixtures.text import write_tokenizers
@@ -52,6 +53,11 @@ def trajectories(root: Path) -> None:
             write_trajectories(family, ROOT / "models" / family.name, root / family.name)
 
 
+def preferences(root: Path) -> None:
+    """preferences: ten steps of TRL's trainers. Needs `models` and `trajectories`."""
+    write_preferences(ROOT / "models", ROOT / "trajectories", root)
+
+
 def nf4(root: Path) -> None:
     """nf4: quantized vectors and bitsandbytes checkpoints. Needs `models`."""
     write_nf4(ROOT / "models", root)
@@ -61,6 +67,7 @@ def nf4(root: Path) -> None:
 GROUPS = {
     "models": models,
     "trajectories": trajectories,
+    "preferences": preferences,
     "nf4": nf4,
     "rope": write_rope,
     "ops": write_ops,

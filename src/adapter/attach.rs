@@ -20,6 +20,8 @@ pub struct PeftAdapter {
     pub config: PeftConfig,
     /// The update of each linear layer, by the layer's path.
     pub layers: BTreeMap<String, Lora>,
+    /// f32 [1, C]: a classifier's head.
+    pub score: Option<Tensor>,
 }
 
 impl PeftAdapter {
@@ -44,7 +46,10 @@ impl PeftAdapter {
                 Ok((module.path.clone(), Lora { lora_a, lora_b, scale, dropout }))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { config, layers })
+        let width = model.spec.hidden_size;
+        let score = peft::score(dir, &config, width)?;
+        let score = score.map(|values| factor([1, width], &values)).transpose()?;
+        Ok(Self { config, layers, score })
     }
 }
 
@@ -54,6 +59,9 @@ impl PeftAdapter {
 /// # Errors
 /// `Error::Internal` when the adapter is for another model, or a layer is shared.
 pub fn attach(model: &mut Model, adapter: &PeftAdapter) -> Result<()> {
+    if let Some(score) = &adapter.score {
+        model.lm_head = score.clone();
+    }
     attach_as(model, DEFAULT_ADAPTER, adapter)
 }
 

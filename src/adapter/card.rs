@@ -12,6 +12,8 @@ pub struct Card<'a> {
     pub lora_alpha: f64,
     /// Which linear layers have an adapter.
     pub targets: String,
+    /// Whether it is a reward model.
+    pub is_classifier: bool,
     /// Markdown about its training, put at the end.
     pub details: &'a str,
 }
@@ -25,19 +27,24 @@ impl Card<'_> {
         if let Some(id) = hub_id {
             let _ = writeln!(card, "base_model: {id}");
         }
-        card += "library_name: peft\npipeline_tag: text-generation\ntags:\n";
+        let task = if self.is_classifier { "text-classification" } else { "text-generation" };
+        let _ = write!(card, "library_name: peft\npipeline_tag: {task}\ntags:\n");
         if let Some(id) = hub_id {
             let _ = writeln!(card, "- base_model:adapter:{id}");
         }
         card += "- lora\n- tunesmith\n---\n\n";
         let shown = hub_id.unwrap_or("a local model");
+        let (class, labels) = match self.is_classifier {
+            true => ("AutoPeftModelForSequenceClassification", ", num_labels=1"),
+            false => ("AutoPeftModelForCausalLM", ""),
+        };
         let _ = write!(
             card,
             "# LoRA adapter for {shown}\n\n\
              Rank {}, alpha {}, on {}. Trained with Tunesmith; loads with PEFT:\n\n\
              ```python\n\
-             from peft import AutoPeftModelForCausalLM\n\n\
-             model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/directory\")\n\
+             from peft import {class}\n\n\
+             model = {class}.from_pretrained(\"path/to/this/directory\"{labels})\n\
              ```\n",
             self.r, self.lora_alpha, self.targets,
         );
@@ -59,6 +66,7 @@ mod tests {
             r: 8,
             lora_alpha: 16.0,
             targets: "q_proj".into(),
+            is_classifier: false,
             details: "## Training\n",
         };
         let text = card.text();

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 
+/// PEFT's task type of sequence classifiers, reward models among them.
+const CLASSIFIER: &str = "SEQ_CLS";
+
 /// What adapter_config.json says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeftConfig {
@@ -38,6 +41,8 @@ pub struct PeftConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Modules that are trained whole and saved as they are.
     pub modules_to_save: Vec<String>,
+    /// Whether it is for a sequence classifier, whose head (`score`) is saved with it.
+    pub is_classifier: bool,
     /// The model that the adapter is for: `Org/Name` or a directory.
     pub base_model_name_or_path: Option<String>,
     /// The revision of that model.
@@ -59,6 +64,7 @@ impl Default for PeftConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             modules_to_save: Vec::new(),
+            is_classifier: false,
             base_model_name_or_path: None,
             revision: None,
         }
@@ -142,7 +148,12 @@ impl PeftConfig {
             layers_pattern: texts("layers_pattern")?,
             rank_pattern: read_pattern(&object, "rank_pattern", "a rank above 0", rank)?,
             alpha_pattern: read_pattern(&object, "alpha_pattern", "a number", Value::as_f64)?,
-            modules_to_save: texts("modules_to_save")?,
+            modules_to_save: match object.text("task_type")? {
+                // PEFT adds what heads of classifiers are called, score among it.
+                Some(CLASSIFIER) => vec!["score".to_owned()],
+                _ => texts("modules_to_save")?,
+            },
+            is_classifier: object.text("task_type")? == Some(CLASSIFIER),
             base_model_name_or_path: object.text("base_model_name_or_path")?.map(String::from),
             revision: object.text("revision")?.map(String::from),
         })
@@ -187,7 +198,7 @@ impl PeftConfig {
             "rank_pattern": Value::Object(ranks.collect()),
             "revision": self.revision,
             "target_modules": targets,
-            "task_type": "CAUSAL_LM",
+            "task_type": if self.is_classifier { CLASSIFIER } else { "CAUSAL_LM" },
             "use_dora": false,
             "use_rslora": self.use_rslora,
         });
@@ -268,11 +279,11 @@ fn refuse_unsupported(object: &Object) -> Result<()> {
         None => return Err(object.error("peft_type", "is missing; expected \"LORA\"")),
     }
     if let Some(task) = object.text("task_type")?
-        && task != "CAUSAL_LM"
+        && !["CAUSAL_LM", CLASSIFIER].contains(&task)
     {
         return Err(object.error(
             "task_type",
-            format_args!("{task:?} is not supported; supported is CAUSAL_LM"),
+            format_args!("{task:?} is not supported; supported are CAUSAL_LM and SEQ_CLS"),
         ));
     }
     if let Some(bias) = object.text("bias")?
@@ -334,7 +345,13 @@ fn refuse_unsupported(object: &Object) -> Result<()> {
             Value::Object(map) => map.is_empty(),
             _ => false,
         };
-        if !off && !read.contains(&key) && !harmless.contains(&key) {
+        // The heads of classifiers, of which score is read.
+        let is_head = key == "modules_to_save"
+            && object.text("task_type")? == Some(CLASSIFIER)
+            && object.texts(key)?.is_some_and(|names| {
+                names.iter().all(|name| ["score", "classifier"].contains(name))
+            });
+        if !off && !is_head && !read.contains(&key) && !harmless.contains(&key) {
             return Err(object.error(
                 key,
                 format_args!("= {} is not supported by this trainer", shorten(value)),

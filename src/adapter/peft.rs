@@ -18,6 +18,8 @@ use crate::{Error, Result, files};
 
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
+/// A classifier's head in the file.
+const SCORE: &str = "base_model.model.score.weight";
 
 /// The two factors of one linear layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +84,9 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
         let lora_b = factor(b, [module.outputs, module.r])?;
         adapter.push(LoraWeights { module, lora_a, lora_b });
     }
+    if config.is_classifier {
+        unused.remove(SCORE);
+    }
     if let Some(name) = unused.first() {
         return Err(Error::input(format!(
             "{}: tensor {name} is not a LoRA factor of a layer in target_modules; DoRA, embedding \
@@ -92,11 +97,36 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
     Ok((config, adapter))
 }
 
+/// The head of a classifier in the adapter of one, f32 [1, `width`]; `None` in another adapter.
+///
+/// Errors: a file that cannot be read, a head that is missing, of another width or not finite.
+pub fn score(dir: &Path, config: &PeftConfig, width: usize) -> Result<Option<Vec<f32>>> {
+    if !config.is_classifier {
+        return Ok(None);
+    }
+    let path = dir.join(WEIGHTS);
+    let weights = Weights::open_file(&path)?;
+    let wrong = |what: String| Error::input(format!("{}: tensor {SCORE} {what}", path.display()));
+    let tensor = weights.get(SCORE).ok_or_else(|| wrong("is missing".into()))?;
+    if tensor.shape != [1, width] {
+        return Err(wrong(format!("has shape {:?}, expected [1, {width}]", tensor.shape)));
+    }
+    let values = tensor.to_f32().ok_or_else(|| wrong("is not stored as floats".into()))?;
+    let finite = values.iter().all(|value| value.is_finite());
+    finite.then_some(Some(values)).ok_or_else(|| wrong("is not finite".into()))
+}
+
 /// Writes an adapter to `dir` (which must exist), loadable by PEFT as it is: adapter_config.json,
-/// adapter_model.safetensors in f32, and a model card that ends with `details`, in Markdown.
+/// adapter_model.safetensors in f32, and a model card that ends with `details`, in Markdown. `score` is a classifier's head.
 ///
 /// Errors: a file that cannot be written, factors that do not fit the rank.
-pub fn save(dir: &Path, config: &PeftConfig, adapter: &[LoraWeights], details: &str) -> Result<()> {
+pub fn save(
+    dir: &Path,
+    config: &PeftConfig,
+    adapter: &[LoraWeights],
+    score: Option<&Vec<f32>>,
+    details: &str,
+) -> Result<()> {
     let mut plans = Vec::with_capacity(2 * adapter.len());
     let mut values = std::collections::HashMap::new();
     for weights in adapter {
@@ -110,6 +140,11 @@ pub fn save(dir: &Path, config: &PeftConfig, adapter: &[LoraWeights], details: &
             values.insert(name, factor);
         }
     }
+    if let Some(score) = score {
+        let shape = vec![1, score.len()];
+        plans.push(TensorPlan { name: SCORE.to_owned(), dtype: Dtype::F32, shape });
+        values.insert(SCORE.to_owned(), score);
+    }
     save_tensors(&dir.join(WEIGHTS), &plans, |plan| {
         let factor = values.get(&plan.name).copied();
         Ok(factor.into_iter().flatten().flat_map(|x| x.to_le_bytes()).collect())
@@ -120,6 +155,7 @@ pub fn save(dir: &Path, config: &PeftConfig, adapter: &[LoraWeights], details: &
         lora_alpha: config.lora_alpha,
         targets: config.target_modules.describe(),
         details,
+        is_classifier: config.is_classifier,
     };
     files::write(&dir.join("README.md"), card.text())?;
     files::write(&dir.join(CONFIG), config.to_json())
@@ -171,7 +207,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let (config, adapter) = example(two());
-        save(dir.path(), &config, &adapter, "").unwrap();
+        save(dir.path(), &config, &adapter, None, "").unwrap();
         assert_eq!(load(dir.path(), &model()).unwrap(), (config, adapter));
         let weights = Weights::open_file(&dir.path().join(WEIGHTS)).unwrap();
         let name = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
@@ -185,7 +221,7 @@ mod tests {
         let message = || load(dir.path(), &model()).unwrap_err().to_string();
         assert!(message().contains("adapter_config.json"));
         let (config, mut adapter) = example(two());
-        save(dir.path(), &PeftConfig { r: 2, ..config.clone() }, &adapter, "").unwrap();
+        save(dir.path(), &PeftConfig { r: 2, ..config.clone() }, &adapter, None, "").unwrap();
         fs::write(dir.path().join(CONFIG), PeftConfig { r: 4, ..config.clone() }.to_json())
             .unwrap();
         assert!(message().contains("has shape [2, 4], expected [4, 4]"), "{}", message());
@@ -198,17 +234,17 @@ mod tests {
             message()
         );
         adapter[0].lora_b[1] = f32::INFINITY;
-        let refused = save(dir.path(), &config, &adapter, "").unwrap_err().to_string();
+        let refused = save(dir.path(), &config, &adapter, None, "").unwrap_err().to_string();
         assert!(refused.contains("k_proj.lora_B.weight would hold inf as float32"), "{refused}");
         adapter[0].lora_b[1] = 12_345.0;
-        save(dir.path(), &config, &adapter, "").unwrap();
+        save(dir.path(), &config, &adapter, None, "").unwrap();
         let mut bytes = fs::read(dir.path().join(WEIGHTS)).unwrap();
         let at = bytes.windows(4).position(|bytes| bytes == 12_345f32.to_le_bytes()).unwrap();
         bytes[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
         fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
         assert!(message().contains("k_proj.lora_B.weight holds inf"), "{}", message());
         adapter.remove(0);
-        save(dir.path(), &config, &adapter, "").unwrap();
+        save(dir.path(), &config, &adapter, None, "").unwrap();
         assert!(message().contains("k_proj.lora_A.weight is missing"), "{}", message());
     }
 }

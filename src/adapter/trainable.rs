@@ -4,6 +4,7 @@ use super::config::PeftConfig;
 use super::peft::{self, LoraWeights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::model::spec::SCORE;
 use crate::model::transformer::Model;
 use crate::nn::{DEFAULT_ADAPTER, Lora, Parameter};
 use crate::random::Rng;
@@ -77,6 +78,30 @@ fn attach(
         }
     }
     Ok(parameters)
+}
+
+/// Trains the head of a classifier beside the adapter: the saved one of the adapter in `dir`, else the
+/// model's.
+///
+/// # Errors
+/// `Error::Input` for an adapter that has none.
+pub fn train_score(
+    model: &mut Model,
+    config: &PeftConfig,
+    dir: Option<&Path>,
+) -> Result<Parameter> {
+    let width = model.config.spec.hidden_size;
+    let saved = dir.map(|dir| peft::score(dir, config, width)).transpose()?.flatten();
+    let master = match saved {
+        Some(values) => {
+            let device = model.embed_tokens.device();
+            Tensor::from_f32(device, &[1, width], DType::F32, &values)?
+        }
+        None => model.lm_head.clone(),
+    };
+    let score = Parameter::new(SCORE, master, DType::F32)?;
+    model.lm_head = score.value.clone();
+    Ok(score)
 }
 
 /// The factors as they are now, for saving.

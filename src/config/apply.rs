@@ -207,6 +207,9 @@ impl Given {
         self.require("data.train", "a file of JSON Lines", origin);
         // What one value says about another is known where all of them are.
         if values_are_right {
+            let checked = config.objective.check();
+            let checked = checked.map_err(|(key, why)| self.error(key, &why));
+            self.problems.take(checked);
             let checks = [Self::resolve_lora, Self::resolve_optimizer, Self::resolve_dtype];
             for check in checks.into_iter().chain([Self::resolve_best_model as fn(&_, &mut _) -> _])
             {
@@ -230,7 +233,7 @@ impl Given {
             ));
         }
         if !self.has("train.learning_rate") {
-            config.train.learning_rate = if config.lora.is_some() { 2e-4 } else { 2e-5 };
+            config.train.learning_rate = config.objective.learning_rate(config.lora.is_some());
         }
         Ok(())
     }

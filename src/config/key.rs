@@ -63,6 +63,14 @@ pub trait Keys: Sized + 'static {
     /// The keys. Their section is the objective's own; those before the first section, such as a list
     /// of tables, may be shared between objectives.
     const KEYS: &'static [Key<Self>];
+
+    /// What is wrong with the settings together: the path of a key, and why.
+    ///
+    /// # Errors
+    /// That.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
 }
 
 /// [`Keys`] of a type that is not known.
@@ -78,6 +86,12 @@ pub trait Settings {
 
     /// The value of the key at `path` as TOML; `None` where it is not set, or there is no such key.
     fn show(&self, path: &str) -> Option<String>;
+
+    /// What is wrong with the settings together: the path of a key, and why.
+    ///
+    /// # Errors
+    /// That.
+    fn check(&self) -> Result<(), (&'static str, String)>;
 }
 
 impl<T: Keys> Settings for T {
@@ -95,6 +109,10 @@ impl<T: Keys> Settings for T {
     fn show(&self, path: &str) -> Option<String> {
         let key = T::KEYS.iter().find(|key| key.info().path() == path)?;
         (key.show)(self)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        Keys::check(self)
     }
 }
 

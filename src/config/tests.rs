@@ -226,10 +226,11 @@ fn keys_of_other_tools_are_answered_with_what_to_write() {
     assert_error(with("dataset_name = \"a/b\""), &["data.train"]);
     assert_error(with("load_in_8bit = true"), &["load_in_4bit"]);
     assert_error(with("adapter = \"runs/a\""), &["lora.adapter"]);
-    for objective in ["dpo", "kto", "orpo", "grpo", "rlhf", "distill"] {
+    for objective in ["grpo", "rlhf", "distill"] {
         let line = format!("objective = \"{objective}\"");
         assert_error(with(&line), &["run.toml:3", objective, "not there yet"]);
     }
+    assert_error(with("objective = \"simpo\""), &["objective = \"cpo\"", "loss_type"]);
 }
 
 #[test]

@@ -173,6 +173,28 @@ impl Batch {
         })
     }
 
+    /// A number that tells groups of other tokens or labels apart (FNV-1a, 64 bits), however they stand in
+    /// a batch.
+    pub fn fingerprint(&self, group: &GroupSpan) -> u64 {
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        let mut mix = |word: u32| {
+            for byte in word.to_le_bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+            }
+        };
+        for number in 0..group.sequences.len() {
+            let [shared, own] = [group.prefix, group.sequences[number]];
+            let first = if shared[0] < shared[1] { shared[0] } else { own[0] };
+            mix(self.input_ids[first as usize]);
+            for token in self.predictions(group, number) {
+                mix(token.id);
+                mix(u32::from(token.carries_loss));
+            }
+            mix(u32::MAX);
+        }
+        hash
+    }
+
     /// T, the tokens of this batch.
     pub fn num_tokens(&self) -> usize {
         self.input_ids.len()

@@ -17,6 +17,7 @@ const LONGEST_TEXT: usize = 4 << 20;
 const LONG_TEXT: usize = 256 << 10;
 
 /// Turns samples into labelled tokens, under one tokenizer and one chat template.
+#[derive(Clone)]
 pub struct Encoder<'a> {
     tokenizer: &'a dyn Tokenizer,
     template: Option<&'a ChatTemplate>,
@@ -45,6 +46,7 @@ impl<'a> Encoder<'a> {
     /// turns for conversations, the end of the sequence for texts.
     pub fn stop_ids(&self, sample: &Sample) -> &[u32] {
         match sample {
+            Sample::Preference(pair) => self.stop_ids(&pair.chosen),
             Sample::Chat(_) => &self.end_of_turn.ids,
             Sample::Text(_) | Sample::PromptCompletion { .. } => {
                 let eos = self.tokenizer.eos_token_ids();
@@ -68,7 +70,16 @@ impl<'a> Encoder<'a> {
                 self.prompt_completion(prompt, completion)
             }
             Sample::Chat(chat) => self.chat(chat),
+            Sample::Preference(_) => Err(Error::internal("encode", "a pair is two sequences")),
         }
+    }
+
+    /// [`Encoder::encode`] of an answer to a prompt: the prompt and the turns of others never carry loss.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn answer(&self, sample: &Sample) -> Result<Sequence> {
+        Self { completion_only_loss: true, ..self.clone() }.encode(sample)
     }
 
     /// Appends the end-of-sequence id unless it is already last.

@@ -1,5 +1,9 @@
 //! The forms a row can have, told apart by their keys, and what each says.
 
+mod preference;
+
+pub use preference::Pair;
+
 use serde_json::{Map, Value, json};
 
 use super::message::{self, keys_of, shown};
@@ -15,7 +19,7 @@ pub enum Format {
     Messages,
     /// `prompt` and `completion`: strings or message lists.
     PromptCompletion,
-    /// `prompt`, `chosen` and `rejected`: for preference objectives.
+    /// `chosen` and `rejected`, mostly with a `prompt`: for preference objectives.
     Preference,
     /// `instruction`, perhaps `input`, and `output`.
     Alpaca,
@@ -28,7 +32,7 @@ const FORMATS: [(Format, &str, &[&str]); 6] = [
     (Format::Text, "text", &["text"]),
     (Format::Messages, "messages", &["messages"]),
     (Format::PromptCompletion, "prompt-completion", &["prompt", "completion"]),
-    (Format::Preference, "preference", &["prompt", "chosen", "rejected"]),
+    (Format::Preference, "preference", &["chosen", "rejected"]),
     (Format::Alpaca, "alpaca", &["instruction", "output"]),
     (Format::Sharegpt, "sharegpt", &["conversations"]),
 ];
@@ -47,6 +51,8 @@ pub enum Sample {
     },
     /// A conversation.
     Chat(Chat),
+    /// An answer and a worse one.
+    Preference(Box<Pair>),
 }
 
 /// A conversation for a chat template.
@@ -113,6 +119,9 @@ impl Format {
 
     /// The format that a row's keys tell. A key whose value is null counts as absent.
     pub fn detect(object: &Map<String, Value>) -> Result<Self> {
+        if preference::is_pair(object) && !present(object, "completion") {
+            return Ok(Self::Preference);
+        }
         let fits: Vec<Format> = FORMATS
             .iter()
             .filter(|(_, _, keys)| keys.iter().all(|key| present(object, key)))
@@ -148,7 +157,9 @@ impl Format {
     /// A missing key, a value of the wrong type, an unknown role, or a row without an answer to
     /// learn. The message does not say where: the caller knows file and line.
     pub fn sample(self, object: &Map<String, Value>) -> Result<Sample> {
-        if let Some(missing) = self.keys().iter().find(|key| !present(object, key)) {
+        let is_pair = self == Self::Preference && preference::is_pair(object);
+        let mut keys = self.keys().iter();
+        if let Some(missing) = keys.find(|key| !is_pair && !present(object, key)) {
             let hint = match Self::detect(object) {
                 Ok(other) if other != self => {
                     format!(
@@ -177,11 +188,7 @@ impl Format {
             }
             Self::Alpaca => alpaca(object).map(Sample::Chat),
             Self::Sharegpt => sharegpt(object).map(Sample::Chat),
-            Self::Preference => Err(Error::input(
-                "rows of prompt, chosen and rejected are preference pairs, which no objective of \
-                 this version learns from; to imitate the chosen answers, write them as prompt and \
-                 completion",
-            )),
+            Self::Preference => preference::pair(object),
         }
     }
 }
@@ -259,12 +266,19 @@ fn system(object: &Map<String, Value>) -> Result<Vec<Value>> {
 }
 
 fn sharegpt(object: &Map<String, Value>) -> Result<Chat> {
+    turns(object, &object["conversations"], 0)
+}
+
+/// A conversation of `turns` after the message of a `system` key, of which the first `given` carry no
+/// loss.
+fn turns(object: &Map<String, Value>, turns: &Value, given: usize) -> Result<Chat> {
     let mut messages = system(object)?;
     let before = messages.len();
-    let (turns, calls) = message::sharegpt(&object["conversations"])?;
+    let (turns, calls) = message::sharegpt(turns)?;
     messages.extend(turns);
     let calls_as_text = calls.into_iter().map(|(turn, text)| (before + turn, text)).collect();
-    Ok(Chat { calls_as_text, ..chat(object, messages, 0)? })
+    let trained_from = if given > 0 { before + given } else { 0 };
+    Ok(Chat { calls_as_text, ..chat(object, messages, trained_from)? })
 }
 
 /// A conversation with what the row says besides, if it has an answer.

@@ -36,6 +36,11 @@ pub trait Rows: Sync {
     /// The formats it learns from.
     fn formats(&self) -> &'static [Format];
 
+    /// Whether the end of a row that is too long may be cut off; else it is left out.
+    fn cuts(&self) -> bool {
+        true
+    }
+
     /// The group of a row that says `sample`; `row` is the whole object, with whatever further keys
     /// it has.
     ///
@@ -73,6 +78,11 @@ impl Dataset {
         options: &LoadOptions,
     ) -> Result<Self> {
         check(files, options)?;
+        let mut options = options.clone();
+        if !objective.cuts() && options.excess_length == ExcessLength::Truncate {
+            options.excess_length = ExcessLength::Drop;
+        }
+        let options = &options;
         let encoder = Encoder::new(text, options.completion_only_loss);
         let mut collector = Collector::default();
         let mut format = options.format;
@@ -184,8 +194,6 @@ struct Collector {
     trains_stop: bool,
     /// The stop ids that the first row should have trained.
     stops: Vec<u32>,
-    /// The first row that was cut or left out, and why.
-    first_cut: Option<(u32, u32)>,
     /// What texts do not show: the first row of which that is so, and how many there are.
     unseen: BTreeMap<String, ((u32, u32), usize)>,
 }
@@ -199,7 +207,7 @@ impl Collector {
         let length = group.longest();
         self.stats.longest = self.stats.longest.max(length);
         if length > options.max_length {
-            self.first_cut.get_or_insert(group.source);
+            self.stats.first_cut.get_or_insert(group.source);
             match options.excess_length {
                 ExcessLength::Truncate => {
                     self.stats.truncated += 1;
@@ -222,7 +230,7 @@ impl Collector {
             }
         }
         if group.sequences.iter().any(|sequence| sequence.num_loss_tokens() == 0) {
-            self.first_cut.get_or_insert(group.source);
+            self.stats.first_cut.get_or_insert(group.source);
             self.stats.dropped_without_loss += 1;
             return Ok(());
         }
@@ -242,7 +250,7 @@ impl Collector {
         text: &TextProcessor,
         options: &LoadOptions,
     ) -> Result<Dataset> {
-        let cut = match self.first_cut {
+        let cut = match self.stats.first_cut {
             Some((file, line)) => place(&files[file as usize].path, line),
             None => "(none)".to_string(),
         };
@@ -369,7 +377,7 @@ mod tests {
         let message = error(&[rows], &options());
         assert!(message.contains("0.jsonl:2: `text` is a number"), "{message}");
         let preference = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}";
-        assert!(error(&[preference], &options()).contains("0.jsonl:1: rows of prompt, chosen"));
+        assert!(error(&[preference], &options()).contains("0.jsonl:1: rows of chosen"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod unseen;
 
 pub use batch::{Batch, GroupSpan, Prediction};
 pub use encode::Encoder;
-pub use format::{Format, Sample};
+pub use format::{Format, Pair, Sample};
 pub use group::{Group, NO_LOSS, Sequence};
 pub use load::{ExcessLength, LoadOptions, Rows};
 pub use mask::Mask;
@@ -67,6 +67,8 @@ pub struct Stats {
     pub dropped_without_loss: usize,
     /// Tokens of the longest row before cutting.
     pub longest: usize,
+    /// File (its index) and line of the first row that was cut or left out.
+    pub first_cut: Option<(u32, u32)>,
 }
 
 /// A tokenized set of examples.
@@ -115,7 +117,12 @@ impl Dataset {
 
     /// `file:line` of an example, for messages.
     pub fn place(&self, example: &Group) -> String {
-        place(&self.files[example.source.0 as usize].path, example.source.1)
+        self.place_of(example.source)
+    }
+
+    /// `file:line` of a row, from the index of its file and its line.
+    pub fn place_of(&self, (file, line): (u32, u32)) -> String {
+        place(&self.files[file as usize].path, line)
     }
 
     /// Refuses tokens that the model's embedding of `vocab_size` rows does not have.

@@ -1,10 +1,14 @@
 //! Collated rows as the loss sees them, for people and for programs.
 
+mod columns;
+
 use serde_json::{Value, json};
 
-use super::{Batch, Dataset, Mask, NO_LOSS, Plan};
+use super::{Batch, Dataset, Format, Mask, NO_LOSS, Plan};
 use crate::Result;
 use crate::tokenizer::{StreamDecoder, Tokenizer};
+use columns::{Marks, Stretch, side_by_side};
+use std::ops::Range;
 
 /// One collated row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,39 +74,54 @@ impl PreviewRow {
     /// The row as text with special tokens visible: trained tokens in colour and the rest dimmed,
     /// or, without `colour`, trained stretches between ⟦ and ⟧.
     pub fn to_text(&self, tokenizer: &dyn Tokenizer, colour: bool) -> Result<String> {
-        let (trained, other, end) =
-            if colour { ("\x1b[1;32m", "\x1b[2m", "\x1b[0m") } else { ("⟦", "", "") };
-        let close = if colour { "" } else { "⟧" };
+        let marks = Marks::new(colour);
         let mut out = String::new();
         for sequence in self.sequences() {
             if sequence.start > 0 {
                 out += "\n--- next example of the row ---\n";
             }
-            let mut decoder = StreamDecoder::new(tokenizer, false);
-            let mut state = None;
-            for t in sequence {
-                let carries = self.labels[t] != NO_LOSS;
-                let text = decoder.push(self.input_ids[t])?;
-                if text.is_empty() {
-                    continue;
-                }
-                if state != Some(carries) {
-                    out += if state == Some(true) { close } else { "" };
-                    out += if state.is_some() { end } else { "" };
-                    out += if carries { trained } else { other };
-                    state = Some(carries);
-                }
-                out += &text;
-            }
-            out += &decoder.finish()?;
-            out += if state == Some(true) { close } else { "" };
-            out += end;
+            let stretches = self.stretches(tokenizer, sequence)?;
+            out.extend(stretches.iter().map(|stretch| marks.mark(stretch)));
         }
         Ok(out)
     }
 
+    /// The pairs of the row as text, chosen and rejected answers side by side.
+    fn to_pairs(&self, tokenizer: &dyn Tokenizer, colour: bool) -> Result<String> {
+        let marks = Marks::new(colour);
+        let mut pairs = Vec::new();
+        for pair in self.sequences().chunks(2) {
+            let [chosen, rejected] = pair else { continue };
+            let chosen = self.stretches(tokenizer, chosen.clone())?;
+            let rejected = self.stretches(tokenizer, rejected.clone())?;
+            pairs.push(side_by_side(["chosen", "rejected"], [&chosen, &rejected], &marks));
+        }
+        Ok(pairs.join("--- next pair of the row ---\n"))
+    }
+
+    /// The text of some tokens, cut where it begins or ends to carry loss.
+    fn stretches(&self, tokenizer: &dyn Tokenizer, tokens: Range<usize>) -> Result<Vec<Stretch>> {
+        let mut decoder = StreamDecoder::new(tokenizer, false);
+        let mut found: Vec<Stretch> = Vec::new();
+        for t in tokens {
+            let carries = self.labels[t] != NO_LOSS;
+            let text = decoder.push(self.input_ids[t])?;
+            match found.last_mut() {
+                _ if text.is_empty() => {}
+                Some((last, so_far)) if *last == carries => *so_far += &text,
+                _ => found.push((carries, text)),
+            }
+        }
+        let rest = decoder.finish()?;
+        match found.last_mut() {
+            Some((_, text)) => *text += &rest,
+            None => found.push((false, rest)),
+        }
+        Ok(found)
+    }
+
     /// Token ranges of the examples in this row.
-    fn sequences(&self) -> Vec<std::ops::Range<usize>> {
+    fn sequences(&self) -> Vec<Range<usize>> {
         let length = self.sequence_ids.len();
         let mut starts: Vec<usize> = (0..length)
             .filter(|&t| t == 0 || self.sequence_ids[t] != self.sequence_ids[t - 1])
@@ -124,13 +143,16 @@ pub fn to_text(
         let (tokens, loss) = (row.input_ids.len(), row.num_loss_tokens());
         let mut masks: Vec<&str> = row.masks.iter().map(|mask| mask.name()).collect();
         masks.dedup();
+        let masks = masks.join(", ");
+        let sequences = row.sequences().len();
+        let (held, text) = match data.format {
+            Format::Preference => (plural(sequences / 2, "pair"), row.to_pairs(tokenizer, colour)?),
+            _ => (plural(sequences, "example"), row.to_text(tokenizer, colour)? + "\n"),
+        };
+        let share = 100.0 * loss as f64 / tokens.max(1) as f64;
         out += &format!(
-            "row {}: {}, {tokens} tokens, {loss} with loss ({:.1}%; by {})\n{}\n\n",
+            "row {}: {held}, {tokens} tokens, {loss} with loss ({share:.1}%; by {masks})\n{text}\n",
             index + 1,
-            plural(row.sequences().len(), "example"),
-            100.0 * loss as f64 / tokens.max(1) as f64,
-            masks.join(", "),
-            row.to_text(tokenizer, colour)?,
         );
     }
     let stats = &data.stats;

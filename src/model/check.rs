@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::bnb;
 use super::config::ModelConfig;
 use super::float;
-use super::spec::{EMBEDDING, HEAD, TensorSpec};
+use super::spec::{EMBEDDING, HEAD, SCORE, TensorSpec};
 use super::weights::Weights;
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub fn check(weights: &mut Weights, config: &mut ModelConfig) -> Result<Vec<Stri
     let expected = config.spec.tensors();
     let problems: Vec<String> = expected
         .iter()
+        // A fresh one is drawn.
+        .filter(|tensor| config.score_seed.is_none() || tensor.name != SCORE)
         .filter_map(|tensor| check_tensor(weights, config, tensor).err())
         .map(|error| error.to_string())
         .collect();
@@ -104,7 +106,9 @@ fn refuse_scales(weights: &Weights, config: &ModelConfig) -> Result<()> {
 /// The embedding for a head that is tied to it, or the head for the embedding; a warning where they
 /// differ, and are untied.
 fn tie(weights: &mut Weights, config: &mut ModelConfig) -> Option<String> {
-    if !config.spec.tie_word_embeddings {
+    if !config.spec.tie_word_embeddings
+        || (config.spec.is_classifier && weights.get(EMBEDDING).is_some())
+    {
         return None;
     }
     let (head, embedding) = match (weights.get(HEAD), weights.get(EMBEDDING)) {

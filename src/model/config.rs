@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::family::Family;
 use super::float;
@@ -36,6 +36,8 @@ pub struct ModelConfig {
     pub quantization: Option<BnbConfig>,
     /// The dtype that the weights were saved in, or are cast to where it is none of the three.
     pub dtype: Option<DType>,
+    /// The seed of the score head, where the files have none.
+    pub score_seed: Option<u64>,
     /// config.json as it was read, for writing it again.
     raw: Map<String, Value>,
 }
@@ -71,7 +73,12 @@ impl ModelConfig {
         };
         let config = Self {
             family,
-            spec: (family.describe)(&object)?,
+            spec: {
+                let classes = object.texts("architectures")?.unwrap_or_default();
+                let is_classifier = classes.contains(&family.classifier);
+                Spec { is_classifier, ..(family.describe)(&object)? }
+            },
+            score_seed: None,
             max_position_embeddings: object
                 .count("max_position_embeddings")?
                 .unwrap_or(defaults.max_position_embeddings),
@@ -104,6 +111,14 @@ impl ModelConfig {
         }
     }
 
+    /// Puts a fresh score, drawn from `seed`, in the place of the head, unless there is one.
+    pub fn classify(&mut self, seed: u64) {
+        if !self.spec.is_classifier {
+            self.spec.is_classifier = true;
+            self.score_seed = Some(seed);
+        }
+    }
+
     /// Takes the head for a matrix of its own, whatever the file says.
     pub(super) fn untie(&mut self) {
         self.spec.tie_word_embeddings = false;
@@ -127,6 +142,13 @@ impl ModelConfig {
         raw.insert(key.into(), dtype.name().into());
         if key == "dtype" {
             raw.shift_remove("torch_dtype");
+        }
+        if self.spec.is_classifier {
+            raw.insert("architectures".into(), json!([self.family.classifier]));
+            raw.insert("id2label".into(), json!({"0": "LABEL_0"}));
+            raw.insert("label2id".into(), json!({"LABEL_0": 0}));
+            raw.insert("pad_token_id".into(), json!(self.pad_token_id));
+            raw.shift_remove("num_labels");
         }
         match quantization {
             Some(config) => {
@@ -353,7 +375,7 @@ mod tests {
             (r#"{"hidden_size": 64}"#, "`model_type` is missing"),
             (
                 r#"{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}"#,
-                "must be \"LlamaForCausalLM\"",
+                "\"LlamaForSequenceClassification\" with one label",
             ),
             (r#"{"model_type": "llama", "hidden_act": "gelu"}"#, "\"gelu\" is not supported"),
             (r#"{"model_type": "llama", "attention_dropout": 0.1}"#, "`attention_dropout`"),

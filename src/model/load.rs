@@ -115,6 +115,7 @@ impl Loader<'_> {
         let norm = self.norm(None, &spec.norm)?;
         let lm_head = match spec.head() {
             None => embed_tokens.clone(),
+            Some(head) if head.role == Role::Score => self.score(&head)?,
             Some(head) => self.tensor(&head)?,
         };
         let ropes = spec.ropes.iter().map(|rope| self.rope(rope)).collect::<Result<_>>()?;
@@ -271,12 +272,35 @@ impl Loader<'_> {
         self.register(name, Tensor::from_bytes(self.device, shape, dtype, &bytes)?)
     }
 
+    /// The head of a classifier: f32 always, for one column of 16 bits is no word. Where the files have
+    /// none it is drawn.
+    fn score(&mut self, spec: &TensorSpec) -> Result<Tensor> {
+        let fresh = self.config.score_seed.unwrap_or_default();
+        let tensor = match self.source {
+            Source::Shapes => Tensor::empty(self.device, &spec.shape, DType::F32)?,
+            Source::Random(seed) => random(self.device, *seed, spec, DType::F32)?,
+            Source::Weights(weights) => match weights.get(&spec.name) {
+                None => random(self.device, fresh, spec, DType::F32)?,
+                Some(stored) => {
+                    let unreadable = || Error::input("score.weight is not stored as floats");
+                    let values = stored.to_f32().ok_or_else(unreadable)?;
+                    Tensor::from_f32(self.device, &spec.shape, DType::F32, &values)?
+                }
+            },
+        };
+        self.register_as(&spec.name, tensor, DType::F32)
+    }
+
     /// The tensor that the forward pass reads; a parameter's, where all tensors are parameters.
     fn register(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
+        self.register_as(name, tensor, self.options.dtype)
+    }
+
+    fn register_as(&mut self, name: &str, tensor: Tensor, dtype: DType) -> Result<Tensor> {
         if !self.options.train_all {
             return Ok(tensor);
         }
-        let parameter = Parameter::new(name, tensor, self.options.dtype)?;
+        let parameter = Parameter::new(name, tensor, dtype)?;
         let value = parameter.value.clone();
         self.parameters.push(parameter);
         Ok(value)
@@ -309,7 +333,7 @@ fn random(device: &Device, seed: u64, spec: &TensorSpec, dtype: DType) -> Result
     match spec.role {
         Role::Norm { offset } => ops::fill(&tensor, 1.0 - offset)?,
         Role::Bias(_) => ops::fill(&tensor, 0.0)?,
-        Role::Embedding | Role::Linear(_) | Role::Head => {
+        Role::Embedding | Role::Linear(_) | Role::Head | Role::Score => {
             ops::random_normal(&tensor, INITIALIZER_RANGE, seed, site(&spec.name))?;
         }
     }

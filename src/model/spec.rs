@@ -32,6 +32,8 @@ pub struct Spec {
     pub norm: NormSpec,
     /// Whether `lm_head` is the embedding itself.
     pub tie_word_embeddings: bool,
+    /// Whether the head gives one score and not logits: a sequence classifier with one label.
+    pub is_classifier: bool,
     /// The same network in llama.cpp's words.
     pub gguf: Gguf,
 }
@@ -312,6 +314,8 @@ pub enum Role {
     },
     /// The output head, [V, C].
     Head,
+    /// The head of a classifier, [1, C].
+    Score,
 }
 
 /// A tensor of a network.
@@ -345,6 +349,8 @@ impl TensorSpec {
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The name of the output head.
 pub(crate) const HEAD: &str = "lm_head.weight";
+/// The name of a classifier's head.
+pub(crate) const SCORE: &str = "score.weight";
 
 impl Spec {
     /// Every parameter of the model, in the order of the blocks.
@@ -374,6 +380,10 @@ impl Spec {
 
     /// The output head, where it is not the embedding.
     pub fn head(&self) -> Option<TensorSpec> {
+        if self.is_classifier {
+            let table = self.table(SCORE, Role::Score, "cls.output.weight");
+            return Some(TensorSpec { shape: vec![1, self.hidden_size], ..table });
+        }
         (!self.tie_word_embeddings).then(|| self.table(HEAD, Role::Head, "output.weight"))
     }
 

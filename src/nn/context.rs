@@ -66,6 +66,8 @@ pub struct Noise {
     pub step_state: StepState,
     /// NEFTune's alpha: how much noise the embeddings get; 0 is none.
     pub neftune_alpha: f32,
+    /// Whether dropout applies.
+    pub dropout: bool,
 }
 
 impl Context {

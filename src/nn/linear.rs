@@ -71,7 +71,7 @@ impl Linear {
         }
         let Some((adapter, lora)) = self.lora(context.adapter) else { return Ok(y) };
         let dropout = match &context.noise {
-            Some(noise) if lora.dropout > 0.0 => Some(Dropout {
+            Some(noise) if noise.dropout && lora.dropout > 0.0 => Some(Dropout {
                 p: lora.dropout,
                 seed: noise.seed,
                 site: match adapter {

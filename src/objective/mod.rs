@@ -36,9 +36,16 @@
 //! - Training without dropout: asked in `train/trainer.rs`, where the noise of a pass is made.
 //! - Numbers that live through a run: in `run_state.json`, beside the loss scale.
 
+pub mod answers;
 mod chosen;
+pub mod cpo;
+pub mod dpo;
+pub mod kto;
 mod measures;
+pub mod orpo;
 mod pass;
+mod reference;
+pub mod reward;
 pub mod sft;
 
 pub use chosen::{Chosen, all, register};
@@ -46,34 +53,35 @@ pub(crate) use measures::exact;
 pub use measures::{Means, Measures, Sum, Totals};
 pub(crate) use pass::Gradient;
 pub use pass::Pass;
+pub use reference::{Policy, REFERENCE_ADAPTER, Reference, ReferenceOptions};
 
+use crate::config::TrainArgs;
 use crate::config::key::Settings;
 use crate::data::{Batch, Group, NO_LOSS, Rows, Sequence};
 use crate::error::Result;
 use chosen::{BoxedCopy, Make, make};
+use serde_json::{Map, Value};
 use std::fmt::Debug;
 
 /// Every objective, the default one first.
-const OBJECTIVES: &[Make] = &[make::<sft::Sft>];
+const OBJECTIVES: &[Make] = &[
+    make::<sft::Sft>,
+    make::<dpo::Dpo>,
+    make::<orpo::Orpo>,
+    make::<cpo::Cpo>,
+    make::<kto::Kto>,
+    make::<reward::Reward>,
+];
 
 /// Names that the field has for objectives which are refused because they are not there yet.
-pub(crate) const COMING: &[&str] = &[
-    "dpo",
-    "ipo",
-    "kto",
-    "orpo",
-    "simpo",
-    "cpo",
-    "grpo",
-    "rloo",
-    "ppo",
-    "rlhf",
-    "reward",
-    "rm",
-    "distill",
-    "distillation",
-    "gkd",
-    "pretrain",
+pub(crate) const COMING: &[&str] =
+    &["grpo", "rloo", "ppo", "rlhf", "distill", "distillation", "gkd", "pretrain"];
+
+/// What other tools call objectives, and what they are here.
+pub(crate) const OTHERWISE: &[(&str, &str)] = &[
+    ("ipo", "objective = \"dpo\" with loss_type = \"ipo\""),
+    ("rm", "objective = \"reward\""),
+    ("simpo", "objective = \"cpo\" with loss_type = \"simpo\""),
 ];
 
 /// How evaluations compare.
@@ -104,6 +112,53 @@ pub trait Objective: Rows + Settings + BoxedCopy + Debug + Send + Sync {
     /// # Errors
     /// What the ops report.
     fn accumulate(&self, pass: &Pass) -> Result<Measures>;
+
+    /// The policy that the trained one is compared with, if it is compared.
+    fn reference(&self) -> Option<&ReferenceOptions> {
+        None
+    }
+
+    /// What the policy to compare with says of the groups of a batch, to be kept in
+    /// [`Reference::known`] where it is computed once: fingerprints, and a number for each sequence.
+    ///
+    /// # Errors
+    /// What the ops report.
+    fn precompute(&self, _pass: &Pass) -> Result<Vec<(u64, Vec<f64>)>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the model has a score for a head: one number a text, and no logits.
+    fn has_score(&self) -> bool {
+        false
+    }
+
+    /// The scores of the sequences of a batch, in order; `None` where texts have none.
+    ///
+    /// # Errors
+    /// What the ops report.
+    fn scores(&self, _pass: &Pass) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+
+    /// Whether dropout applies.
+    fn drops_out(&self) -> bool {
+        true
+    }
+
+    /// The learning rate where none is given.
+    fn learning_rate(&self, lora: bool) -> f64 {
+        if lora { 2e-4 } else { 2e-5 }
+    }
+
+    /// Warnings about settings far outside what is common.
+    fn advise(&self, _train: &TrainArgs, _lora: bool) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Warnings about a run that is done, from what it logged.
+    fn review(&self, _history: &[&Map<String, Value>]) -> Vec<String> {
+        Vec::new()
+    }
 
     /// What follows from the mean loss of an evaluation: names and values, printed after it.
     fn derive(&self, _loss: f64) -> Vec<(&'static str, f64)> {

@@ -1,5 +1,6 @@
 //! What an objective computes with: one micro-batch and the model.
 
+use super::reference::{Policy, REFERENCE_ADAPTER, Reference};
 use crate::data::Batch;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -22,6 +23,8 @@ pub struct Pass<'a> {
     pub step_state: &'a StepState,
     /// Where the tokens stand, and the random draws.
     pub context: Rc<Context>,
+    /// The policy to compare with, for objectives that ask for one.
+    pub frozen: &'a Reference,
     /// What is differentiated: recording in training only.
     pub tape: Tape,
     /// What backward passes start from, in training.
@@ -52,6 +55,28 @@ impl Pass<'_> {
     /// # Errors
     /// What the ops report.
     pub fn reference(&self, adapter: AdapterChoice, batch: &Batch) -> Result<Tensor> {
+        let context = self.quiet(adapter, batch)?;
+        self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
+    }
+
+    /// The final hidden states [T, C] of `batch`, this one or another, and the head [V, C], of the
+    /// policy to compare with. Nothing is recorded, nothing drops out.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn of_reference(&self, batch: &Batch) -> Result<(Tensor, &Tensor)> {
+        match &self.frozen.policy {
+            Policy::Adapter(adapter) => Ok((self.reference(*adapter, batch)?, &self.model.lm_head)),
+            Policy::Model(model) => {
+                let context = self.quiet(AdapterChoice::Named(REFERENCE_ADAPTER), batch)?;
+                let hidden = model.hidden(&Tape::inference(), &batch.input_ids, &context)?;
+                Ok((hidden, &model.lm_head))
+            }
+        }
+    }
+
+    /// Where the tokens of `batch` stand, without noise.
+    fn quiet(&self, adapter: AdapterChoice, batch: &Batch) -> Result<Rc<Context>> {
         let whole = match std::ptr::eq(batch, self.batch) {
             true => (*self.context).clone(),
             false => Context::of_batch(
@@ -61,8 +86,7 @@ impl Pass<'_> {
                 None,
             )?,
         };
-        let context = Rc::new(Context { adapter, noise: None, ..whole });
-        self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
+        Ok(Rc::new(Context { adapter, noise: None, ..whole }))
     }
 
     /// The log-probabilities `[R]` of what carries loss in `batch`, in the order of
@@ -151,6 +175,7 @@ mod tests {
             ordinals: Tensor::from_u32(&device, &[4], &this.ordinals)?,
             step_state: step_state.clone(),
             neftune_alpha: 5.0,
+            dropout: true,
         };
         let pass = Pass {
             model: &model,
@@ -158,6 +183,7 @@ mod tests {
             step: std::slice::from_ref(&this),
             step_state: &step_state,
             context: Rc::new(context(&this, Some(noise))?),
+            frozen: &Reference::default(),
             tape: Tape::recording(),
             gradient: None,
         };

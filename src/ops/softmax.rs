@@ -235,9 +235,9 @@ fn stats_cpu<T: Element>(call: &mut HostCall) {
                         *first = (first_column as usize + place.unwrap_or(0)) as f32;
                     }
                     let factor = vector::exp(moved);
-                    *squares = *squares * factor * factor
-                        + vector::sum_squared_exp(logits, largest);
-                    *total += vector::sum(logits);
+                    *squares =
+                        *squares * factor * factor + vector::sum_squared_exp(logits, largest);
+                    *total = (f64::from(*total) + vector::sum(logits)) as f32;
                 }
                 stats[1] *= vector::exp(stats[0] - largest);
                 stats[1] += vector::sum_exp(logits, largest);

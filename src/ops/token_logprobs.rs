@@ -279,8 +279,7 @@ fn details_reference<F: Real>(call: &mut RefCall<F>) {
             continue;
         }
         entropy[row] = l.ln() - s / l;
-        is_most_likely[row] =
-            if F::from_f64(f64::from(target)) == a { F::ONE } else { F::ZERO };
+        is_most_likely[row] = if F::from_f64(f64::from(target)) == a { F::ONE } else { F::ZERO };
         log_sum_squares[row] = q.ln() - l.ln() - l.ln();
         mean_logit[row] = t / vocabulary;
     }

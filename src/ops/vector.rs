@@ -136,10 +136,17 @@ pub fn sum_squared_exp<T: Element>(values: &[T], shift: f32) -> f32 {
     })
 }
 
-/// The sum.
+/// The sum, of values of both signs that may cancel.
 #[inline(always)]
-pub fn sum<T: Element>(values: &[T]) -> f32 {
-    sum_of(values, |value| value)
+pub fn sum<T: Element>(values: &[T]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (chunks, tail) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(value.to_f32());
+        }
+    }
+    lanes.iter().sum::<f64>() + tail.iter().map(|value| f64::from(value.to_f32())).sum::<f64>()
 }
 
 /// The sum of a term of each value.

@@ -8,13 +8,16 @@ use super::open::{Found, OpenModel};
 use crate::adapter::attach;
 use crate::cli::EvaluateOptions;
 use crate::config::TrainConfig;
-use crate::data::{DataFile, Dataset, LoadOptions, Plan};
+use crate::data::{self, DataFile, Dataset, Plan};
 use crate::error::{Error, Result};
 use crate::evaluate::Evaluation;
 use crate::model::ModelConfig;
+use crate::model::load::LoadOptions;
+use crate::model::transformer::Model;
 use crate::nn::AdapterChoice;
-use crate::objective::Objective;
+use crate::objective::{Objective, Reference};
 use crate::ops::Implementation;
+use crate::train::reference::{Trained, make};
 
 /// The longest example where the command line does not say, as in training.
 const MAX_LENGTH: usize = 1024;
@@ -36,18 +39,19 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     let adapter = options.model.single_adapter()?;
     let found = Found::new(&options.model, &say)?;
     let trained = adapter.map(|adapter| TrainConfig::beside(&adapter.path)).transpose()?.flatten();
-    let TrainConfig { objective, data: trained, .. } = trained.unwrap_or_default();
+    let config = trained.unwrap_or_default();
+    let TrainConfig { objective, data: trained, .. } = &config;
     let max_length = max_length(options.max_length, trained.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
     let text = found.text();
-    let load_options = LoadOptions {
+    let load_options = data::LoadOptions {
         format: options.format,
         max_length,
         excess_length: trained.excess_length_strategy,
         completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
-    let mut data = Dataset::load(&files, text, &*objective, &load_options)?;
+    let mut data = Dataset::load(&files, text, &**objective, &load_options)?;
     data.share_prompts(trained.shared_prefix, |a, b| found.config.spec.turn_alike(a, b));
     data.check_vocabulary(found.config.spec.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
@@ -61,10 +65,11 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     }
     data.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
-    let measured = measure(&*objective, &mut opened, &data)?;
+    let reference = reference(&config, &mut opened.model)?;
+    let measured = measure(&**objective, &mut opened, &reference, &data)?;
     let shown = match options.output.json {
-        true => to_json(&*objective, &measured).to_string(),
-        false => table(&*objective, &measured),
+        true => to_json(&**objective, &measured).to_string(),
+        false => table(&**objective, &measured),
     };
     match writeln!(io::stdout(), "{shown}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -72,6 +77,21 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The policy that the run of the adapter compared with.
+fn reference(config: &TrainConfig, model: &mut Model) -> Result<Reference> {
+    let (Some(options), Some(lora)) = (config.objective.reference(), &config.lora) else {
+        return Ok(Reference::default());
+    };
+    let load = LoadOptions {
+        dtype: model.embed_tokens.dtype(),
+        nf4: config.quantization.nf4(),
+        train_all: false,
+        max_positions: model.max_positions(),
+    };
+    let adapter = lora.adapter.as_deref();
+    make(options, model, &Trained { source: None, options: load, lora: true, adapter })
 }
 
 /// What one pass over the data gives.
@@ -83,7 +103,12 @@ struct Measured {
 }
 
 /// One pass: every batch without the adapter, then with it.
-fn measure(objective: &dyn Objective, opened: &mut OpenModel, data: &Dataset) -> Result<Measured> {
+fn measure(
+    objective: &dyn Objective,
+    opened: &mut OpenModel,
+    reference: &Reference,
+    data: &Dataset,
+) -> Result<Measured> {
     let plan = Plan::eval(data, BATCH_SIZE);
     let model = &mut opened.model;
     let mut used = Evaluation::default();
@@ -95,7 +120,7 @@ fn measure(objective: &dyn Objective, opened: &mut OpenModel, data: &Dataset) ->
     for index in 0..plan.num_batches() {
         let batch = plan.batch(data, index);
         let add = |sum: &mut Evaluation, adapter| {
-            sum.add(objective, model, Implementation::Flash, adapter, &batch)
+            sum.add(objective, model, Implementation::Flash, adapter, reference, &batch)
         };
         if let Some(base) = &mut base {
             add(base, AdapterChoice::Off)?;
@@ -141,16 +166,16 @@ fn to_json(objective: &dyn Objective, measured: &Measured) -> Value {
 fn table(objective: &dyn Objective, measured: &Measured) -> String {
     let Measured { used, base } = measured;
     let row = |name: &str, values: &[(String, f64)], sign: bool| {
-        let cell = |(at, (_, value)): (usize, &(String, f64))| match sign {
-            false => format!("{value:>width$.4}", width = width(at)),
-            true => format!("{value:>+width$.4}", width = width(at)),
+        let cell = |(at, (name, value)): (usize, &(String, f64))| match sign {
+            false => format!("{value:>width$.4}", width = width(at, name)),
+            true => format!("{value:>+width$.4}", width = width(at, name)),
         };
         format!("{name:<12}{}\n", values.iter().enumerate().map(cell).collect::<String>())
     };
     let found = used.metrics(objective);
     let names = found.iter().enumerate();
     let mut text = format!("{:<12}", "");
-    text.extend(names.map(|(at, (name, _))| format!("{name:>width$}", width = width(at))));
+    text.extend(names.map(|(at, (name, _))| format!("{name:>width$}", width = width(at, name))));
     text.push('\n');
     match base.as_ref().map(|base| base.metrics(objective)) {
         None => text += &row("model", &found, false),
@@ -167,6 +192,6 @@ fn table(objective: &dyn Objective, measured: &Measured) -> String {
 }
 
 /// Width of a column: the loss's, or that of a metric after it.
-fn width(column: usize) -> usize {
-    if column == 0 { 10 } else { 14 }
+fn width(column: usize, name: &str) -> usize {
+    if column == 0 { 10 } else { 14.max(name.len() + 2) }
 }

@@ -110,6 +110,7 @@ fn print_plan(
         let text = serde_json::json!({
             "trained_parameters": plan.trained,
             "weights_bytes": plan.weights,
+            "reference_bytes": plan.reference,
             "optimizer_bytes": plan.optimizer,
             "step_bytes": plan.step,
             "peak_bytes": plan.peak(),

@@ -1,6 +1,7 @@
 //! From a prepared run to a trainer on a device.
 
 use super::prepare::Prepared;
+use super::reference::{self, Trained};
 use super::trainer::Trainer;
 use crate::adapter::{PeftConfig, trainable};
 use crate::backend::Device;
@@ -8,6 +9,7 @@ use crate::config::TrainArgs;
 use crate::error::Result;
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::transformer::Recompute;
+use crate::objective::Reference;
 use crate::optim::Settings;
 
 /// The optimizer's settings.
@@ -68,13 +70,31 @@ pub fn build(
                 parameters = trainable::attach_fresh(&mut model, &found, config.train.seed)?;
             }
         }
+        if config.objective.has_score() {
+            let dir = lora.adapter.as_deref();
+            parameters.push(trainable::train_score(&mut model, &found, dir)?);
+            found.is_classifier = true;
+            found.modules_to_save = vec!["score".into()];
+        }
         adapter = Some(found);
     }
+    let reference = match config.objective.reference() {
+        None => Reference::default(),
+        Some(wanted) => {
+            let (lora, adapter) = (config.lora.is_some(), prepared.starting_adapter());
+            reference::make(
+                wanted,
+                &mut model,
+                &Trained { source: Some(&source), options, lora, adapter },
+            )?
+        }
+    };
     let seed = config.train.seed;
     let objective = config.objective.clone();
     let settings = settings(&config.train);
     let mut trainer =
         Trainer::new(model, parameters, objective, settings, config.attn_implementation, seed)?;
+    trainer.reference = reference;
     trainer.neftune_alpha = config.train.neftune_noise_alpha as f32;
     Ok((trainer, adapter))
 }

@@ -2,6 +2,7 @@
 //! far, everything needed to go on with the same bits, and a manifest that tells damage.
 
 use super::prepare::Prepared;
+use super::reference;
 use super::run_state::{self, RunState};
 use super::start::{checkpoints, directory};
 use super::trainer::{LossScaler, Trainer};
@@ -32,7 +33,9 @@ pub fn save_result(
     match adapter {
         Some(config) => {
             let weights = trainable::weights(config, &trainer.model)?;
-            peft::save(dir, config, &weights, details)?;
+            let score =
+                config.is_classifier.then(|| trainer.model.lm_head.read_f32()).transpose()?;
+            peft::save(dir, config, &weights, score.as_ref(), details)?;
             prepared.companions.save(dir)?;
         }
         None => {
@@ -59,8 +62,26 @@ pub fn save_result(
     {
         files::write(&dir.join("chat_template.jinja"), template.source())?;
     }
+    if prepared.model_config.spec.is_classifier {
+        return save_classifier(dir, prepared);
+    }
     if let Some(text) = generation_config(prepared)? {
         files::write(&dir.join("generation_config.json"), text)?;
+    }
+    files::write(&dir.join("config.toml"), prepared.config.to_toml())
+}
+
+/// The rest of a classifier's directory: it generates nothing, and its tokenizer pads with the token that
+/// Transformers must pass over to find the last one.
+fn save_classifier(dir: &Path, prepared: &Prepared) -> Result<()> {
+    let _ = std::fs::remove_file(dir.join("generation_config.json"));
+    let path = dir.join("tokenizer_config.json");
+    let token = prepared.model_config.pad_token_id;
+    let token = token.and_then(|id| prepared.text.tokenizer.id_to_token(id));
+    if let (Some(token), Ok(content)) = (token, std::fs::read_to_string(&path)) {
+        let mut object = parse_object(&content, &path.display().to_string())?;
+        object.insert("pad_token".into(), token.into());
+        files::write(&path, format!("{:#}\n", Value::Object(object)))?;
     }
     files::write(&dir.join("config.toml"), prepared.config.to_toml())
 }
@@ -117,6 +138,7 @@ pub fn save(
     let saved = files::write_directory(&path, |dir| {
         save_result(dir, prepared, trainer, adapter, "A checkpoint of a run.")?;
         save_optimizer(&dir.join(OPTIMIZER), trainer)?;
+        reference::save(dir, &trainer.reference)?;
         trainer_state.save(&dir.join(TRAINER_STATE))?;
         files::write(&dir.join(run_state::NAME), run.to_json()?)?;
         manifest::write(dir)

@@ -23,6 +23,8 @@ pub struct MemoryPlan {
     pub recompute: Recompute,
     /// Weights, trained ones included.
     pub weights: u64,
+    /// Weights that are there for the policy to compare with alone.
+    pub reference: u64,
     /// State of the optimizer.
     pub optimizer: u64,
     /// Gradients, activations and work space at the peak of a step.
@@ -36,7 +38,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The peak.
     pub fn peak(&self) -> u64 {
-        self.weights + self.optimizer + self.step
+        self.weights + self.reference + self.optimizer + self.step
     }
 }
 
@@ -71,9 +73,11 @@ impl Rehearsal {
         trainer.model.recompute = recompute;
         trainer.compute(1, 0.0, &[batch.clone(), batch.clone()], &|| false)?;
         let step = device.memory().peak.saturating_sub(weights + optimizer);
+        let reference = trainer.reference.bytes;
+        let weights = weights - reference;
         let trained = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
         let tokens = batch.num_tokens();
-        Ok(MemoryPlan { recompute, weights, optimizer, step, trained, tokens })
+        Ok(MemoryPlan { recompute, weights, reference, optimizer, step, trained, tokens })
     }
 }
 
@@ -132,8 +136,12 @@ pub fn table(plan: &MemoryPlan) -> String {
         Recompute::Mlp => "MLP intermediates recomputed",
         Recompute::Layer => "layers recomputed",
     };
+    let reference = match plan.reference {
+        0 => String::new(),
+        bytes => format!("  reference policy       {:>10}\n", size(bytes)),
+    };
     format!(
-        "  weights                {:>10}\n  optimizer moments      {:>10}\n  gradients, activations \
+        "  weights                {:>10}\n{reference}  optimizer moments      {:>10}\n  gradients, activations \
          {:>10}  ({} tokens a micro-batch, {recompute})\n  peak                   {:>10}",
         size(plan.weights),
         size(plan.optimizer),

@@ -31,6 +31,11 @@ impl Metrics {
         self
     }
 
+    /// Names and values.
+    pub fn object(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// With metrics of an evaluation more, by their names without `eval_`.
     pub fn with_held_out(self, found: impl IntoIterator<Item = (String, f64)>) -> Self {
         found

@@ -15,6 +15,8 @@ pub mod observer;
 #[cfg(feature = "tokenizers")]
 pub mod prepare;
 #[cfg(feature = "tokenizers")]
+pub mod reference;
+#[cfg(feature = "tokenizers")]
 pub mod resume;
 #[cfg(feature = "tokenizers")]
 pub mod run;

@@ -93,6 +93,11 @@ impl Prepared {
         Self::prepare(config, date, Purpose::Plan)
     }
 
+    /// The saved adapter that the run starts from.
+    pub fn starting_adapter(&self) -> Option<&Path> {
+        starting_adapter(&self.config)
+    }
+
     fn prepare(config: TrainConfig, date: DateTime, purpose: Purpose) -> Result<Self> {
         let for_plan = purpose == Purpose::Plan;
         let has_data = !config.data.train.is_empty() || !for_plan;
@@ -109,6 +114,10 @@ impl Prepared {
         };
         let source = resolve(&config.model)?;
         let mut model_config = ModelConfig::open(&source.path)?;
+        match config.objective.has_score() {
+            true => model_config.classify(config.train.seed),
+            false => refuse_classifier(&model_config, &source.path)?,
+        }
         let max_length = max_length(&config, &model_config)?;
         let (weights, mut warnings) = match config.init {
             Init::Random => (None, Vec::new()),
@@ -120,7 +129,7 @@ impl Prepared {
             }
         };
         check_modes(&config, &model_config)?;
-        let saved_adapter = config.lora.as_ref().and_then(|lora| lora.adapter.as_ref());
+        let saved_adapter = starting_adapter(&config);
         let adapter = match saved_adapter {
             None => None,
             Some(dir) => {
@@ -134,6 +143,16 @@ impl Prepared {
             false => TextProcessor::absent(),
         };
         let companions = Companions::read(&source.path)?;
+        if model_config.spec.is_classifier {
+            model_config.pad_token_id = pad_token(&model_config, &text);
+            if model_config.pad_token_id.is_none() {
+                warnings.push(
+                    "the tokenizer has no token to pad with but the end of sequence: score one text at a \
+                     time with Transformers"
+                        .into(),
+                );
+            }
+        }
         let (mut train, mut eval) = match has_data {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length), None),
@@ -149,9 +168,10 @@ impl Prepared {
             }
         }
         warnings.splice(0..0, output.notes);
-        warnings.extend(what_was_cut(&train.stats, max_length));
+        warnings.extend(what_was_cut(&train, max_length));
         warnings.extend(train.warnings.iter().cloned());
         warnings.extend(eval.iter().flat_map(|eval| eval.warnings.clone()));
+        warnings.extend(config.objective.advise(&config.train, config.lora.is_some()));
         let batching = BatchOptions {
             per_device_train_batch_size: config.train.per_device_train_batch_size,
             gradient_accumulation_steps: config.train.gradient_accumulation_steps,
@@ -211,6 +231,48 @@ impl Output {
         let read = |dir: PathBuf| RunState::read(&dir).map(|state| Checkpoint { dir, state });
         Ok(Self { checkpoint: checkpoint.map(read).transpose()?, lock, notes })
     }
+}
+
+/// The saved adapter that `config` starts from.
+fn starting_adapter(config: &TrainConfig) -> Option<&Path> {
+    config.lora.as_ref().and_then(|lora| lora.adapter.as_deref())
+}
+
+/// Refuses a model that gives scores and no text.
+///
+/// # Errors
+/// `Error::Input`.
+pub fn refuse_classifier(model: &ModelConfig, dir: &Path) -> Result<()> {
+    match model.spec.is_classifier {
+        false => Ok(()),
+        true => Err(Error::input(format!(
+            "{} is a sequence classifier (a reward model), which gives scores and no text: use it with \
+             evaluate",
+            dir.display()
+        ))),
+    }
+}
+
+/// The token that a classifier is padded with: not one that ends sequences or turns, or their scores
+/// would be read before it.
+fn pad_token(model: &ModelConfig, text: &TextProcessor) -> Option<u32> {
+    const NAMES: [&str; 8] = [
+        "<pad>",
+        "[PAD]",
+        "<|pad|>",
+        "<|padding|>",
+        "<|finetune_right_pad_id|>",
+        "<unk>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+    ];
+    let ends = text.tokenizer.eos_token_ids();
+    let turn = text.template.as_ref().map(|_| text.end_of_turn().ids).unwrap_or_default();
+    let named = NAMES.iter().filter_map(|name| text.tokenizer.token_to_id(name));
+    let known = [model.pad_token_id, text.tokenizer.pad_token_id()].into_iter().flatten();
+    known
+        .chain(named)
+        .find(|id| !model.eos_token_ids.contains(id) && !ends.contains(id) && !turn.contains(id))
 }
 
 /// The longest example, within the model's context.
@@ -282,7 +344,8 @@ fn full_batch(config: &TrainConfig, max_length: usize) -> Dataset {
 }
 
 /// Warnings about examples that were cut or left out.
-fn what_was_cut(stats: &Stats, max_length: usize) -> Vec<String> {
+fn what_was_cut(data: &Dataset, max_length: usize) -> Vec<String> {
+    let stats = &data.stats;
     let mut warnings = Vec::new();
     if stats.truncated > 0 {
         warnings.push(format!(
@@ -292,7 +355,13 @@ fn what_was_cut(stats: &Stats, max_length: usize) -> Vec<String> {
     }
     let dropped = stats.dropped_too_long + stats.dropped_without_loss;
     if dropped > 0 {
-        warnings.push(format!("{dropped} examples were dropped: too long, or without loss"));
+        let first =
+            stats.first_cut.map(|source| format!(" (the first: {})", data.place_of(source)));
+        let first = first.unwrap_or_default();
+        warnings.push(format!(
+            "{dropped} examples were dropped: too long, or with no token that carries loss within \
+             max_length = {max_length}{first}"
+        ));
     }
     warnings
 }

@@ -8,6 +8,7 @@ use super::memory::MemoryPlan;
 use super::metrics::Metrics;
 pub use super::observer::Observer;
 use super::prepare::{Checkpoint, Prepared};
+use super::reference;
 use super::resume;
 use super::run_state::{RunState, Window};
 use super::schedule::Schedule;
@@ -20,7 +21,7 @@ use crate::backend::Device;
 use crate::config::{Interval, Resume};
 use crate::data::{Dataset, Plan};
 use crate::error::{Error, Result};
-use crate::evaluate::evaluate;
+use crate::evaluate::evaluate_beside;
 use crate::files::{self, Lock, manifest};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -105,6 +106,8 @@ impl<'a> Run<'a> {
             evaluation_due: false,
             window: Window::default(),
         };
+        let started = prepared.checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
+        reference::precompute(prepared, &mut trainer, started)?;
         let (done, log) = match &prepared.checkpoint {
             None => {
                 let state = TrainerState::new(args, total, args.num_train_epochs);
@@ -230,6 +233,10 @@ impl<'a> Run<'a> {
             &details,
         )?;
         self.log.state.save(&output.join("trainer_state.json"))?;
+        let history: Vec<_> = self.log.state.log_history.iter().map(Metrics::object).collect();
+        for warning in self.trainer.objective.review(&history) {
+            observer.warn(&warning);
+        }
         observer.after_training(&self.trainer)?;
         let evaluations = self.first_eval.zip(self.last_eval);
         Ok(Summary { steps: step, evaluations, output_dir: output.clone(), warning })
@@ -309,7 +316,8 @@ impl<'a> Run<'a> {
         let batches = batches.take_while(|_| observer.interrupted().is_none());
         let trainer = &self.trainer;
         let objective = &*trainer.objective;
-        let found = evaluate(objective, &trainer.model, trainer.attention(), batches)?;
+        let (model, attention) = (&trainer.model, trainer.attention());
+        let found = evaluate_beside(objective, model, attention, &trainer.reference, batches)?;
         Ok(found.metrics(objective))
     }
 

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::model::transformer::Model;
 use crate::nn::{Context, Noise, Parameter};
-use crate::objective::{Chosen, Gradient, Means, Measures, Pass, Totals};
+use crate::objective::{Chosen, Gradient, Means, Measures, Pass, Reference, Totals};
 use crate::ops::step_state::index;
 use crate::ops::{Implementation, StepState, StepValues};
 use crate::optim::{self, Optimizer, Settings};
@@ -31,6 +31,8 @@ pub struct Trainer {
     pub parameters: Vec<Parameter>,
     /// What it is trained for.
     pub objective: Chosen,
+    /// The policy to compare with.
+    pub reference: Reference,
     /// How, with its state.
     pub optimizer: Box<dyn Optimizer>,
     /// Scale of the loss and what moves it.
@@ -127,6 +129,7 @@ impl Trainer {
             model,
             parameters,
             objective: objective.into(),
+            reference: Reference::default(),
             settings,
             attention,
             seed,
@@ -235,6 +238,7 @@ impl Trainer {
             ordinals: Tensor::from_u32(&self.device, &[batch.num_tokens()], &batch.ordinals)?,
             step_state: self.state.clone(),
             neftune_alpha: self.neftune_alpha,
+            dropout: self.objective.drops_out(),
         };
         let context = Context::of_batch(&self.device, batch, self.attention, Some(noise))?;
         self.objective.accumulate(&Pass {
@@ -243,6 +247,7 @@ impl Trainer {
             step,
             step_state: &self.state,
             context: Rc::new(context),
+            frozen: &self.reference,
             tape: Tape::recording(),
             gradient: Some(Gradient { one: &self.one, scale }),
         })

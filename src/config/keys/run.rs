@@ -125,6 +125,9 @@ pub(in crate::config) fn find_objective(name: &str) -> Read<Chosen> {
     if objective::COMING.contains(&name) {
         return Err(format!("{name:?} is not there yet; this version knows {expected}"));
     }
+    if let Some((_, here)) = objective::OTHERWISE.iter().find(|(other, _)| *other == name) {
+        return Err(format!("{name:?} is no objective of its own: write {here}"));
+    }
     let hint = match nearest(name, names) {
         Some(name) => format!(" (did you mean {name:?}?)"),
         None => String::new(),

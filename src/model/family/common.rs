@@ -178,6 +178,7 @@ pub(super) fn decoder(
         blocks: windows.into_iter().map(block).collect(),
         norm: sizes.norm("model.norm", "output_norm", hidden),
         tie_word_embeddings: sizes.tied,
+        is_classifier: false,
         gguf,
     }
 }

@@ -14,6 +14,7 @@ use crate::model::spec::{Activation, Divisors, Gguf, NormSpec, Spec};
 pub(super) static FAMILY: Family = Family {
     model_type: "gemma3_text",
     architecture: "Gemma3ForCausalLM",
+    classifier: "Gemma3TextForSequenceClassification",
     defaults: Defaults {
         vocab_size: 262_208,
         hidden_size: 2304,

@@ -9,6 +9,7 @@ use crate::model::spec::{Divisors, Gguf, Spec};
 pub(super) static FAMILY: Family = Family {
     model_type: "llama",
     architecture: "LlamaForCausalLM",
+    classifier: "LlamaForSequenceClassification",
     defaults: Defaults {
         vocab_size: 32_000,
         hidden_size: 4096,

@@ -12,6 +12,7 @@ use crate::model::spec::Spec;
 pub(super) static FAMILY: Family = Family {
     model_type: "mistral",
     architecture: "MistralForCausalLM",
+    classifier: "MistralForSequenceClassification",
     defaults: Defaults {
         intermediate_size: 14_336,
         num_key_value_heads: Some(8),

@@ -31,6 +31,8 @@ pub struct Family {
     pub model_type: &'static str,
     /// The class in `architectures` of config.json.
     pub architecture: &'static str,
+    /// The class of the same network with a score for a head.
+    pub classifier: &'static str,
     /// What Transformers takes for keys that are missing.
     pub(super) defaults: Defaults,
     /// Reads the network off config.json.
@@ -78,15 +80,25 @@ impl Family {
         if let Some(architectures) = config.texts("architectures")?
             && !architectures.is_empty()
             && !architectures.contains(&family.architecture)
+            && !(architectures.contains(&family.classifier) && has_one_label(config)?)
         {
             return Err(config.error(
                 "architectures",
                 format_args!(
-                    "{architectures:?} is not supported; a {model_type} model must be {:?}",
-                    family.architecture
+                    "{architectures:?} is not supported; a {model_type} model must be {:?}, or {:?} \
+                     with one label",
+                    family.architecture, family.classifier
                 ),
             ));
         }
         Ok(family)
     }
+}
+
+/// Whether a classifier gives one score: two are Transformers' default.
+fn has_one_label(config: &Object) -> Result<bool> {
+    Ok(match config.object("id2label")? {
+        Some(labels) => labels.keys().count() == 1,
+        None => config.count("num_labels")? == Some(1),
+    })
 }

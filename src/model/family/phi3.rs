@@ -14,6 +14,7 @@ use crate::model::spec::{Divisors, GateUpSpec, Gguf, LinearSpec, Projection, Qkv
 pub(super) static FAMILY: Family = Family {
     model_type: "phi3",
     architecture: "Phi3ForCausalLM",
+    classifier: "Phi3ForSequenceClassification",
     defaults: Defaults {
         vocab_size: 32_064,
         hidden_size: 3072,

@@ -12,6 +12,7 @@ use crate::model::spec::{Divisors, Gguf, Spec};
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen2",
     architecture: "Qwen2ForCausalLM",
+    classifier: "Qwen2ForSequenceClassification",
     defaults: Defaults {
         vocab_size: 151_936,
         hidden_size: 4096,

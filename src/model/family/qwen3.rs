@@ -9,6 +9,7 @@ use crate::model::spec::{Divisors, Gguf, Spec};
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen3",
     architecture: "Qwen3ForCausalLM",
+    classifier: "Qwen3ForSequenceClassification",
     defaults: Defaults { head_dim: Some(128), ..qwen2::FAMILY.defaults },
     describe,
 };
