@@ -73,6 +73,12 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
             None => Ok(values),
         }
     };
+    if config.is_classifier && !model.spec.is_classifier {
+        return Err(Error::input(format!(
+            "{}: the adapter is a reward model's (task_type SEQ_CLS), which gives scores and no text",
+            dir.display()
+        )));
+    }
     let mut adapter = Vec::new();
     let modules = config.modules(model).map_err(|error| match error {
         Error::Input(why) => Error::input(format!("{}: {why}", dir.join(CONFIG).display())),

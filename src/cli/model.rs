@@ -200,6 +200,9 @@ pub struct EvaluateOptions {
     /// The longest example in tokens [default: 1024, or the model's context if that is smaller]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     pub max_length: Option<u64>,
+    /// Write the score of each row of the data here, as a reward model gives it (JSON Lines)
+    #[arg(long, value_name = "FILE")]
+    pub scores: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub device: DeviceOptions,

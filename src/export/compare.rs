@@ -38,6 +38,8 @@ pub fn logits(model: &Model, max_positions: usize) -> Result<Vec<f32>> {
     let context = Context::of_sequences(device, &positions, &bounds, Implementation::Flash, None)?;
     let tape = Tape::inference();
     let hidden = model.hidden(&tape, &ids, &Rc::new(context))?;
+    // A classifier's head is f32 always.
+    let hidden = ops::cast(&tape, &hidden, model.lm_head.dtype())?;
     ops::matmul(&tape, &hidden, &model.lm_head)?.read_f32()
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::adapter::{LoraModule, LoraWeights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::spec::TensorSpec;
+use crate::model::spec::{Role, TensorSpec};
 use crate::model::{Weights, bnb};
 use crate::quant::Nf4Weight;
 
@@ -30,6 +30,8 @@ pub struct Merge<'a> {
     base: Base,
     dtype: DType,
     layers: BTreeMap<String, LoraWeights>,
+    /// A classifier's head, where the adapter brings it.
+    score: Option<Vec<f32>>,
     counts: Cell<Counts>,
 }
 
@@ -46,7 +48,7 @@ impl<'a> Merge<'a> {
     /// The base alone, in `dtype`.
     pub fn new(weights: &'a Weights, base: Base, dtype: DType) -> Self {
         let (layers, counts) = (BTreeMap::new(), Cell::default());
-        Self { weights, base, dtype, layers, counts }
+        Self { weights, base, dtype, layers, score: None, counts }
     }
 
     /// With an adapter.
@@ -54,6 +56,11 @@ impl<'a> Merge<'a> {
         let named = |weights: LoraWeights| (format!("{}.weight", weights.module.path), weights);
         self.layers = adapter.into_iter().map(named).collect();
         self
+    }
+
+    /// With the head that an adapter brings.
+    pub fn with_score(self, score: Option<Vec<f32>>) -> Self {
+        Self { score, ..self }
     }
 
     /// The dtype that all values are rounded to.
@@ -110,6 +117,9 @@ impl<'a> Merge<'a> {
 
     fn base_values(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
         let name = tensor.name.as_str();
+        if let (Role::Score, Some(score)) = (tensor.role, &self.score) {
+            return Ok(score.clone());
+        }
         if let Some((weight, _)) = bnb::read(self.weights, name)? {
             return Ok(weight.dequantize(self.dtype));
         }
@@ -163,7 +173,7 @@ mod tests {
     use super::*;
     use crate::adapter::ModuleKind;
     use crate::model::save::{TensorPlan, save_tensors};
-    use crate::model::spec::{Projection, Role};
+    use crate::model::spec::Projection;
 
     fn q_proj() -> TensorSpec {
         TensorSpec {

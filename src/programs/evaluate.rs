@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use serde_json::{Map, Value};
 
 use super::open::{Found, OpenModel};
+use super::scores;
 use crate::adapter::attach;
 use crate::cli::EvaluateOptions;
 use crate::config::TrainConfig;
@@ -15,7 +16,7 @@ use crate::model::ModelConfig;
 use crate::model::load::LoadOptions;
 use crate::model::transformer::Model;
 use crate::nn::AdapterChoice;
-use crate::objective::{Objective, Reference};
+use crate::objective::{self, Chosen, Objective, Reference};
 use crate::ops::Implementation;
 use crate::train::reference::{Trained, make};
 
@@ -39,7 +40,11 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     let adapter = options.model.single_adapter()?;
     let found = Found::new(&options.model, &say)?;
     let trained = adapter.map(|adapter| TrainConfig::beside(&adapter.path)).transpose()?.flatten();
-    let config = trained.unwrap_or_default();
+    let mut config = trained.unwrap_or_default();
+    if found.config.spec.is_classifier && !config.objective.has_score() {
+        config.objective = scoring()?;
+    }
+    let config = config;
     let TrainConfig { objective, data: trained, .. } = &config;
     let max_length = max_length(options.max_length, trained.max_length, &found.config)?;
     let files = [DataFile::new(&options.data)];
@@ -51,7 +56,10 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         completion_only_loss: trained.completion_only_loss,
         require_stop_token: false,
     };
-    let mut data = Dataset::load(&files, text, &**objective, &load_options)?;
+    let mut data = match &options.scores {
+        Some(_) => scores::rows(&options.data, text, &load_options)?,
+        None => Dataset::load(&files, text, &**objective, &load_options)?,
+    };
     data.share_prompts(trained.shared_prefix, |a, b| found.config.spec.turn_alike(a, b));
     data.check_vocabulary(found.config.spec.vocab_size, text.tokenizer.as_ref())?;
     let stats = &data.stats;
@@ -65,6 +73,12 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
     }
     data.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
     let mut opened = found.load(&options.model, options.device.device, max_length, &say)?;
+    if let Some(path) = &options.scores {
+        if let Some(adapter) = opened.adapters.first() {
+            attach(&mut opened.model, &adapter.adapter)?;
+        }
+        return scores::write(path, &**objective, &opened, &data, BATCH_SIZE);
+    }
     let reference = reference(&config, &mut opened.model)?;
     let measured = measure(&**objective, &mut opened, &reference, &data)?;
     let shown = match options.output.json {
@@ -77,6 +91,12 @@ pub fn run(options: EvaluateOptions) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The objective of models that give scores.
+fn scoring() -> Result<Chosen> {
+    let found = objective::all().into_iter().find(|objective| objective.has_score());
+    found.ok_or_else(|| Error::internal("evaluate", "no objective has scores"))
 }
 
 /// The policy that the run of the adapter compared with.
@@ -115,7 +135,8 @@ fn measure(
     let mut base = None;
     if let Some(adapter) = opened.adapters.first() {
         attach(model, &adapter.adapter)?;
-        base = Some(Evaluation::default());
+        // Without its adapter a reward model has no score.
+        base = (!objective.has_score()).then(Evaluation::default);
     }
     for index in 0..plan.num_batches() {
         let batch = plan.batch(data, index);

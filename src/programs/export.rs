@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::open::{adapter_text, find, now};
 use super::train::print;
-use crate::adapter::{PeftAdapter, attach, peft};
+use crate::adapter::{PeftAdapter, PeftConfig, attach, peft};
 use crate::backend::Device;
 use crate::cli::say;
 use crate::cli::{ExportOptions, ExportTarget, MergeInto};
@@ -21,6 +21,7 @@ use crate::model::load::{LoadOptions, Source, load};
 use crate::model::save::Companions;
 use crate::model::{self, ModelConfig, Weights};
 use crate::tokenizer::TextProcessor;
+use crate::train::prepare::pad_token;
 
 /// Positions that the models need for being compared.
 const MAX_POSITIONS: usize = crate::export::compare::TOKENS;
@@ -49,6 +50,11 @@ pub fn run(options: ExportOptions) -> Result<()> {
     let adapter_dir = options.model.single_adapter()?.map(|adapter| adapter.path.as_path());
     let source = find(&options.model)?;
     let mut config = ModelConfig::open(&source.path)?;
+    let peft = adapter_dir.map(PeftConfig::open).transpose()?;
+    if peft.is_some_and(|peft| peft.is_classifier) {
+        config.classify(0);
+    }
+    check_classifier(&options, &mut config, &source.path, adapter_dir)?;
     let mut weights = Weights::open(&source.path)?;
     for warning in model::check(&mut weights, &mut config)? {
         say(&format!("{}: {warning}", source.path.display()));
@@ -66,8 +72,9 @@ pub fn run(options: ExportOptions) -> Result<()> {
     }
     let mut merge = Merge::new(&weights, base, dtype);
     if let Some(dir) = adapter_dir {
-        let (_, adapter) = peft::load(dir, &config)?;
-        merge = merge.with_adapter(adapter);
+        let (peft, adapter) = peft::load(dir, &config)?;
+        let score = peft::score(dir, &peft, config.spec.hidden_size)?;
+        merge = merge.with_adapter(adapter).with_score(score);
     }
     if options.to == ExportTarget::Gguf {
         say(&format!("writing {} as {}", options.output.display(), dtype.name()));
@@ -97,7 +104,8 @@ pub fn run(options: ExportOptions) -> Result<()> {
         check_merged(&merge)?;
         let meant = with_adapter(&device, &config, &weights, adapter_dir, base, dtype)?;
         let written = reloaded(&device, dir, dtype)?;
-        difference = Some(compare(&meant, &written, config.spec.vocab_size)?);
+        let outputs = if config.spec.is_classifier { 1 } else { config.spec.vocab_size };
+        difference = Some(compare(&meant, &written, outputs)?);
         Ok(())
     })?;
     report(&options, difference, &merge)
@@ -115,6 +123,26 @@ fn text(model: &Path, adapter: Option<&Path>) -> Result<TextProcessor> {
     let base = TextProcessor::load(model, None, model, now())?;
     let own = adapter.map(|dir| adapter_text(dir, &base)).transpose()?.flatten();
     Ok(own.unwrap_or(base))
+}
+
+/// A reward model is written with the token that it is padded with, and not as GGUF.
+fn check_classifier(
+    options: &ExportOptions,
+    config: &mut ModelConfig,
+    model: &Path,
+    adapter: Option<&Path>,
+) -> Result<()> {
+    if !config.spec.is_classifier {
+        return Ok(());
+    }
+    if options.to == ExportTarget::Gguf {
+        return Err(Error::input(
+            "--to gguf: a reward model gives scores and no text, and GGUF files of this program hold \
+             models of text: use --to merged",
+        ));
+    }
+    config.pad_token_id = pad_token(config, &text(model, adapter)?);
+    Ok(())
 }
 
 /// Refuses to write over anything.

@@ -15,6 +15,7 @@ use crate::generate::{
     Chat, Completion, Console, Finish, GenerationSettings, Generator, Input, Lines, Overrides,
     Voice, chat_prompt, conversation, raw_prompt, raw_stop_ids, stop_ids,
 };
+use crate::train::prepare::refuse_classifier;
 
 /// The seed of sampling where none is given, as of training.
 const SEED: u64 = 42;
@@ -34,6 +35,7 @@ pub fn run(options: GenerateOptions) -> Result<()> {
         }
     };
     let found = Found::new(&options.model, &say)?;
+    refuse_classifier(&found.config, &found.source.path)?;
     let overrides = Overrides {
         max_new_tokens: options.max_new_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         temperature: options.temperature,

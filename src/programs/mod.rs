@@ -8,6 +8,7 @@ mod next_steps;
 pub mod open;
 pub mod progress;
 pub mod quickstart;
+mod scores;
 mod signals;
 mod terminal;
 pub mod train;

@@ -89,6 +89,12 @@ impl Found {
     pub fn new(options: &ModelOptions, say: &dyn Fn(&str)) -> Result<Self> {
         let source = find(options)?;
         let mut config = ModelConfig::open(&source.path)?;
+        for AdapterOption { path, .. } in &options.adapter {
+            if PeftConfig::open(path)?.is_classifier {
+                // Its own head takes the place of this one.
+                config.classify(0);
+            }
+        }
         let text = TextProcessor::load(&source.path, None, &source.path, now())?;
         let mut weights = Weights::open(&source.path)?;
         for warning in model::check(&mut weights, &mut config)? {

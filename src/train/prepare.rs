@@ -255,7 +255,7 @@ pub fn refuse_classifier(model: &ModelConfig, dir: &Path) -> Result<()> {
 
 /// The token that a classifier is padded with: not one that ends sequences or turns, or their scores
 /// would be read before it.
-fn pad_token(model: &ModelConfig, text: &TextProcessor) -> Option<u32> {
+pub fn pad_token(model: &ModelConfig, text: &TextProcessor) -> Option<u32> {
     const NAMES: [&str; 8] = [
         "<pad>",
         "[PAD]",

@@ -14,8 +14,8 @@ use std::path::Path;
 use tunesmith::adapter::trainable::attach_saved;
 use tunesmith::config::{LrSchedulerType, Syntax, TrainConfig};
 use tunesmith::data::{Batch, Group, Sequence};
+use tunesmith::model::Weights;
 use tunesmith::model::load::Source;
-use tunesmith::model::{ModelConfig, Weights};
 use tunesmith::objective::Chosen;
 use tunesmith::ops::Implementation;
 use tunesmith::optim::{Kind, Settings};
@@ -138,10 +138,20 @@ impl Case {
 }
 
 /// Whether a metric is the same thing here as there, and how far it may be off.
-fn tolerance(objective: &str, name: &str, expected: f64) -> Option<f64> {
+fn tolerance(case: &Case, name: &str, expected: f64) -> Option<f64> {
     match name {
+        // Means over the tokens of the step here, means of micro-batches' means there.
+        "logits/chosen" | "logits/rejected" | "entropy" | "mean_token_accuracy"
+            if case.gradient_accumulation_steps > 1 =>
+        {
+            None
+        }
         // TRL's are means over prompts and padding too.
-        "logits/chosen" | "logits/rejected" if ["orpo", "cpo"].contains(&objective) => None,
+        "logits/chosen" | "logits/rejected"
+            if ["orpo", "cpo"].contains(&case.objective.as_str()) =>
+        {
+            None
+        }
         "loss" | "nll_loss" | "entropy" => Some(LOSS),
         "grad_norm" => Some(GRAD_NORM * expected),
         "logps/chosen" | "logps/rejected" => Some(REWARD + LOGPS * expected.abs()),
@@ -171,14 +181,14 @@ fn check(device: &Device, name: &str) -> Result<()> {
         let found = trainer.step(step, schedule.learning_rate(step), &batches)?;
         for (metric, values) in &case.steps {
             let Some(expected) = values[step as usize - 1] else { continue };
-            let Some(allowed) = tolerance(&case.objective, metric, expected) else { continue };
+            let Some(allowed) = tolerance(&case, metric, expected) else { continue };
             let value = number(&found, metric);
             let fits = value.is_some_and(|value| (value - expected).abs() <= allowed);
             assert!(fits, "{name}, step {step}: {metric} {value:?}, expected {expected}");
             compared += 1;
         }
     }
-    assert!(compared >= 8 * case.max_steps, "{name}: {compared} numbers");
+    assert!(compared >= 6 * case.max_steps, "{name}: {compared} numbers");
     Ok(())
 }
 
