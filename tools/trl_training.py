@@ -17,6 +17,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import SequentialSampler
 from transformers import (
@@ -112,8 +113,11 @@ def run(case: Case, model_directory: Path, adapter: Path | None, rows: list[dict
     """What TRL logs at every step."""
     config_class, trainer_class = TRAINERS[case.objective]
     classifier = case.objective == "reward"
+    head = load_file(adapter / "adapter_model.safetensors") if classifier else {}
     adapter = None if case.mode == "full" else adapter
     model = load(model_directory, case.mode, adapter, classifier)
+    if classifier and adapter is None:
+        model.score.weight.data.copy_(head["base_model.model.score.weight"])
     started = (
         {k: v.clone() for k, v in get_peft_model_state_dict(model).items()} if adapter else None
     )

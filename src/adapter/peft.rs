@@ -38,6 +38,7 @@ pub struct LoraWeights {
 /// model's layer or the rank asks for, is not finite, or that this crate has no place for.
 pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeights>)> {
     let config = PeftConfig::open(dir)?;
+    refuse_scores(dir, &config, model)?;
     let path = dir.join(WEIGHTS);
     if !path.exists() && dir.join("adapter_model.bin").exists() {
         return Err(Error::input(format!(
@@ -73,12 +74,6 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
             None => Ok(values),
         }
     };
-    if config.is_classifier && !model.spec.is_classifier {
-        return Err(Error::input(format!(
-            "{}: the adapter is a reward model's (task_type SEQ_CLS), which gives scores and no text",
-            dir.display()
-        )));
-    }
     let mut adapter = Vec::new();
     let modules = config.modules(model).map_err(|error| match error {
         Error::Input(why) => Error::input(format!("{}: {why}", dir.join(CONFIG).display())),
@@ -101,6 +96,17 @@ pub fn load(dir: &Path, model: &ModelConfig) -> Result<(PeftConfig, Vec<LoraWeig
         )));
     }
     Ok((config, adapter))
+}
+
+/// Refuses the adapter of a reward model on a model of text.
+fn refuse_scores(dir: &Path, config: &PeftConfig, model: &ModelConfig) -> Result<()> {
+    match config.is_classifier && !model.spec.is_classifier {
+        false => Ok(()),
+        true => Err(Error::input(format!(
+            "{}: the adapter is a reward model's (task_type SEQ_CLS), which gives scores and no text",
+            dir.display()
+        ))),
+    }
 }
 
 /// The head of a classifier in the adapter of one, f32 [1, `width`]; `None` in another adapter.

@@ -279,14 +279,16 @@ impl Loader<'_> {
         let tensor = match self.source {
             Source::Shapes => Tensor::empty(self.device, &spec.shape, DType::F32)?,
             Source::Random(seed) => random(self.device, *seed, spec, DType::F32)?,
-            Source::Weights(weights) => match weights.get(&spec.name) {
-                None => random(self.device, fresh, spec, DType::F32)?,
-                Some(stored) => {
-                    let unreadable = || Error::input("score.weight is not stored as floats");
-                    let values = stored.to_f32().ok_or_else(unreadable)?;
-                    Tensor::from_f32(self.device, &spec.shape, DType::F32, &values)?
+            Source::Weights(weights) | Source::Blocks(weights, _) => {
+                match weights.get(&spec.name) {
+                    None => random(self.device, fresh, spec, DType::F32)?,
+                    Some(stored) => {
+                        let unreadable = || Error::input("score.weight is not stored as floats");
+                        let values = stored.to_f32().ok_or_else(unreadable)?;
+                        Tensor::from_f32(self.device, &spec.shape, DType::F32, &values)?
+                    }
                 }
-            },
+            }
         };
         self.register_as(&spec.name, tensor, DType::F32)
     }

@@ -13,27 +13,28 @@
 //! optimizer, metrics.jsonl, trainer_state.json          train
 //! ```
 //!
-//! # What carries the objectives to come
+//! # What objectives are made of
 //!
-//! - Losses of whole sequences (preferences, rewards, policy gradients): [`Pass::hidden`],
-//!   [`token_logprobs`](crate::ops::token_logprobs), its few numbers read to the host, the loss and its
-//!   derivative by each token's log-probability computed there in f64, and [`Pass::backward`]. What the
-//!   numbers are of is in [`Batch::groups`].
+//! - Losses of whole answers: [`answers`] has the log-probabilities of their tokens, read to the host; the
+//!   loss and its derivative by each of them are computed there in f64, and [`Pass::backward`] begins with
+//!   them. What the numbers are of is in [`Batch::groups`].
 //! - Terms with another divisor than the loss (a likelihood per token beside a loss per pair):
 //!   [`Pass::step`] has all batches of the step to count in.
-//! - A reference policy: [`Pass::reference`], with the adapter off or under another name
-//!   ([`attach_as`](crate::adapter::attach_as)), on this batch or on one of other sequences.
+//! - A policy to compare with: [`Objective::reference`] asks for it, `train/reference.rs` makes it, and
+//!   [`Pass::of_reference`] computes with it, on this batch or on one of other sequences.
+//! - A score in the place of the head: [`Objective::has_score`].
+//!
+//! # What carries the objectives to come
 //!
 //! Where these are needed, the trait grows a method with a default of "nothing", and the place that asks
 //! for it is this:
 //!
-//! - Further models (a teacher, a frozen copy), adapters (a reference as training found it, a value
-//!   model) and trained tensors (a score head): declared, and made in `train/build.rs`, which makes them
-//!   on the counting device too, so that the memory plan has them; a [`Pass`] hands them out. Trained
-//!   ones join the trainer's parameters, and by that optimizer, checkpoints and resuming.
+//! - Further models (a teacher) and adapters (a value model): declared, and made in `train/build.rs` as
+//!   references and scores are, which makes them on the counting device too, so that the memory plan has
+//!   them; a [`Pass`] hands them out. Trained ones join the trainer's parameters, and by that optimizer,
+//!   checkpoints and resuming.
 //! - Sampling before a step: groups of prompts to groups of completions, in `train/steps.rs` between
 //!   plan and collation. How many rows a micro-batch holds is asked there as well.
-//! - Training without dropout: asked in `train/trainer.rs`, where the noise of a pass is made.
 //! - Numbers that live through a run: in `run_state.json`, beside the loss scale.
 
 pub mod answers;

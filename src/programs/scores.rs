@@ -70,7 +70,7 @@ pub fn write(
     for index in 0..plan.num_batches() {
         let batch = plan.batch(data, index);
         let flash = Implementation::Flash;
-        let context = Context::of_sequences(device, &batch.positions, &batch.bounds, flash, None)?;
+        let context = Context::of_batch(device, &batch, flash, None)?;
         let found = objective.scores(&Pass {
             model,
             batch: &batch,

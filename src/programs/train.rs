@@ -84,8 +84,13 @@ fn print_preview(prepared: &Prepared, count: usize, json: bool) -> Result<()> {
     let text = match json {
         true => rows.iter().map(|row| format!("{}\n", row.to_json())).collect(),
         false => {
+            // A batch has a shared prompt once; people read each answer after its own.
+            let mut data = prepared.train.clone();
+            data.share_prompts(false, |_, _| false);
+            let plan = Plan::epoch(&data, &prepared.batching, 0);
+            let rows = preview::rows(&plan, &data, count);
             let colour = in_colour(std::io::stdout().is_terminal());
-            preview::to_text(&rows, &prepared.train, prepared.text.tokenizer.as_ref(), colour)?
+            preview::to_text(&rows, &data, prepared.text.tokenizer.as_ref(), colour)?
         }
     };
     print(&text)

@@ -8,7 +8,7 @@ use crate::backend::Device;
 use crate::config::TrainArgs;
 use crate::error::Result;
 use crate::model::load::{LoadOptions, Source, load};
-use crate::model::transformer::Recompute;
+use crate::model::transformer::{Model, Recompute};
 use crate::objective::Reference;
 use crate::optim::Settings;
 
@@ -22,6 +22,19 @@ fn settings(train: &TrainArgs) -> Settings {
         weight_decay: train.weight_decay,
         max_grad_norm: train.max_grad_norm,
     }
+}
+
+/// The policy that the objective compares with, if it compares.
+fn reference_of(
+    prepared: &Prepared,
+    model: &mut Model,
+    source: &Source,
+    options: LoadOptions,
+) -> Result<Reference> {
+    let config = &prepared.config;
+    let Some(wanted) = config.objective.reference() else { return Ok(Reference::default()) };
+    let (lora, adapter) = (config.lora.is_some(), prepared.starting_adapter());
+    reference::make(wanted, model, &Trained { source: Some(source), options, lora, adapter })
 }
 
 /// Loads the model onto `device`, attaches what is trained, and makes the optimizer; with LoRA, the
@@ -78,17 +91,7 @@ pub fn build(
         }
         adapter = Some(found);
     }
-    let reference = match config.objective.reference() {
-        None => Reference::default(),
-        Some(wanted) => {
-            let (lora, adapter) = (config.lora.is_some(), prepared.starting_adapter());
-            reference::make(
-                wanted,
-                &mut model,
-                &Trained { source: Some(&source), options, lora, adapter },
-            )?
-        }
-    };
+    let reference = reference_of(prepared, &mut model, &source, options)?;
     let seed = config.train.seed;
     let objective = config.objective.clone();
     let settings = settings(&config.train);

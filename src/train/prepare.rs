@@ -114,10 +114,7 @@ impl Prepared {
         };
         let source = resolve(&config.model)?;
         let mut model_config = ModelConfig::open(&source.path)?;
-        match config.objective.has_score() {
-            true => model_config.classify(config.train.seed),
-            false => refuse_classifier(&model_config, &source.path)?,
-        }
+        choose_head(&config, &mut model_config, &source.path)?;
         let max_length = max_length(&config, &model_config)?;
         let (weights, mut warnings) = match config.init {
             Init::Random => (None, Vec::new()),
@@ -143,16 +140,7 @@ impl Prepared {
             false => TextProcessor::absent(),
         };
         let companions = Companions::read(&source.path)?;
-        if model_config.spec.is_classifier {
-            model_config.pad_token_id = pad_token(&model_config, &text);
-            if model_config.pad_token_id.is_none() {
-                warnings.push(
-                    "the tokenizer has no token to pad with but the end of sequence: score one text at a \
-                     time with Transformers"
-                        .into(),
-                );
-            }
-        }
+        warnings.extend(pad_classifier(&mut model_config, &text));
         let (mut train, mut eval) = match has_data {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length), None),
@@ -251,6 +239,28 @@ pub fn refuse_classifier(model: &ModelConfig, dir: &Path) -> Result<()> {
             dir.display()
         ))),
     }
+}
+
+/// A score in the place of the head, where the objective has one; else a head that gives text.
+fn choose_head(config: &TrainConfig, model: &mut ModelConfig, dir: &Path) -> Result<()> {
+    if config.objective.has_score() {
+        model.classify(config.train.seed);
+        return Ok(());
+    }
+    refuse_classifier(model, dir)
+}
+
+/// Says in a classifier's config what it is padded with; a warning where there is no such token.
+fn pad_classifier(model: &mut ModelConfig, text: &TextProcessor) -> Option<String> {
+    if !model.spec.is_classifier {
+        return None;
+    }
+    model.pad_token_id = pad_token(model, text);
+    model.pad_token_id.is_none().then(|| {
+        "the tokenizer has no token to pad with but the end of sequence: score one text at a time with \
+         Transformers"
+            .to_owned()
+    })
 }
 
 /// The token that a classifier is padded with: not one that ends sequences or turns, or their scores

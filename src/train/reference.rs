@@ -121,13 +121,7 @@ pub fn precompute(
         let plan = Plan::eval(data, prepared.config.train.per_device_eval_batch_size);
         for index in 0..plan.num_batches() {
             let batch = plan.batch(data, index);
-            let context = Context::of_sequences(
-                trainer.device(),
-                &batch.positions,
-                &batch.bounds,
-                trainer.attention(),
-                None,
-            )?;
+            let context = Context::of_batch(trainer.device(), &batch, trainer.attention(), None)?;
             known.extend(trainer.objective.precompute(&Pass {
                 model: &trainer.model,
                 batch: &batch,

@@ -81,9 +81,9 @@ fn configs() {
         ),
         case(
             "an objective to come",
-            |d| config(d, "device", "objective = \"dpo\"\ndevice"),
+            |d| config(d, "device", "objective = \"ppo\"\ndevice"),
             TRAIN,
-            &["config.toml:4: objective: \"dpo\" is not there yet", "\"sft\""],
+            &["config.toml:4: objective: \"ppo\" is not there yet", "\"sft\""],
         ),
         case(
             "a target",

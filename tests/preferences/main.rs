@@ -6,16 +6,17 @@ mod runs;
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::{cpu, fixture, json, open, options};
+use common::{cpu, fixture, json, options};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tunesmith::adapter::trainable::attach_saved;
+use tunesmith::adapter::trainable::{attach_saved, train_score};
+use tunesmith::adapter::{PeftConfig, peft};
 use tunesmith::config::{LrSchedulerType, Syntax, TrainConfig};
 use tunesmith::data::{Batch, Group, Sequence};
-use tunesmith::model::Weights;
-use tunesmith::model::load::Source;
+use tunesmith::model::load::{Source, load};
+use tunesmith::model::{ModelConfig, Weights, check as check_weights};
 use tunesmith::objective::Chosen;
 use tunesmith::ops::Implementation;
 use tunesmith::optim::{Kind, Settings};
@@ -56,6 +57,7 @@ struct Row {
     rejected: Vec<u32>,
     completion: Vec<u32>,
     label: bool,
+    margin: f64,
 }
 
 impl Row {
@@ -73,7 +75,8 @@ impl Row {
             }
             _ => {
                 let sequences = vec![sequence(&self.chosen), sequence(&self.rejected)];
-                Group { sequences, ..Group::default() }
+                let numbers = vec![("margin", self.margin)];
+                Group { numbers, ..Group::sharing(sequences) }
             }
         }
     }
@@ -97,14 +100,37 @@ impl Case {
         let dir = fixture("models").join(&self.family);
         let (lora, nf4) = (self.mode != "full", (self.mode == "qlora").then_some(true));
         let options = options(nf4, !lora, MAX_LENGTH);
-        let (mut model, mut parameters) = open(device, &dir, options)?;
-        if lora {
-            let adapter = fixture("trajectories").join(&self.family).join("adapter");
-            (_, parameters) = attach_saved(&mut model, &adapter, 0.0)?;
-        }
         let objective = self.objective()?;
-        let weights = Weights::open(&dir)?;
+        let mut config = ModelConfig::open(&dir)?;
+        let adapter = match objective.has_score() {
+            true => fixture("preferences/adapter"),
+            false => fixture("trajectories").join(&self.family).join("adapter"),
+        };
+        if objective.has_score() {
+            config.classify(1);
+        }
+        let mut weights = Weights::open(&dir)?;
+        check_weights(&mut weights, &mut config)?;
         let source = Source::Weights(&weights);
+        let (mut model, mut parameters) = load(device, &config, &source, options)?;
+        let mut peft = PeftConfig::open(&adapter)?;
+        if lora {
+            (peft, parameters) = attach_saved(&mut model, &adapter, 0.0)?;
+        }
+        match objective.has_score() {
+            true if lora => parameters.push(train_score(&mut model, &peft, Some(&adapter))?),
+            true => {
+                let score = peft::score(&adapter, &peft, config.spec.hidden_size)?.unwrap();
+                let bytes: Vec<u8> = score.iter().flat_map(|x| x.to_le_bytes()).collect();
+                parameters
+                    .iter()
+                    .find(|p| p.name == "score.weight")
+                    .unwrap()
+                    .master
+                    .set_bytes(&bytes)?;
+            }
+            false => {}
+        }
         let trained = Trained { source: Some(&source), options, lora, adapter: None };
         let reference = match objective.reference() {
             Some(wanted) => make(wanted, &mut model, &trained)?,
@@ -225,9 +251,14 @@ fn kto_follows_trl() -> Result<()> {
     check_all("kto")
 }
 
+#[test]
+fn reward_follows_trl() -> Result<()> {
+    check_all("reward")
+}
+
 /// Another device than the CPU.
 fn check_device(device: &Device) -> Result<()> {
-    ["dpo-sigmoid", "kto-kto"].iter().try_for_each(|name| check(device, name))
+    ["dpo-sigmoid", "kto-kto", "reward"].iter().try_for_each(|name| check(device, name))
 }
 
 #[cfg(feature = "wgpu")]

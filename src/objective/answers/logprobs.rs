@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Tokens of a batch, sequence by sequence: those before what is predicted.
 pub struct Selection {
-    /// Rows of the hidden states, ascending.
+    /// Rows of the hidden states; a shared prompt's last one is there once for each sequence.
     rows: Vec<u32>,
     /// The token that each predicts.
     targets: Vec<u32>,
@@ -35,18 +35,17 @@ impl Selection {
             is_answer: Vec::new(),
             sequences: Vec::new(),
         };
-        let sequences = batch.groups.iter().flat_map(|group| &group.sequences);
-        for (number, &[start, end]) in sequences.enumerate() {
-            let first = found.rows.len();
-            for t in start..end.saturating_sub(1).max(start) {
-                let carries = batch.targets[t as usize] >= 0;
-                if carries || whole(number) {
-                    found.rows.push(t);
-                    found.targets.push(batch.input_ids[t as usize + 1]);
-                    found.is_answer.push(carries);
+        for group in &batch.groups {
+            for sequence in 0..group.sequences.len() {
+                let (first, whole) = (found.rows.len(), whole(found.sequences.len()));
+                let tokens = batch.predictions(group, sequence);
+                for token in tokens.filter(|token| whole || token.carries_loss) {
+                    found.rows.push(token.row);
+                    found.targets.push(token.id);
+                    found.is_answer.push(token.carries_loss);
                 }
+                found.sequences.push(first..found.rows.len());
             }
-            found.sequences.push(first..found.rows.len());
         }
         found
     }

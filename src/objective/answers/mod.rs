@@ -11,7 +11,7 @@ pub use metrics::{Compared, PairMetrics};
 
 use super::ReferenceOptions;
 use crate::config::key::{Bases, Node, Read, quoted};
-use crate::data::{Batch, Encoder, Format, Group, GroupSpan, NO_LOSS, Sample, Sequence};
+use crate::data::{Batch, Encoder, Format, Group, NO_LOSS, Sample, Sequence};
 use crate::error::{Error, Result};
 
 /// What pairs are read from.
@@ -38,7 +38,7 @@ pub fn pair(sample: &Sample, encoder: &Encoder) -> Result<Group> {
              remove the row",
         ));
     }
-    Ok(Group { sequences, ..Group::default() })
+    Ok(Group::sharing(sequences))
 }
 
 /// The largest pair there may be: two answers that fill `max_length`.
@@ -70,13 +70,8 @@ pub fn pairs(step: &[Batch]) -> f64 {
 
 /// Tokens of the chosen answers of a step.
 pub fn chosen_tokens(step: &[Batch]) -> f64 {
-    let of_group = |batch: &Batch, group: &GroupSpan| {
-        let [start, end] = group.sequences[0].map(|t| t as usize);
-        batch.targets[start..end].iter().filter(|&&target| target >= 0).count()
-    };
-    let of_batch =
-        |batch: &Batch| -> usize { batch.groups.iter().map(|group| of_group(batch, group)).sum() };
-    step.iter().map(of_batch).sum::<usize>() as f64
+    let groups = step.iter().flat_map(|batch| &batch.groups);
+    f64::from(groups.map(|group| group.losses[0][1] - group.losses[0][0]).sum::<u32>())
 }
 
 /// Reads the key `reference`: "base", or a directory.

@@ -155,6 +155,7 @@ impl Term {
 
 impl LossType {
     /// The loss of a pair. That of [`LossType::Sft`] is none of a pair: zero here.
+    #[expect(clippy::too_many_lines, reason = "an arm for each loss")]
     pub fn of(
         self,
         Numbers { beta, label_smoothing, discopop_tau }: Numbers,

@@ -147,6 +147,7 @@ fn log_odds(a: f64) -> (f64, f64) {
 /// Tokens of the chosen sequences of a step, prompts included, that something predicts.
 fn whole_tokens(step: &[Batch]) -> f64 {
     let groups = step.iter().flat_map(|batch| &batch.groups);
-    let tokens = groups.map(|group| group.sequences[0][1] - group.sequences[0][0] - 1);
+    let length = |[start, end]: [u32; 2]| end - start;
+    let tokens = groups.map(|group| length(group.prefix) + length(group.sequences[0]) - 1);
     f64::from(tokens.sum::<u32>())
 }

@@ -13,7 +13,7 @@ use super::answers::{self, Usual, log_sigmoid, sigmoid};
 use super::{Best, Measures, Objective, Pass, Sum};
 use crate::config::TrainArgs;
 use crate::config::key::{Key, Keys, plain};
-use crate::data::{Batch, Encoder, Format, Group, Rows, Sample};
+use crate::data::{Batch, Encoder, Format, Group, GroupSpan, Rows, Sample};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::{self, RowSelection};
@@ -156,8 +156,10 @@ fn length([start, end]: [u32; 2]) -> f64 {
 
 /// The scores of all sequences of the batch, f32 [sequences, 1], on the tape.
 fn last_scores(pass: &Pass) -> Result<Tensor> {
-    let sequences = pass.batch.groups.iter().flat_map(|group| &group.sequences);
-    let last: Vec<u32> = sequences.map(|[_, end]| end - 1).collect();
+    let last_of = |group: &GroupSpan| -> Vec<u32> {
+        (0..group.sequences.len()).map(|sequence| group.last(sequence)).collect()
+    };
+    let last: Vec<u32> = pass.batch.groups.iter().flat_map(last_of).collect();
     let hidden = pass.hidden()?;
     let selection = RowSelection::new(hidden.device(), hidden.rows(), &last)?;
     let last = ops::gather_rows(&pass.tape, &hidden, &selection)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::pairs::{Pair, pairs};
 use crate::passages::passages;
 use crate::questions::{Example, questions};
 use crate::tokenizer;
@@ -42,11 +43,13 @@ pub fn corpus(world: &World, count: usize) -> [File; 2] {
 ///
 /// # Errors
 /// Only when the tokenizers library fails.
-pub fn carried(world: &World) -> tokenizers::Result<[File; 5]> {
+pub fn carried(world: &World) -> tokenizers::Result<[File; 7]> {
     let data = questions(world, SEED);
     let mut texts = passages(world, SEED, 3, TOKENIZER_PASSAGES);
     texts.extend(data.train.iter().map(|e| format!("user\n{}", e.question)));
     texts.extend(data.train.iter().map(|e| format!("assistant\n{}", e.answer)));
+    let [train_pairs, eval_pairs] = pairs(&data, SEED);
+    let pair_lines = |pairs: &[Pair]| json_lines(&pairs.iter().map(pair).collect::<Vec<_>>());
     let trained = tokenizer::train(&texts)?;
     let lines = |examples: &[Example]| json_lines(&examples.iter().map(line).collect::<Vec<_>>());
     Ok([
@@ -55,6 +58,8 @@ pub fn carried(world: &World) -> tokenizers::Result<[File; 5]> {
         ("quickstart/train.jsonl", lines(&data.train)),
         ("quickstart/eval.jsonl", lines(&data.eval)),
         ("quickstart/showcase.jsonl", lines(&data.showcase)),
+        ("quickstart/pairs.jsonl", pair_lines(&train_pairs)),
+        ("quickstart/pairs-eval.jsonl", pair_lines(&eval_pairs)),
     ])
 }
 
@@ -80,6 +85,18 @@ fn line(example: &Example) -> Value {
     messages.push(turn("user", &example.question));
     messages.push(turn("assistant", &example.answer));
     json!({ "messages": messages })
+}
+
+fn pair(pair: &Pair) -> Value {
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let mut prompt = Vec::new();
+    prompt.extend(pair.system.map(|system| turn("system", system)));
+    prompt.push(turn("user", &pair.question));
+    json!({
+        "prompt": prompt,
+        "chosen": [turn("assistant", &pair.chosen)],
+        "rejected": [turn("assistant", &pair.rejected)],
+    })
 }
 
 fn json_lines(values: &[Value]) -> String {

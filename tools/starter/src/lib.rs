@@ -3,10 +3,11 @@
 //!
 //! Reading order: [`rng`] and [`template`] are the means; [`lexicon`] and [`world`] say what is
 //! true; [`scope`] gives templates their words; [`phrases`] and [`passages`] make the text,
-//! [`topics`] and [`questions`] the instruction data; [`tokenizer`] is trained on both; [`files`] writes it all.
+//! [`topics`] and [`questions`] the instruction data, [`pairs`] the preferences; [`tokenizer`] is trained on both; [`files`] writes it all.
 
 pub mod files;
 pub mod lexicon;
+pub mod pairs;
 pub mod passages;
 pub mod phrases;
 pub mod questions;
