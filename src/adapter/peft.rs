@@ -129,10 +129,17 @@ pub fn score(dir: &Path, config: &PeftConfig, width: usize) -> Result<Option<Vec
 }
 
 /// Writes an adapter to `dir` (which must exist), loadable by PEFT as it is: adapter_config.json,
-/// adapter_model.safetensors in f32, and a model card that ends with `details`, in Markdown. `score` is a classifier's head.
+/// adapter_model.safetensors in f32, and a model card that ends with `details`, in Markdown.
 ///
 /// Errors: a file that cannot be written, factors that do not fit the rank.
-pub fn save(
+pub fn save(dir: &Path, config: &PeftConfig, adapter: &[LoraWeights], details: &str) -> Result<()> {
+    save_with_score(dir, config, adapter, None, details)
+}
+
+/// [`save`] with a classifier's head, [1, C].
+///
+/// Errors: as [`save`].
+pub fn save_with_score(
     dir: &Path,
     config: &PeftConfig,
     adapter: &[LoraWeights],
@@ -219,7 +226,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let (config, adapter) = example(two());
-        save(dir.path(), &config, &adapter, None, "").unwrap();
+        save(dir.path(), &config, &adapter, "").unwrap();
         assert_eq!(load(dir.path(), &model()).unwrap(), (config, adapter));
         let weights = Weights::open_file(&dir.path().join(WEIGHTS)).unwrap();
         let name = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
@@ -233,7 +240,7 @@ mod tests {
         let message = || load(dir.path(), &model()).unwrap_err().to_string();
         assert!(message().contains("adapter_config.json"));
         let (config, mut adapter) = example(two());
-        save(dir.path(), &PeftConfig { r: 2, ..config.clone() }, &adapter, None, "").unwrap();
+        save(dir.path(), &PeftConfig { r: 2, ..config.clone() }, &adapter, "").unwrap();
         fs::write(dir.path().join(CONFIG), PeftConfig { r: 4, ..config.clone() }.to_json())
             .unwrap();
         assert!(message().contains("has shape [2, 4], expected [4, 4]"), "{}", message());
@@ -246,17 +253,17 @@ mod tests {
             message()
         );
         adapter[0].lora_b[1] = f32::INFINITY;
-        let refused = save(dir.path(), &config, &adapter, None, "").unwrap_err().to_string();
+        let refused = save(dir.path(), &config, &adapter, "").unwrap_err().to_string();
         assert!(refused.contains("k_proj.lora_B.weight would hold inf as float32"), "{refused}");
         adapter[0].lora_b[1] = 12_345.0;
-        save(dir.path(), &config, &adapter, None, "").unwrap();
+        save(dir.path(), &config, &adapter, "").unwrap();
         let mut bytes = fs::read(dir.path().join(WEIGHTS)).unwrap();
         let at = bytes.windows(4).position(|bytes| bytes == 12_345f32.to_le_bytes()).unwrap();
         bytes[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
         fs::write(dir.path().join(WEIGHTS), bytes).unwrap();
         assert!(message().contains("k_proj.lora_B.weight holds inf"), "{}", message());
         adapter.remove(0);
-        save(dir.path(), &config, &adapter, None, "").unwrap();
+        save(dir.path(), &config, &adapter, "").unwrap();
         assert!(message().contains("k_proj.lora_A.weight is missing"), "{}", message());
     }
 }

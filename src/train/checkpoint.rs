@@ -35,7 +35,7 @@ pub fn save_result(
             let weights = trainable::weights(config, &trainer.model)?;
             let score =
                 config.is_classifier.then(|| trainer.model.lm_head.read_f32()).transpose()?;
-            peft::save(dir, config, &weights, score.as_ref(), details)?;
+            peft::save_with_score(dir, config, &weights, score.as_ref(), details)?;
             prepared.companions.save(dir)?;
         }
         None => {
