@@ -75,6 +75,33 @@ fn a_model_and_data_are_lora_in_the_next_free_directory() {
 }
 
 #[test]
+fn an_export_answers_as_the_chat_did_and_says_what_rounding_loses() {
+    let inputs = inputs();
+    let dir = inputs.path();
+    let run_qlora = format!("{RUN} --qlora --set learning_rate=0.01 --set warmup_steps=0");
+    run(dir, &format!("{run_qlora} --output q"));
+    let export = "export --adapter q --to merged --device cpu --dtype";
+    let (_, said) = run(dir, &format!("{export} float32 --output merged"));
+    assert_says(&said, &["merged into what these decode to", "--merge-into original"]);
+    assert!(!said.contains("--dtype float32"), "{said}");
+    // The same greedy answer, from the merged weights as they are.
+    let answer = |model: &str| {
+        let ask = "--chat --prompt Hello --max-new-tokens 8 --device cpu --json";
+        run(dir, &format!("generate {model} {ask}")).0.stdout
+    };
+    assert_eq!(answer("--model merged"), answer("--adapter q"));
+    let (_, said) = run(dir, &format!("{export} float32 --output original --merge-into original"));
+    assert!(!said.contains("decode to"), "{said}");
+    run(dir, &format!("{RUN} --output small"));
+    let small = "export --adapter small --to merged --device cpu --dtype bfloat16 --output half";
+    let (_, said) = run(dir, small);
+    assert_says(
+        &said,
+        &["change the weight after rounding to bfloat16; --dtype float32 keeps the others too"],
+    );
+}
+
+#[test]
 fn looking_disturbs_no_run_and_needs_only_what_it_looks_at() {
     let inputs = inputs();
     let dir = inputs.path();

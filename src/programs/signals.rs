@@ -60,12 +60,16 @@ impl Signals {
 /// handler itself must not do.
 #[cfg(unix)]
 fn teller() -> Option<std::os::unix::net::UnixStream> {
-    use std::io::Read;
+    use std::io::{IsTerminal, Read, Write, stderr};
     let (mut told, teller) = std::os::unix::net::UnixStream::pair().ok()?;
     let answer = move || {
         let mut byte = [0];
         if told.read_exact(&mut byte).is_ok() {
-            crate::cli::say::print("\nsaving, then leaving; press Ctrl-C again to leave at once");
+            if stderr().is_terminal() {
+                // In the place of the bar, and of the terminal's ^C beside it.
+                let _ = stderr().write_all(b"\r\x1b[2K");
+            }
+            crate::cli::say::print("saving, then leaving; press Ctrl-C again to leave at once");
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(answer).ok()?;
