@@ -190,7 +190,9 @@ mod tests {
              max_length = 4096\n[train]\nper_device_train_batch_size = 4\n{more}\n[lora]\nr = 16\n\
              [quantization]\nload_in_4bit = true\n"
         );
-        let config = TrainConfig::parse(&text, Syntax::Toml, "config.toml", dir, &[])?;
+        let mut config = TrainConfig::parse(&text, Syntax::Toml, "config.toml", dir, &[])?;
+        // A plan of full micro-batches.
+        config.data.train.clear();
         Prepared::for_plan(config, jiff::civil::date(2024, 1, 1).at(0, 0, 0, 0))
     }
 
