@@ -28,6 +28,7 @@
 //! From the metal up; each module knows those above it, and `tests/tidy.rs` holds the borders.
 //!
 //! - [`dtype`], [`error`], [`random`], [`files`]: element types, errors, random bits, whole files
+//! - [`gguf`]: llama.cpp's file format
 //! - [`kernels`]: what a kernel is, as data
 //! - [`backend`]: memory and launches on the CPU, wgpu and CUDA; a [`Device`] is a handle on one
 //! - [`tensor`], [`tape`]: a handle on memory; differentiation
@@ -69,6 +70,7 @@ pub mod evaluate;
 pub mod export;
 pub mod files;
 pub mod generate;
+pub mod gguf;
 pub mod gradients;
 pub mod kernels;
 pub mod model;

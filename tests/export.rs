@@ -15,6 +15,7 @@ use safetensors::tensor::TensorView;
 use tunesmith::adapter::{LoraWeights, PeftAdapter, PeftConfig, attach, peft};
 use tunesmith::cli::ExportOptions;
 use tunesmith::dtype::bytes_to_f32;
+use tunesmith::export::gguf::mix::Mix;
 use tunesmith::export::gguf::write_gguf;
 use tunesmith::export::{Base, Merge, logits};
 use tunesmith::model::load::{LoadOptions, Source, load};
@@ -238,7 +239,7 @@ fn gguf(model: &(ModelConfig, Weights), tokenizer: &Path, dtype: DType) -> Resul
     let work = tempfile::tempdir().unwrap();
     let path = work.path().join("model.gguf");
     let merge = Merge::new(&model.1, Base::Original, dtype);
-    write_gguf(&path, "name", &model.0, &text(tokenizer), &merge)?;
+    write_gguf(&path, "name", &model.0, &text(tokenizer), &merge, Mix::Floats(dtype))?;
     Ok(Gguf::open(&path))
 }
 

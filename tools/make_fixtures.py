@@ -23,11 +23,13 @@ import torch
 from exact_nf4 import use_exact_nf4_decoding
 from fixtures.families import FAMILIES, write_model
 from fixtures.forms import write_forms
+from fixtures.gguf import write_gguf
 from fixtures.nf4 import write_nf4
 from fixtures.ops import write_ops
 from fixtures.optimizers import write_optimizers
 from fixtures.references import write_reference
 from fixtures.rendered import write_text
+from fixtures.pieces import write_pieces
 from fixtures.rope import write_rope
 from fixtures.preferences import write_preferences
 from fixtures.rows import write_rows
@@ -76,7 +78,9 @@ GROUPS = {
     "tokenizers": write_tokenizers,
     "text": write_text,
     "forms": write_forms,
+    "pieces": write_pieces,
     "rows": write_rows,
+    "gguf": write_gguf,
 }
 
 

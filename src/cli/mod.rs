@@ -6,8 +6,8 @@ mod start;
 mod train;
 
 pub use model::{
-    AdapterOption, EvaluateOptions, ExportOptions, ExportTarget, GenerateMode, GenerateOptions,
-    MergeInto, ModelOptions, VerifyOptions,
+    AdapterOption, DtypeOption, EvaluateOptions, ExportOptions, ExportTarget, GenerateMode,
+    GenerateOptions, MergeInto, ModelOptions, VerifyOptions,
 };
 pub(crate) use say::say;
 pub use start::start;

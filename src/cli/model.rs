@@ -6,9 +6,10 @@ use std::str::FromStr;
 use clap::{Args, Parser, ValueEnum};
 
 use super::{DeviceOptions, OutputOptions, choice, number};
-use crate::config::DtypeChoice;
+use crate::config::{Choice, DtypeChoice};
 use crate::data::Format;
 use crate::error::{Error, Result};
+use crate::export::gguf::mix::Mix;
 
 /// The model to load.
 #[derive(Args, Clone, Debug, Default)]
@@ -23,12 +24,50 @@ pub struct ModelOptions {
     /// Store the weights in 4 bits
     #[arg(long)]
     pub load_in_4bit: bool,
-    /// auto, float32, bfloat16, float16; with --adapter, what it was trained with is the default
-    #[arg(long, value_name = "DTYPE", value_parser = choice::<DtypeChoice>)]
-    pub dtype: Option<DtypeChoice>,
+    /// auto, float32, bfloat16, float16; with --adapter, what it was trained with is the default;
+    /// for export --to gguf also q8_0, q4_k_m
+    #[arg(long, value_name = "DTYPE", value_parser = choice::<DtypeOption>)]
+    pub dtype: Option<DtypeOption>,
+}
+
+/// What `--dtype` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DtypeOption {
+    /// The dtype to compute in, or to write.
+    Float(DtypeChoice),
+    /// A mix of blocks to write in a GGUF file.
+    Blocks(Mix),
+}
+
+impl Choice for DtypeOption {
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Float(DtypeChoice::Auto)),
+        ("float32", Self::Float(DtypeChoice::Float32)),
+        ("bfloat16", Self::Float(DtypeChoice::Bfloat16)),
+        ("float16", Self::Float(DtypeChoice::Float16)),
+        ("q8_0", Self::Blocks(Mix::Q8_0)),
+        ("q4_k_m", Self::Blocks(Mix::Q4_K_M)),
+        ("Q8_0", Self::Blocks(Mix::Q8_0)),
+        ("Q4_K_M", Self::Blocks(Mix::Q4_K_M)),
+    ];
 }
 
 impl ModelOptions {
+    /// The dtype to compute in.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for what only a GGUF file can have.
+    pub fn dtype(&self) -> Result<Option<DtypeChoice>> {
+        match self.dtype {
+            None => Ok(None),
+            Some(DtypeOption::Float(choice)) => Ok(Some(choice)),
+            Some(DtypeOption::Blocks(mix)) => Err(Error::input(format!(
+                "--dtype {} is for export --to gguf; expected auto, float32, bfloat16 or float16",
+                mix.name()
+            ))),
+        }
+    }
+
     /// The one adapter of a program that takes no more.
     ///
     /// # Errors
@@ -221,7 +260,7 @@ pub struct ExportOptions {
     /// The form to write
     #[arg(long, value_name = "FORM")]
     pub to: ExportTarget,
-    /// The directory (merged, nf4) or file (gguf) to write
+    /// The directory (merged, nf4) or file (gguf, gguf-lora) to write
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
     /// Which base weights an adapter is added to [default: those it was trained on: after QLoRA
@@ -245,6 +284,8 @@ pub enum ExportTarget {
     Nf4,
     /// A GGUF file
     Gguf,
+    /// A GGUF file with the adapter alone, which llama.cpp loads beside the model
+    GgufLora,
 }
 
 /// The base weights that an adapter is added to.

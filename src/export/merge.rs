@@ -29,6 +29,8 @@ pub struct Merge<'a> {
     weights: &'a Weights,
     base: Base,
     dtype: DType,
+    /// What values are rounded to.
+    rounded_to: DType,
     layers: BTreeMap<String, LoraWeights>,
     /// A classifier's head, where the adapter brings it.
     score: Option<Vec<f32>>,
@@ -48,7 +50,13 @@ impl<'a> Merge<'a> {
     /// The base alone, in `dtype`.
     pub fn new(weights: &'a Weights, base: Base, dtype: DType) -> Self {
         let (layers, counts) = (BTreeMap::new(), Cell::default());
-        Self { weights, base, dtype, layers, score: None, counts }
+        Self { weights, base, dtype, rounded_to: dtype, layers, score: None, counts }
+    }
+
+    /// With values rounded to another dtype than the base is computed in: to f32 where the result is
+    /// quantized.
+    pub fn rounded_to(self, dtype: DType) -> Self {
+        Self { rounded_to: dtype, ..self }
     }
 
     /// With an adapter.
@@ -65,7 +73,7 @@ impl<'a> Merge<'a> {
 
     /// The dtype that all values are rounded to.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.rounded_to
     }
 
     /// What happened to the tensors that [`Merge::values`] gave.
@@ -83,14 +91,14 @@ impl<'a> Merge<'a> {
         let mut values = self.base_values(tensor)?;
         match self.layers.get(name) {
             Some(lora) => self.add(lora, &mut values),
-            None => values.iter_mut().for_each(|x| *x = self.dtype.round(*x)),
+            None => values.iter_mut().for_each(|x| *x = self.rounded_to.round(*x)),
         }
         match values.iter().find(|x| !x.is_finite()) {
             None => Ok(values),
             Some(bad) => Err(Error::input(format!(
                 "tensor {name} holds {bad} as {}: the weights are broken, or beyond the range of \
                  that type; try --dtype float32",
-                self.dtype.name()
+                self.rounded_to.name()
             ))),
         }
     }
@@ -143,7 +151,7 @@ impl<'a> Merge<'a> {
     fn add(&self, lora: &LoraWeights, values: &mut [f32]) {
         let columns = lora.module.inputs;
         let LoraModule { r, scale, .. } = lora.module;
-        let (dtype, scale) = (self.dtype, scale as f32);
+        let (dtype, scale) = (self.rounded_to, scale as f32);
         let add_row = |(row, b): (&mut [f32], &[f32])| {
             let mut update = vec![0f32; columns]; // [K]
             for (b, a) in b.iter().zip(lora.lora_a.chunks_exact(columns)) {

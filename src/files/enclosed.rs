@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::{Path, PathBuf};
 
+use crate::model::gguf;
+
 /// The most bytes of a file of settings.
 pub const SETTINGS: u64 = 64 << 20;
 
@@ -45,11 +47,14 @@ pub fn find(dir: &Path, name: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The content of `name` in `dir`; `None` where there is nothing of that name.
+/// The content of `name` in `dir`, or in what a GGUF file stands for; `None` where there is nothing of that name.
 ///
 /// # Errors
 /// As [`find`]; more than `most` bytes; what the system says.
 pub fn read(dir: &Path, name: impl AsRef<Path>, most: u64) -> Result<Option<Vec<u8>>> {
+    if gguf::is_gguf(dir) {
+        return gguf::read(dir, name.as_ref());
+    }
     let Some(path) = find(dir, name)? else { return Ok(None) };
     let file = File::open(path)?;
     let len = file.metadata()?.len();

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use super::bnb;
 use super::config::ModelConfig;
-use super::float;
 use super::spec::{EMBEDDING, HEAD, SCORE, TensorSpec};
 use super::weights::Weights;
 use crate::{Error, Result};
@@ -119,7 +118,7 @@ fn tie(weights: &mut Weights, config: &mut ModelConfig) -> Option<String> {
         (Some(head), Some(embedding)) => (head, embedding),
         (None, _) => return None,
     };
-    let same_bytes = (head.dtype, head.bytes) == (embedding.dtype, embedding.bytes);
+    let same_bytes = (head.stored_as(), head.bytes) == (embedding.stored_as(), embedding.bytes);
     if same_bytes || head.shape != embedding.shape || head.to_f32() == embedding.to_f32() {
         return None;
     }
@@ -160,10 +159,10 @@ fn check_tensor(weights: &Weights, config: &ModelConfig, expected: &TensorSpec) 
                      quant_state.bitsandbytes__nf4 is missing)"
                 )));
             }
-            if !float::is_float(tensor.dtype) {
+            if !tensor.is_float() {
                 return Err(Error::input(format!(
                     "{name} is stored as {}; expected F32, BF16, F16, F64, F8_E4M3 or F8_E5M2",
-                    tensor.dtype
+                    tensor.stored_as()
                 )));
             }
             tensor.shape.to_vec()

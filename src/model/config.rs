@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::family::Family;
 use super::float;
+use super::gguf;
 use super::json::{Object, parse_object, shorten};
 use super::quantization::BnbConfig;
 use super::rope::inverse_frequencies;
@@ -50,10 +51,11 @@ impl ModelConfig {
         let path = dir.join("config.json");
         let text = enclosed::expected_text(dir, "config.json", enclosed::SETTINGS);
         let text = text.map_err(|error| {
-            Error::input(format!(
-                "{}: {error}; a model directory has a config.json in Hugging Face form",
-                path.display()
-            ))
+            let expected = match gguf::is_gguf(dir) {
+                true => "",
+                false => "; a model directory has a config.json in Hugging Face form",
+            };
+            Error::input(format!("{}: {error}{expected}", path.display()))
         })?;
         Self::from_json(&text, &path.display().to_string())
     }

@@ -11,6 +11,7 @@ pub mod config;
 mod family;
 mod fingerprint;
 pub mod float;
+pub mod gguf;
 pub(crate) mod json;
 pub mod load;
 pub mod quantization;

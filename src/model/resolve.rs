@@ -1,4 +1,4 @@
-//! Where a model is: a directory, or `Org/Name[@revision]` in the local Hugging Face cache.
+//! Where a model is: a directory, a GGUF file, or `Org/Name[@revision]` in the local Hugging Face cache.
 //!
 //! The cache is `models--Org--Name/` with `refs/<branch or tag>` (a file that holds a commit) and
 //! `snapshots/<commit>/`. Nothing is downloaded.
@@ -42,6 +42,9 @@ fn hub_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 fn resolve_in(spec: &str, cache: Option<&Path>) -> Result<ModelSource> {
     let path = Path::new(spec);
+    if super::gguf::is_gguf(path) {
+        return Ok(ModelSource { path: path.into(), base_id: spec.to_string(), revision: None });
+    }
     if path.is_dir() {
         let (base_id, revision) = match snapshot_of(path) {
             Some((id, revision)) => (id, Some(revision)),
@@ -52,7 +55,7 @@ fn resolve_in(spec: &str, cache: Option<&Path>) -> Result<ModelSource> {
     if path.is_file() {
         return Err(Error::input(format!(
             "{spec} is a file; a model is a directory in Hugging Face form (config.json, \
-             model.safetensors, tokenizer.json)"
+             model.safetensors, tokenizer.json) or a .gguf file"
         )));
     }
     let (id, revision) = match spec.split_once('@') {
@@ -177,9 +180,12 @@ mod tests {
         for spec in ["name", "../x", "Org/../x", "a/b/c", "Org/Name@../../x", ""] {
             assert!(message(spec).contains("expected a directory"), "{spec}");
         }
-        let file = cache.path().join("model.gguf");
+        let file = cache.path().join("model.bin");
         fs::write(&file, "").unwrap();
         assert!(message(file.to_str().unwrap()).contains("is a file"));
+        let file = cache.path().join("model.gguf");
+        fs::write(&file, "").unwrap();
+        assert_eq!(resolve_in(file.to_str().unwrap(), None).unwrap().path, file);
     }
 
     #[test]

@@ -334,6 +334,14 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
+    /// What GGUF files add to the elements.
+    pub fn norm_offset(&self) -> f32 {
+        match self.role {
+            Role::Norm { offset } => offset,
+            _ => 0.0,
+        }
+    }
+
     /// The path of the linear layer whose weight this is, with its rows and columns.
     pub fn linear(&self) -> Option<(&str, [usize; 2])> {
         match (self.role, &self.shape[..]) {
@@ -394,6 +402,18 @@ impl Spec {
             role,
             block: None,
             gguf: gguf.into(),
+        }
+    }
+
+    /// The heads of a tensor whose rows llama.cpp keeps with rotary pairs beside each other: q and k of
+    /// its Llama, weights and biases.
+    pub fn interleaved_heads(&self, tensor: &TensorSpec) -> Option<usize> {
+        let attention = &self.blocks.get(tensor.block?)?.attention;
+        match tensor.role {
+            _ if !self.gguf.interleaved => None,
+            Role::Linear(Projection::Q) | Role::Bias(Projection::Q) => Some(attention.heads),
+            Role::Linear(Projection::K) | Role::Bias(Projection::K) => Some(attention.kv_heads),
+            _ => None,
         }
     }
 

@@ -18,6 +18,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::files::enclosed;
+use crate::gguf::Kind;
+use crate::gguf::read;
 use crate::{Error, Result};
 
 /// The largest header that is read, in bytes.
@@ -33,6 +35,18 @@ pub(super) struct TensorEntry {
     pub shape: Vec<usize>,
     /// Where its bytes are in the file.
     pub bytes: Range<usize>,
+    /// How a GGUF file stores it, in whose stead `dtype` is then U8.
+    pub ggml: Option<Ggml>,
+}
+
+/// How a GGUF file stores a tensor, and in what it differs from Hugging Face's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ggml {
+    pub kind: Kind,
+    /// Heads whose rows stand with rotary pairs beside each other.
+    pub heads: Option<usize>,
+    /// What is added to all elements.
+    pub offset: f32,
 }
 
 /// A file's bytes: mapped, or held.
@@ -75,6 +89,22 @@ impl TensorFile {
         file.tensors =
             read_header(file.data()).map_err(|what| Error::input(format!("{name}: {what}")))?;
         Ok(file)
+    }
+
+    /// Opens and checks the GGUF file at `path`, whose tensors have ggml's names; what else it says.
+    pub fn open_gguf(path: &Path) -> Result<(Self, read::Header)> {
+        let name = path.display().to_string();
+        let bytes = open_bytes(path).map_err(|error| Error::input(format!("{name}: {error}")))?;
+        let mut file = Self { name: name.clone(), bytes, tensors: BTreeMap::new() };
+        let header = read::Header::read(file.data(), file.data().len())
+            .map_err(|what| Error::input(format!("{name}: {what}")))?;
+        let entries = header.tensors.iter().map(|(name, tensor)| {
+            let ggml = Some(Ggml { kind: tensor.kind, heads: None, offset: 0.0 });
+            let (shape, bytes) = (tensor.shape.clone(), tensor.bytes.clone());
+            (name.clone(), TensorEntry { dtype: Dtype::U8, shape, bytes, ggml })
+        });
+        file.tensors = entries.collect();
+        Ok((file, header))
     }
 
     /// All bytes of the file; the ranges of the entries lie within.
@@ -246,7 +276,7 @@ impl RawEntry {
                 self.shape
             ));
         }
-        Ok(TensorEntry { dtype: self.dtype, shape: self.shape, bytes: range })
+        Ok(TensorEntry { dtype: self.dtype, shape: self.shape, bytes: range, ggml: None })
     }
 }
 

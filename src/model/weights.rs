@@ -1,4 +1,4 @@
-//! The weights of a model directory: one safetensors file or several with an index.
+//! The weights of a model: one safetensors file of a directory or several with an index, or a GGUF file.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -6,8 +6,10 @@ use std::path::{Component, Path, PathBuf};
 use safetensors::Dtype;
 use serde::de::DeserializeSeed;
 
+use super::config::ModelConfig;
 use super::float;
-use super::tensor_file::{TensorFile, UniqueMap};
+use super::gguf;
+use super::tensor_file::{Ggml, TensorFile, UniqueMap};
 use crate::files::enclosed;
 use crate::{DType, Error, Result};
 
@@ -28,12 +30,13 @@ pub struct Weights {
 /// A tensor as it lies in its file.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorSlice<'a> {
-    /// How the elements are stored.
+    /// How the elements are stored; U8 for those of a GGUF file, see [`TensorSlice::stored_as`].
     pub dtype: Dtype,
     /// Sizes, outermost first.
     pub shape: &'a [usize],
     /// The elements, row-major, little-endian. Not aligned.
     pub bytes: &'a [u8],
+    ggml: Option<Ggml>,
 }
 
 impl<'a> TensorSlice<'a> {
@@ -49,29 +52,70 @@ impl<'a> TensorSlice<'a> {
 
     /// The bytes, where they are elements of `dtype`.
     pub fn bytes_of(&self, dtype: DType) -> Option<&'a [u8]> {
-        (float::from_safetensors(self.dtype) == Some(dtype)).then_some(self.bytes)
+        let stored = match self.ggml {
+            Some(Ggml { kind, heads: None, offset: 0.0 }) => kind.dtype(),
+            Some(_) => None,
+            None => float::from_safetensors(self.dtype),
+        };
+        (stored == Some(dtype)).then_some(self.bytes)
     }
 
-    /// The elements as f32, exactly but for F64, which is rounded; `None` where they are no floats.
-    pub fn to_f32(&self) -> Option<Vec<f32>> {
-        float::decode(self.bytes, self.dtype)
+    /// Whether the elements are numbers that weights may be: floats, or blocks of a GGUF file.
+    pub fn is_float(&self) -> bool {
+        self.ggml.is_some() || float::is_float(self.dtype)
     }
+
+    /// The name of the type.
+    pub fn stored_as(&self) -> String {
+        self.ggml.map_or_else(|| self.dtype.to_string(), |ggml| ggml.kind.name().to_string())
+    }
+
+    /// The elements as f32, exactly but for F64, which is rounded; `None` where they are no floats. Those
+    /// of a GGUF file come in Hugging Face's order.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let Some(Ggml { kind, heads, offset }) = self.ggml else {
+            return float::decode(self.bytes, self.dtype);
+        };
+        let mut values = kind.decode(self.bytes);
+        if offset != 0.0 {
+            values.iter_mut().for_each(|x| *x -= offset);
+        }
+        match heads {
+            Some(heads) => Some(halves(&values, heads, self.shape.first().copied()?)),
+            None => Some(values),
+        }
+    }
+}
+
+/// Rows of q or k [heads * HD, ...] with rotary pairs beside each other, in the order of Hugging Face's
+/// models: the pairs are rows `i` and `i + HD / 2` of a head.
+fn halves(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
+    let (columns, width) = (values.len() / rows.max(1), rows / heads.max(1));
+    let source = |row: usize| {
+        let (head, i) = (row / width, row % width);
+        head * width + i % (width / 2) * 2 + i / (width / 2)
+    };
+    (0..rows).flat_map(|row| &values[source(row) * columns..][..columns]).copied().collect()
 }
 
 impl Weights {
     /// Whether `dir` has files of weights.
     pub fn are_in(dir: &Path) -> bool {
         // A link to nowhere is one too: opening it says so.
-        [SINGLE, INDEX].iter().any(|name| dir.join(name).symlink_metadata().is_ok())
+        gguf::is_gguf(dir)
+            || [SINGLE, INDEX].iter().any(|name| dir.join(name).symlink_metadata().is_ok())
     }
 
-    /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
+    /// Opens a GGUF file, or `model.safetensors` or the files of `model.safetensors.index.json` in `dir`.
     ///
     /// Where a shard is is what counts, not what the index says is in it, as in Transformers.
     ///
     /// Errors: neither is there; a file is missing, truncated or malformed; an index that points
     /// out of the directory.
     pub fn open(dir: &Path) -> Result<Self> {
+        if gguf::is_gguf(dir) {
+            return Self::open_gguf(dir);
+        }
         let find = |name: &str| {
             enclosed::find(dir, name)
                 .map_err(|error| Error::input(format!("{}: {error}", dir.join(name).display())))
@@ -87,6 +131,44 @@ impl Weights {
     /// Opens one safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         Self::from_files(vec![(TensorFile::open(path)?, path.display().to_string())])
+    }
+
+    /// The weights of a GGUF file, under the names of its model.
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let (mut file, header) = TensorFile::open_gguf(path)?;
+        let splits = header.metadata.get("split.count");
+        if splits.is_some_and(|count| *count != crate::gguf::read::Value::Whole(1)) {
+            return Err(Error::input(format!(
+                "{}: is one of several files of a model; join them with `llama-gguf-split --merge`",
+                path.display()
+            )));
+        }
+        let spec = ModelConfig::open(path)?.spec;
+        let mut names = BTreeMap::new();
+        for tensor in spec.tensors() {
+            if let Some(entry) = file.tensors.get_mut(&tensor.gguf)
+                && let Some(Ggml { heads, offset, .. }) = &mut entry.ggml
+            {
+                *heads = spec.interleaved_heads(&tensor);
+                *offset = tensor.norm_offset();
+            }
+            names.insert(tensor.gguf.clone(), tensor.name);
+        }
+        // What the config was made from.
+        for name in gguf::keys::OF_ROPE {
+            file.tensors.remove(name);
+        }
+        let mut weights = Self::of_file(file, path);
+        weights.rename(|name| names.get(name).cloned().unwrap_or_else(|| name.to_string()))?;
+        Ok(weights)
+    }
+
+    /// Those of one file that is open.
+    fn of_file(file: TensorFile, path: &Path) -> Self {
+        let place = |name: &String| (name.clone(), (0, name.clone()));
+        let places = file.tensors.keys().map(place).collect();
+        let (place, absent) = (path.display().to_string(), BTreeMap::new());
+        Self { place, files: vec![file], places, absent }
     }
 
     /// Takes safetensors files that were read by other means, as (name, bytes).
@@ -172,6 +254,7 @@ impl Weights {
             dtype: entry.dtype,
             shape: &entry.shape,
             bytes: &file.data()[entry.bytes.clone()],
+            ggml: entry.ggml,
         })
     }
 

@@ -9,11 +9,13 @@ use super::train::print;
 use crate::adapter::{PeftAdapter, PeftConfig, attach, peft};
 use crate::backend::Device;
 use crate::cli::say;
-use crate::cli::{ExportOptions, ExportTarget, MergeInto};
+use crate::cli::{DtypeOption, ExportOptions, ExportTarget, MergeInto};
 use crate::config::TrainConfig;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::export::directory::{write_merged, write_nf4};
+use crate::export::gguf::adapter::write_lora;
+use crate::export::gguf::mix::Mix;
 use crate::export::gguf::{model_name, write_gguf};
 use crate::export::{Base, Difference, Merge, compare, logits};
 use crate::files;
@@ -55,12 +57,22 @@ pub fn run(options: ExportOptions) -> Result<()> {
         config.classify(0);
     }
     check_classifier(&options, &mut config, &source.path, adapter_dir)?;
+    let asked = options.model.dtype;
+    if options.to == ExportTarget::GgufLora {
+        return write_adapter(&options, &config, adapter_dir, &source.base_id, &say);
+    }
     let mut weights = Weights::open(&source.path)?;
     for warning in model::check(&mut weights, &mut config)? {
         say(&format!("{}: {warning}", source.path.display()));
     }
-    let dtype = options.model.dtype.and_then(|choice| choice.dtype());
-    let dtype = dtype.or(config.dtype).unwrap_or(DType::F32);
+    let dtype = match asked {
+        Some(DtypeOption::Blocks(_)) if options.to != ExportTarget::Gguf => {
+            options.model.dtype()?
+        }
+        Some(DtypeOption::Float(choice)) => Some(choice),
+        _ => None,
+    };
+    let dtype = dtype.and_then(|choice| choice.dtype()).or(config.dtype).unwrap_or(DType::F32);
     let trained = adapter_dir.map(trained_double_quant).transpose()?.flatten();
     let base = base(options.merge_into, &config, trained)?;
     if let (Base::Dequantized { .. }, None, Some(_)) = (base, options.merge_into, trained) {
@@ -77,14 +89,27 @@ pub fn run(options: ExportOptions) -> Result<()> {
         merge = merge.with_adapter(adapter).with_score(score);
     }
     if options.to == ExportTarget::Gguf {
-        say(&format!("writing {} as {}", options.output.display(), dtype.name()));
+        let mix = match asked {
+            Some(DtypeOption::Blocks(mix)) => mix,
+            _ => Mix::Floats(dtype),
+        };
+        if let Mix::Q8_0 | Mix::Q4_K_M = mix {
+            // Blocks are made of the exact sums.
+            merge = merge.rounded_to(DType::F32);
+        }
+        say(&format!("writing {} as {}", options.output.display(), mix.name()));
         let text = text(&source.path, adapter_dir)?;
         let name = model_name(&source.base_id);
         create_parent(&options.output)?;
-        write_gguf(&options.output, &name, &config, &text, &merge)?;
-        return check_merged(&merge)
-            .inspect_err(|_| _ = std::fs::remove_file(&options.output))
-            .and_then(|()| report(&options, None, &merge));
+        write_gguf(&options.output, &name, &config, &text, &merge, mix)?;
+        let difference = || {
+            check_merged(&merge)?;
+            let device = options.device.device.open(&|message| say!("{message}"))?;
+            let meant = Meant { config: &config, weights: &weights, adapter: adapter_dir, base };
+            compare_written(&device, &meant, &options.output, merge.dtype())
+        };
+        let difference = difference().inspect_err(|_| _ = std::fs::remove_file(&options.output))?;
+        return report(&options, Some(difference), &merge);
     }
     let device = options.device.device.open(&|message| say!("{message}"))?;
     say(&format!("writing {} as {}", options.output.display(), dtype.name()));
@@ -102,10 +127,8 @@ pub fn run(options: ExportOptions) -> Result<()> {
             companions.save(dir)?;
         }
         check_merged(&merge)?;
-        let meant = with_adapter(&device, &config, &weights, adapter_dir, base, dtype)?;
-        let written = reloaded(&device, dir, dtype)?;
-        let outputs = if config.spec.is_classifier { 1 } else { config.spec.vocab_size };
-        difference = Some(compare(&meant, &written, outputs)?);
+        let meant = Meant { config: &config, weights: &weights, adapter: adapter_dir, base };
+        difference = Some(compare_written(&device, &meant, dir, dtype)?);
         Ok(())
     })?;
     report(&options, difference, &merge)
@@ -135,7 +158,7 @@ fn check_classifier(
     if !config.spec.is_classifier {
         return Ok(());
     }
-    if options.to == ExportTarget::Gguf {
+    if let ExportTarget::Gguf | ExportTarget::GgufLora = options.to {
         return Err(Error::input(
             "--to gguf: a reward model gives scores and no text, and GGUF files of this program hold \
              models of text: use --to merged",
@@ -149,7 +172,7 @@ fn check_classifier(
 fn check_output(options: &ExportOptions) -> Result<()> {
     let path = &options.output;
     let shown = path.display();
-    if options.to == ExportTarget::Gguf {
+    if let ExportTarget::Gguf | ExportTarget::GgufLora = options.to {
         return match path.exists() {
             true => Err(Error::input(format!(
                 "--output {shown} exists: give the name of a file that does not, such as model.gguf"
@@ -201,37 +224,67 @@ fn check_merged(merge: &Merge) -> Result<()> {
     }
 }
 
-/// The logits of the base with its adapter, as it is used without merging.
-fn with_adapter(
-    device: &Device,
+/// `--to gguf-lora`: the adapter alone.
+fn write_adapter(
+    options: &ExportOptions,
     config: &ModelConfig,
-    weights: &Weights,
     adapter: Option<&Path>,
+    base_id: &str,
+    say: &dyn Fn(&str),
+) -> Result<()> {
+    let Some(dir) = adapter else {
+        return Err(Error::input("--to gguf-lora writes an adapter: give it with --adapter DIR"));
+    };
+    let dtype = options.model.dtype()?.and_then(|choice| choice.dtype()).unwrap_or(DType::F32);
+    let (_, factors) = peft::load(dir, config)?;
+    say(&format!("writing {} as {}", options.output.display(), dtype.name()));
+    create_parent(&options.output)?;
+    write_lora(&options.output, &model_name(base_id), config, &factors, dtype)?;
+    if options.messages.json {
+        return print(&format!("{}\n", json!({"output": options.output})));
+    }
+    say(&format!("result: {}", options.output.display()));
+    Ok(())
+}
+
+/// The model that was meant to be written: the base with its adapter, as it is used without merging.
+struct Meant<'a> {
+    config: &'a ModelConfig,
+    weights: &'a Weights,
+    adapter: Option<&'a Path>,
     base: Base,
+}
+
+/// The logits of what was meant against those of what was written, both computed in `dtype`.
+///
+/// # Errors
+/// `Error::Run` where they are not finite: weights that overflow in `dtype`.
+fn compare_written(
+    device: &Device,
+    meant: &Meant,
+    path: &Path,
     dtype: DType,
-) -> Result<Vec<f32>> {
-    let nf4 = match base {
+) -> Result<Difference> {
+    let mut config = ModelConfig::open(path)?;
+    let mut weights = Weights::open(path)?;
+    model::check(&mut weights, &mut config)?;
+    // A GGUF file's context may end where llama.cpp would compute otherwise.
+    let max_positions = MAX_POSITIONS.min(meant.config.context()).min(config.context());
+    let nf4 = match meant.base {
         Base::Original => None,
         Base::Dequantized { double } => Some(double),
     };
-    let max_positions = MAX_POSITIONS.min(config.context());
-    let options = LoadOptions { dtype, nf4, train_all: false, max_positions };
-    let (mut model, _) = load(device, config, &Source::Weights(weights), options)?;
-    if let Some(dir) = adapter {
-        attach(&mut model, &PeftAdapter::load(dir, config, device)?)?;
+    let options = |nf4| LoadOptions { dtype, nf4, train_all: false, max_positions };
+    let source = Source::Weights(meant.weights);
+    let (mut model, _) = load(device, meant.config, &source, options(nf4))?;
+    if let Some(dir) = meant.adapter {
+        attach(&mut model, &PeftAdapter::load(dir, meant.config, device)?)?;
     }
-    logits(&model, max_positions)
-}
-
-/// The logits of what was written.
-fn reloaded(device: &Device, dir: &Path, dtype: DType) -> Result<Vec<f32>> {
-    let mut config = ModelConfig::open(dir)?;
-    let mut weights = Weights::open(dir)?;
-    model::check(&mut weights, &mut config)?;
-    let max_positions = MAX_POSITIONS.min(config.context());
-    let options = LoadOptions { dtype, nf4: None, train_all: false, max_positions };
-    let (model, _) = load(device, &config, &Source::Weights(&weights), options)?;
-    logits(&model, max_positions)
+    let expected = logits(&model, max_positions)?;
+    drop(model);
+    let (model, _) = load(device, &config, &Source::Weights(&weights), options(None))?;
+    let outputs = if config.spec.is_classifier { 1 } else { config.spec.vocab_size };
+    compare(&expected, &logits(&model, max_positions)?, outputs)
 }
 
 /// `difference` is that of the logits, where what was written has been loaded again.

@@ -139,7 +139,7 @@ impl Found {
     ) -> Result<OpenModel> {
         let Self { source, config, text, weights, adapters, trained } = self;
         let device = device.open(&|message| say!("{message}"))?;
-        let dtype = dtype(options.dtype, trained, &device);
+        let dtype = dtype(options.dtype()?, trained, &device);
         let nf4 = match options.load_in_4bit {
             true => Some(trained.and_then(|trained| trained.nf4).unwrap_or(true)),
             false => trained.and_then(|trained| trained.nf4),

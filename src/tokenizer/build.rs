@@ -8,11 +8,10 @@ use tokenizers::AddedToken as Added;
 use tokenizers::processors::template::TemplateProcessing;
 
 use super::TokenizerFiles;
+use super::sentencepiece;
 use super::settings::{AddedToken, Class, Settings};
+use super::splits::QWEN2;
 use crate::files::enclosed;
-
-/// How Qwen 2's tokenizer splits a text before merging.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Why a tokenizer cannot be made, in words.
 pub type Reason = String;
@@ -27,29 +26,44 @@ pub fn build(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer, Reason> {
                 .into(),
         );
     }
-    let stored = read(files, "tokenizer.json")?;
-    let is_whole = stored.is_some();
-    let text = if let Some(text) = stored {
-        match settings.class {
-            Class::Backend => text,
+    let text = definition_of(files)?;
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
+        .map_err(|error| format!("not a tokenizer this version reads: {error}"))?;
+    let model = sentencepiece::Model::of(&files.dir)?;
+    let mut settings = settings.clone();
+    settings.extra.extend(model.iter().flat_map(sentencepiece::Model::added));
+    complete(&mut tokenizer, &settings).map_err(|error| error.to_string())?;
+    if read(files, "tokenizer.json")?.is_none() {
+        begin_and_end(&mut tokenizer, &settings)?;
+    }
+    Ok(tokenizer)
+}
+
+/// The text of tokenizer.json: the file's, or what its class makes of the vocabulary in it or in other
+/// files.
+pub fn definition_of(files: &TokenizerFiles) -> Result<Vec<u8>, Reason> {
+    let settings = &files.settings;
+    if let Some(text) = read(files, "tokenizer.json")? {
+        return match settings.class {
+            Class::Backend => Ok(text),
             _ => {
                 let file: Value = serde_json::from_slice(&text)
                     .map_err(|error| format!("tokenizer.json: not valid JSON: {error}"))?;
                 let merges = file["model"]["merges"].clone();
                 let vocab = vocabulary(file["model"]["vocab"].clone())?;
-                definition(settings, vocab, merges, &file["post_processor"])?
+                definition(settings, vocab, merges, &file["post_processor"])
             }
-        }
-    } else {
-        from_vocabulary_and_merges(files)?
-    };
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(text)
-        .map_err(|error| format!("not a tokenizer this version reads: {error}"))?;
-    complete(&mut tokenizer, settings).map_err(|error| error.to_string())?;
-    if !is_whole {
-        begin_and_end(&mut tokenizer, settings)?;
+        };
     }
-    Ok(tokenizer)
+    match (sentencepiece::Model::of(&files.dir)?, settings.class) {
+        (Some(model), Class::Backend) => {
+            serde_json::to_vec(&model.definition()?).map_err(|error| error.to_string())
+        }
+        (Some(model), Class::Llama { .. } | Class::Gemma) => {
+            definition(settings, model.vocab(), model.merges()?, &Value::Null)
+        }
+        _ => from_vocabulary_and_merges(files),
+    }
 }
 
 /// The content of a file of the directory, if it has it.

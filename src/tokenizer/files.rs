@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::settings::{Settings, Sources, kind};
+use super::sentencepiece;
+use super::settings::{AddedToken, Class, Settings, Sources, kind};
 use crate::files::enclosed;
 use crate::{Error, Result};
 
@@ -156,9 +157,19 @@ fn settings(dir: &Path, config: &Map<String, Value>) -> Result<Settings> {
         model: &read_object(dir, "config.json")?,
         tokenizer: tokenizer.as_deref(),
     };
-    Settings::merge(&sources).map_err(|why| {
+    let mut settings = Settings::merge(&sources).map_err(|why| {
         Error::input(format!("{}: {why}", dir.join("tokenizer_config.json").display()))
-    })
+    })?;
+    if settings.class == Class::Backend {
+        let model = sentencepiece::Model::of(dir)
+            .map_err(|why| Error::input(format!("{}: {why}", dir.display())))?;
+        for (name, token) in model.iter().flat_map(sentencepiece::Model::named) {
+            if !settings.named.iter().any(|(known, _)| known == name) {
+                settings.named.push((name.to_string(), AddedToken::special(token)));
+            }
+        }
+    }
+    Ok(settings)
 }
 
 /// `eos_token_id`: a number or a list of numbers.

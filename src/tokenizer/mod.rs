@@ -13,9 +13,12 @@ mod files;
 #[cfg(feature = "tokenizers")]
 mod hf;
 mod jinja;
+pub(crate) mod pieces;
 mod processor;
 mod python_json;
+mod sentencepiece;
 mod settings;
+pub(crate) mod splits;
 mod stream;
 mod template;
 #[cfg(all(test, feature = "tokenizers"))]

@@ -1,16 +1,20 @@
 //! GGUF, the file format of llama.cpp: one file with the model's shape, its tokenizer and its weights.
 //!
-//! [`container`] is the format itself, [`shape`] says what llama.cpp has to know about the network,
+//! [`crate::gguf`] is the format itself, [`shape`] says what llama.cpp has to know about the network,
 //! [`vocabulary`] the same of the tokenizer. What llama.cpp computes in another way than
 //! Transformers, and the file has no key for, is refused by name.
 
-pub mod container;
+pub mod adapter;
+pub mod mix;
 pub mod shape;
 pub mod vocabulary;
 
 use std::path::Path;
 
-use container::{Entry, Kind, TensorInfo, Value};
+use crate::gguf::Kind;
+use crate::gguf::container::{self, Entry, TensorInfo, Value};
+
+use mix::Mix;
 
 use super::merge::Merge;
 use crate::dtype::{DType, f32_to_bytes};
@@ -19,17 +23,11 @@ use crate::model::ModelConfig;
 use crate::model::spec::{Role, TensorSpec};
 use crate::tokenizer::TextProcessor;
 
-/// `general.file_type` of llama.cpp: which type most of the tensors have.
-fn file_type(dtype: DType) -> u32 {
-    match dtype {
-        DType::F16 => 1,
-        DType::BF16 => 32,
-        _ => 0,
-    }
-}
+/// Of the blocks' layout, as ggml counts.
+const QUANTIZATION_VERSION: u32 = 2;
 
-/// Writes the merged model as the file `path`, which `name` is the model's name in: matrices in the
-/// dtype of `merge`, vectors (norms, biases) in f32. One tensor is in memory at a time.
+/// Writes the merged model as the file `path`, which `name` is the model's name in: matrices as
+/// `mix` says, vectors (norms, biases) in f32. One tensor is in memory at a time.
 ///
 /// # Errors
 /// `Error::Input` for what the format cannot say of this model or tokenizer, or a tensor that cannot
@@ -40,14 +38,18 @@ pub fn write_gguf(
     config: &ModelConfig,
     text: &TextProcessor,
     merge: &Merge,
+    mix: Mix,
 ) -> Result<()> {
     let mut entries = vec![
         Entry::new("general.architecture", Value::Text(config.spec.gguf.architecture.into())),
         Entry::new("general.type", Value::Text("model".into())),
         Entry::new("general.name", Value::Text(name.into())),
-        Entry::new("general.file_type", Value::U32(file_type(merge.dtype()))),
+        Entry::new("general.file_type", Value::U32(mix.file_type())),
         Entry::new("general.alignment", Value::U32(container::ALIGNMENT as u32)),
     ];
+    if !matches!(mix, Mix::Floats(_)) {
+        entries.push(Entry::new("general.quantization_version", Value::U32(QUANTIZATION_VERSION)));
+    }
     entries.extend(shape::metadata(config)?);
     entries.extend(vocabulary::metadata(text, config.spec.vocab_size)?);
 
@@ -55,7 +57,7 @@ pub fn write_gguf(
     let sources = config.spec.tensors();
     let info = |tensor: &TensorSpec| TensorInfo {
         name: tensor.gguf.clone(),
-        kind: if tensor.shape.len() == 1 { Kind::F32 } else { Kind::of(merge.dtype()) },
+        kind: mix.kind(&config.spec, tensor),
         shape: tensor.shape.clone(),
     };
     let mut tensors: Vec<_> = sources.iter().map(info).collect();
@@ -75,11 +77,13 @@ pub fn write_gguf(
             Role::Norm { offset } if offset != 0.0 => values.iter().map(|x| x + offset).collect(),
             _ => values,
         };
-        let values = match shape::interleaved_heads(&config.spec, source) {
+        let values = match config.spec.interleaved_heads(source) {
             Some(heads) => interleave_halves(&values, heads, source.shape[0]),
             None => values,
         };
-        Ok(f32_to_bytes(&values, if vector { DType::F32 } else { merge.dtype() }))
+        let kind = mix.kind(&config.spec, source);
+        kind.encode(&values)
+            .ok_or_else(|| Error::internal("gguf", format!("{} is only read", kind.name())))
     })
 }
 

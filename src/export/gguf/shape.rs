@@ -1,12 +1,12 @@
 //! What llama.cpp has to know about the network: its architecture, sizes, rotary embedding, and what
 //! which rows of its tensors stand elsewhere.
 
-use super::container::{Entry, Value};
 use super::unsupported;
 use crate::error::Result;
+use crate::gguf::container::{Entry, Value};
 use crate::model::ModelConfig;
 use crate::model::rope::{RopeConfig, RopeScaling, inverse_frequencies};
-use crate::model::spec::{Block, Divisors, Gguf, Projection, QkvSpec, Role, Spec, TensorSpec};
+use crate::model::spec::{Block, Divisors, Gguf, QkvSpec, Spec};
 
 /// The sizes and settings of the network.
 ///
@@ -189,18 +189,6 @@ fn uniform(spec: &Spec) -> Result<(&Block, &RopeConfig)> {
         )));
     }
     Ok((block, rope))
-}
-
-/// The heads of a tensor whose rows llama.cpp keeps with rotary pairs beside each other: q and k of
-/// its Llama, weights and biases.
-pub fn interleaved_heads(spec: &Spec, tensor: &TensorSpec) -> Option<usize> {
-    let attention = &spec.blocks.get(tensor.block?)?.attention;
-    match tensor.role {
-        _ if !spec.gguf.interleaved => None,
-        Role::Linear(Projection::Q) | Role::Bias(Projection::Q) => Some(attention.heads),
-        Role::Linear(Projection::K) | Role::Bias(Projection::K) => Some(attention.kv_heads),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

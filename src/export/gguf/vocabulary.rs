@@ -8,10 +8,11 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json};
 
-use super::container::{Entry, Value};
 use super::unsupported;
 use crate::error::{Error, Result};
 use crate::files::enclosed;
+use crate::gguf::container::{Entry, Value};
+use crate::tokenizer::splits::{self, Split};
 use crate::tokenizer::{TextProcessor, Tokenizer};
 
 /// llama.cpp's kinds of tokens.
@@ -26,16 +27,6 @@ mod kind {
 
 /// What stands for a space in SentencePiece's tokens.
 const SPACE: char = '\u{2581}';
-
-/// Llama 3's pattern, in llama.cpp's words `llama-bpe` or, with `ignore_merges` off, `smaug-bpe`.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen's pattern: the same with single digits.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Mistral's, from Nemo on.
-const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// GPT-4o's, which Phi-4-mini has.
-const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Every key of the tokenizer, its chat templates included, for an embedding of `vocab_size` rows.
 ///
@@ -255,22 +246,19 @@ fn pre_type(file: &Json, model: &Map<String, Json>, place: &str) -> Result<&'sta
         let regex = regex.and_then(Json::as_str).unwrap_or_default().to_string();
         (type_of(part) == "Split" && kept).then_some(regex)
     };
-    match (before, flag(bytes, "use_regex", true), ignore_merges) {
-        ([], true, false) => Ok("gpt-2"),
-        ([digits], true, false)
+    let found = match (before, flag(bytes, "use_regex", true)) {
+        ([], true) => Some(Split::Gpt2),
+        ([digits], true)
             if type_of(digits) == "Digits" && flag(digits, "individual_digits", false) =>
         {
-            Ok("smollm")
+            Some(Split::Digits)
         }
-        ([one], false, ignore_merges) => match (pattern(one).as_deref(), ignore_merges) {
-            (Some(LLAMA3), true) => Ok("llama-bpe"),
-            (Some(LLAMA3), false) => Ok("smaug-bpe"),
-            (Some(QWEN2), false) => Ok("qwen2"),
-            (Some(TEKKEN), true) => Ok("tekken"),
-            (Some(O200K), false) => Ok("gpt-4o"),
-            _ => unknown(),
-        },
-        _ => unknown(),
+        ([one], false) => pattern(one).and_then(|pattern| splits::of_pattern(&pattern)),
+        _ => None,
+    };
+    match found.and_then(|split| splits::name_of(split, ignore_merges)) {
+        Some(name) => Ok(name),
+        None => unknown(),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::dtype::DType;
+use super::blocks::Kind;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -50,33 +50,6 @@ impl Entry {
     }
 }
 
-/// How the elements of a tensor are stored, by ggml's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Single precision.
-    F32 = 0,
-    /// Half precision.
-    F16 = 1,
-    /// bfloat16.
-    Bf16 = 30,
-}
-
-impl Kind {
-    /// The kind that stores `dtype`.
-    pub fn of(dtype: DType) -> Self {
-        match dtype {
-            DType::F16 => Self::F16,
-            DType::BF16 => Self::Bf16,
-            _ => Self::F32,
-        }
-    }
-
-    /// Bytes of an element.
-    fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
-
 /// A tensor, as the header describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
@@ -91,7 +64,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// How many bytes its elements take.
     pub fn size(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.kind.size()
+        self.kind.size(self.shape.iter().product())
     }
 }
 
