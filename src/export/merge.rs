@@ -28,9 +28,10 @@ pub enum Base {
 pub struct Merge<'a> {
     weights: &'a Weights,
     base: Base,
-    dtype: DType,
+    /// What the base is computed in.
+    base_dtype: DType,
     /// What values are rounded to.
-    rounded_to: DType,
+    dtype: DType,
     layers: BTreeMap<String, LoraWeights>,
     /// A classifier's head, where the adapter brings it.
     score: Option<Vec<f32>>,
@@ -50,13 +51,13 @@ impl<'a> Merge<'a> {
     /// The base alone, in `dtype`.
     pub fn new(weights: &'a Weights, base: Base, dtype: DType) -> Self {
         let (layers, counts) = (BTreeMap::new(), Cell::default());
-        Self { weights, base, dtype, rounded_to: dtype, layers, score: None, counts }
+        Self { weights, base, base_dtype: dtype, dtype, layers, score: None, counts }
     }
 
     /// With values rounded to another dtype than the base is computed in: to f32 where the result is
     /// quantized.
     pub fn rounded_to(self, dtype: DType) -> Self {
-        Self { rounded_to: dtype, ..self }
+        Self { dtype, ..self }
     }
 
     /// With an adapter.
@@ -73,7 +74,7 @@ impl<'a> Merge<'a> {
 
     /// The dtype that all values are rounded to.
     pub fn dtype(&self) -> DType {
-        self.rounded_to
+        self.dtype
     }
 
     /// What happened to the tensors that [`Merge::values`] gave.
@@ -91,14 +92,14 @@ impl<'a> Merge<'a> {
         let mut values = self.base_values(tensor)?;
         match self.layers.get(name) {
             Some(lora) => self.add(lora, &mut values),
-            None => values.iter_mut().for_each(|x| *x = self.rounded_to.round(*x)),
+            None => values.iter_mut().for_each(|x| *x = self.dtype.round(*x)),
         }
         match values.iter().find(|x| !x.is_finite()) {
             None => Ok(values),
             Some(bad) => Err(Error::input(format!(
                 "tensor {name} holds {bad} as {}: the weights are broken, or beyond the range of \
                  that type; try --dtype float32",
-                self.rounded_to.name()
+                self.dtype.name()
             ))),
         }
     }
@@ -129,7 +130,7 @@ impl<'a> Merge<'a> {
             return Ok(score.clone());
         }
         if let Some((weight, _)) = bnb::read(self.weights, name)? {
-            return Ok(weight.dequantize(self.dtype));
+            return Ok(weight.dequantize(self.base_dtype));
         }
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as floats"));
@@ -137,11 +138,11 @@ impl<'a> Merge<'a> {
         match (self.base, tensor.linear()) {
             (Base::Dequantized { double }, Some((_, shape))) => {
                 // As the model was loaded for training: cast, then quantized.
-                values.iter_mut().for_each(|x| *x = self.dtype.round(*x));
+                values.iter_mut().for_each(|x| *x = self.base_dtype.round(*x));
                 let weight = Nf4Weight::quantize(&values, shape)
                     .map_err(|error| Error::input(format!("tensor {name}: {error}")))?;
                 let weight = if double { weight.double_quantize() } else { weight };
-                Ok(weight.dequantize(self.dtype))
+                Ok(weight.dequantize(self.base_dtype))
             }
             _ => Ok(values),
         }
@@ -151,7 +152,7 @@ impl<'a> Merge<'a> {
     fn add(&self, lora: &LoraWeights, values: &mut [f32]) {
         let columns = lora.module.inputs;
         let LoraModule { r, scale, .. } = lora.module;
-        let (dtype, scale) = (self.rounded_to, scale as f32);
+        let (dtype, scale) = (self.dtype, scale as f32);
         let add_row = |(row, b): (&mut [f32], &[f32])| {
             let mut update = vec![0f32; columns]; // [K]
             for (b, a) in b.iter().zip(lora.lora_a.chunks_exact(columns)) {

@@ -41,6 +41,33 @@ struct Sizes {
     theta: f64,
 }
 
+impl Sizes {
+    fn read(keys: &Keys, hidden: usize, heads: usize) -> Result<Self, String> {
+        let head_dim = match keys.whole("attention.key_length")? {
+            Some(width) => width,
+            None => hidden / heads.max(1),
+        };
+        if keys.whole("attention.value_length")?.is_some_and(|width| width != head_dim) {
+            let architecture = keys.architecture;
+            return Err(format!("{architecture}.attention.value_length differs from key_length"));
+        }
+        Ok(Self {
+            head_dim,
+            rotary: keys.whole("rope.dimension_count")?.unwrap_or(head_dim),
+            context: keys.needed("context_length")?,
+            theta: keys.real("rope.freq_base")?.unwrap_or(THETA),
+        })
+    }
+}
+
+/// The id of a named token, or null.
+fn token(keys: &Keys, name: &str) -> Value {
+    match keys.of_file(&format!("tokenizer.ggml.{name}_token_id")) {
+        Some(read::Value::Whole(id)) => json!(id),
+        _ => Value::Null,
+    }
+}
+
 /// config.json.
 ///
 /// Errors: in words, an architecture or a key that is not supported.
@@ -58,23 +85,7 @@ pub fn config(header: &Header) -> Result<Value, String> {
     let embedding =
         keys.tensor("token_embd.weight").ok_or("there is no tensor token_embd.weight")?;
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
-    let head_dim = match keys.whole("attention.key_length")? {
-        Some(width) => width,
-        None => hidden / heads.max(1),
-    };
-    if keys.whole("attention.value_length")?.is_some_and(|width| width != head_dim) {
-        return Err(format!("{architecture}.attention.value_length differs from key_length"));
-    }
-    let sizes = Sizes {
-        head_dim,
-        rotary: keys.whole("rope.dimension_count")?.unwrap_or(head_dim),
-        context: keys.needed("context_length")?,
-        theta: keys.real("rope.freq_base")?.unwrap_or(THETA),
-    };
-    let token = |name: &str| match keys.of_file(&format!("tokenizer.ggml.{name}_token_id")) {
-        Some(read::Value::Whole(id)) => json!(id),
-        _ => Value::Null,
-    };
+    let sizes = Sizes::read(&keys, hidden, heads)?;
     let has = |name: &str| keys.tensor(name).is_some();
     let mut config = json!({
         "architectures": [class],
@@ -85,13 +96,13 @@ pub fn config(header: &Header) -> Result<Value, String> {
         "num_hidden_layers": keys.needed("block_count")?,
         "num_attention_heads": heads,
         "num_key_value_heads": keys.whole("attention.head_count_kv")?.unwrap_or(heads),
-        "head_dim": head_dim,
+        "head_dim": sizes.head_dim,
         "max_position_embeddings": sizes.context,
         "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
         "tie_word_embeddings": !has("output.weight"),
-        "bos_token_id": token("bos"),
-        "eos_token_id": token("eos"),
-        "pad_token_id": token("padding"),
+        "bos_token_id": token(&keys, "bos"),
+        "eos_token_id": token(&keys, "eos"),
+        "pad_token_id": token(&keys, "padding"),
         "dtype": keys.kind().dtype().unwrap_or(DType::F32).name(),
     });
     let mut add = |key: &str, value: Value| config[key] = value;
