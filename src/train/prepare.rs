@@ -98,6 +98,7 @@ impl Prepared {
         starting_adapter(&self.config)
     }
 
+    #[expect(clippy::too_many_lines, reason = "what is checked, in the order of what needs what")]
     fn prepare(config: TrainConfig, date: DateTime, purpose: Purpose) -> Result<Self> {
         let for_plan = purpose == Purpose::Plan;
         let has_data = !config.data.train.is_empty() || !for_plan;

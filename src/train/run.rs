@@ -79,6 +79,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
+    #[expect(clippy::too_many_lines, reason = "the first steps of a run, in order")]
     fn start(
         prepared: &'a Prepared,
         mut trainer: Trainer,
