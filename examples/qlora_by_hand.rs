@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     //    is not finite. The first step of Adam moves every element by the learning rate, against the
     //    sign of its gradient.
     ops::grad_norm(&device, &grads, 1.0, &state)?;
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, lr_ratio: 1.0 };
     for (parameter, grad) in [&lora_a, &lora_b].into_iter().zip(&grads) {
         let m = ops::zeros(&device, parameter.shape(), DType::F32)?;
         let v = ops::zeros(&device, parameter.shape(), DType::F32)?;

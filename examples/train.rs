@@ -59,7 +59,8 @@ fn fine_tune(device: &Device, steps: usize, output: &Path) -> Result<Vec<f64>> {
         losses.push(trainer.step(step as u64 + 1, 3e-3, &batches)?.loss);
     }
     std::fs::create_dir_all(output).map_err(|error| tunesmith::Error::io("output", error))?;
-    peft::save(output, &lora, &trainable::weights(&lora, &trainer.model)?, "")?;
+    let weights = trainable::weights(&lora, &trainer.model, &trainer.parameters)?;
+    peft::save(output, &lora, &weights, "")?;
     Ok(losses)
 }
 

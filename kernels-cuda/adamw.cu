@@ -3,8 +3,8 @@
 //   g = grad * CLIP
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
-//   param = param (1 - LEARNING_RATE weight_decay)
-//         - LEARNING_RATE / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
+//   lr = LEARNING_RATE lr_ratio
+//   param = param (1 - lr weight_decay) - lr / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
 //
 // Tensors   grad, param, m, v [count], f32; state [16], f32 (the step state)
 // Mapping   a thread owns one element
@@ -19,6 +19,7 @@ struct Params {
     float beta2;
     float eps;
     float weight_decay;
+    float lr_ratio;
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -34,6 +35,7 @@ adamw(const float* grad, const float* state, float* param, float* m, float* v, P
     v[i] = v_new;
     // [3] decay and step
     float root = sqrtf(v_new / state[BIAS_CORRECTION2]) + params.eps;
-    float step_size = state[LEARNING_RATE] / state[BIAS_CORRECTION1];
-    param[i] = param[i] * (1.0f - state[LEARNING_RATE] * params.weight_decay) - step_size * m_new / root;
+    float lr = state[LEARNING_RATE] * params.lr_ratio;
+    float step_size = lr / state[BIAS_CORRECTION1];
+    param[i] = param[i] * (1.0f - lr * params.weight_decay) - step_size * m_new / root;
 }

@@ -4,8 +4,8 @@
 //   g = grad * CLIP
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
-//   param = param (1 - LEARNING_RATE weight_decay)
-//         - LEARNING_RATE / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
+//   lr = LEARNING_RATE lr_ratio
+//   param = param (1 - lr weight_decay) - lr / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
 //   absmax[block] = max |m|;  step = (m / absmax + 1) / 2 * 65535 + 1/2         quantize, and so v:
 //   code = the last one whose first step is not above step                      nearest, to 1/32768
 //
@@ -26,6 +26,7 @@ struct Params {
     float beta2;
     float eps;
     float weight_decay;
+    float lr_ratio;
 };
 
 // A word of codes; the bytes after the last element are 0.
@@ -87,8 +88,9 @@ adamw_8bit(const float* grad, const float* state, const float* tables, float* pa
             v_largest = fmaxf(v_largest, v_new[lane]);
             // [3] decay and step
             float root = sqrtf(v_new[lane] / state[BIAS_CORRECTION2]) + params.eps;
-            float step_size = state[LEARNING_RATE] / state[BIAS_CORRECTION1];
-            float keep = 1.0f - state[LEARNING_RATE] * params.weight_decay;
+            float lr = state[LEARNING_RATE] * params.lr_ratio;
+            float step_size = lr / state[BIAS_CORRECTION1];
+            float keep = 1.0f - lr * params.weight_decay;
             param[first + lane] = param[first + lane] * keep - step_size * m_new[lane] / root;
         }
     }

@@ -3,8 +3,8 @@
 //   g = grad * CLIP
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
-//   param = param (1 - LEARNING_RATE weight_decay)
-//         - LEARNING_RATE / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
+//   lr = LEARNING_RATE lr_ratio
+//   param = param (1 - lr weight_decay) - lr / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
 //
 // Tensors   grad, param, m, v [count], f32; state [16], f32 (the step state)
 // Mapping   a thread owns one element
@@ -19,6 +19,7 @@ struct Params {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
+    lr_ratio: f32,
 }
 
 @group(0) @binding(0) var<storage, read> grad: array<f32>; // [count]
@@ -47,6 +48,7 @@ fn adamw(
     v[i] = v_new;
     // [3] decay and step
     let root = sqrt(v_new / state[BIAS_CORRECTION2]) + params.eps;
-    let step_size = state[LEARNING_RATE] / state[BIAS_CORRECTION1];
-    param[i] = param[i] * (1.0 - state[LEARNING_RATE] * params.weight_decay) - step_size * m_new / root;
+    let lr = state[LEARNING_RATE] * params.lr_ratio;
+    let step_size = lr / state[BIAS_CORRECTION1];
+    param[i] = param[i] * (1.0 - lr * params.weight_decay) - step_size * m_new / root;
 }

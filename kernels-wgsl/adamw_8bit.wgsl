@@ -4,8 +4,8 @@
 //   g = grad * CLIP
 //   m = beta1 m + (1 - beta1) g
 //   v = beta2 v + (1 - beta2) g^2
-//   param = param (1 - LEARNING_RATE weight_decay)
-//         - LEARNING_RATE / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
+//   lr = LEARNING_RATE lr_ratio
+//   param = param (1 - lr weight_decay) - lr / BIAS_CORRECTION1 * m / (sqrt(v / BIAS_CORRECTION2) + eps)
 //   absmax[block] = max |m|;  step = (m / absmax + 1) / 2 * 65535 + 1/2         quantize, and so v:
 //   code = the last one whose first step is not above step                      nearest, to 1/32768
 //
@@ -26,6 +26,7 @@ struct Params {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
+    lr_ratio: f32,
 }
 
 @group(0) @binding(0) var<storage, read> grad: array<f32>; // [count]
@@ -95,8 +96,9 @@ fn adamw_8bit(
             most = max(most, vec2<f32>(abs(m_new[lane]), v_new[lane]));
             // [3] decay and step
             let root = sqrt(v_new[lane] / state[BIAS_CORRECTION2]) + params.eps;
-            let step_size = state[LEARNING_RATE] / state[BIAS_CORRECTION1];
-            let keep = 1.0 - state[LEARNING_RATE] * params.weight_decay;
+            let lr = state[LEARNING_RATE] * params.lr_ratio;
+            let step_size = lr / state[BIAS_CORRECTION1];
+            let keep = 1.0 - lr * params.weight_decay;
             param[i] = param[i] * keep - step_size * m_new[lane] / root;
         }
     }

@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 use crate::model::load::{LoadOptions, Source, load};
 use crate::model::transformer::Model;
 use crate::model::{ModelConfig, Weights};
-use crate::nn::{Context, DEFAULT_ADAPTER, Lora, Parameter, Targets, next_token_loss};
+use crate::nn::{
+    Context, DEFAULT_ADAPTER, LinearUpdate, Lora, Parameter, Targets, next_token_loss,
+};
 use crate::ops::verify::{Comparison, compare, naive_bounds};
 use crate::ops::{Implementation, StepState, StepValues};
 use crate::random::Rng;
@@ -159,8 +161,16 @@ impl Subject<'_> {
                 let a = factor("lora_A", [RANK, inputs], wave(RANK * inputs, 0.7, 0.1, size))?;
                 let b = factor("lora_B", [outputs, RANK], wave(outputs * RANK, 0.3, 0.2, 0.02))?;
                 let (lora_a, lora_b) = (a.value.clone(), b.value.clone());
-                let lora = Lora { lora_a, lora_b, scale: SCALE, dropout: 0.0 };
-                linear.loras.insert(DEFAULT_ADAPTER, lora);
+                let lora = Lora {
+                    lora_a,
+                    lora_b,
+                    bias: None,
+                    magnitude: None,
+                    start: None,
+                    scale: SCALE,
+                    dropout: 0.0,
+                };
+                linear.updates.insert(DEFAULT_ADAPTER, LinearUpdate::Lora(lora));
                 parameters.extend([a, b]);
             }
         }

@@ -96,6 +96,12 @@ impl Rng {
         (self.next_u32() >> 8) as f32 * (1.0 / (1 << 24) as f32)
     }
 
+    /// Normal with mean 0 and standard deviation 1 (Box and Muller, 1958).
+    pub fn next_normal(&mut self) -> f64 {
+        let (u, v) = (1.0 - f64::from(self.next_f32()), f64::from(self.next_f32()));
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+
     /// Uniform in `0..bound`, without bias (Lemire, "Fast random integer generation in an
     /// interval", 2019). A `bound` of 0 gives 0.
     pub fn below(&mut self, bound: u32) -> u32 {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tunesmith::adapter::PeftAdapter;
 use tunesmith::adapter::TargetModules;
-use tunesmith::adapter::peft::{LoraWeights, PeftConfig, save};
+use tunesmith::adapter::peft::{AdapterWeights, LoraWeights, PeftConfig, save};
 use tunesmith::backend::cpu::Cpu;
 use tunesmith::generate::{
     Chat, Console, Entered, Finish, GenerationSettings, Generator, Input, Lines, Overrides, Voice,
@@ -57,12 +57,12 @@ fn adapter(model: &Model) -> PeftAdapter {
     let wave = |count: usize| (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
     let modules = config.modules(&model.config).unwrap().into_iter();
     let weights: Vec<_> = modules
-        .map(|module| LoraWeights {
-            lora_a: wave(2 * module.inputs),
-            lora_b: wave(2 * module.outputs),
-            module,
+        .map(|module| {
+            let (lora_a, lora_b) = (wave(2 * module.inputs), wave(2 * module.outputs));
+            LoraWeights::new(module, lora_a, lora_b)
         })
         .collect();
+    let weights = AdapterWeights { loras: weights, ..AdapterWeights::default() };
     let dir = tempfile::tempdir().unwrap();
     save(dir.path(), &config, &weights, "").unwrap();
     PeftAdapter::load(dir.path(), &model.config, model.embed_tokens.device()).unwrap()

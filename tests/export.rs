@@ -12,7 +12,7 @@ use clap::Parser;
 use common::{compare, cpu, fixture};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use tunesmith::adapter::{LoraWeights, PeftAdapter, PeftConfig, attach, peft};
+use tunesmith::adapter::{AdapterWeights, LoraWeights, PeftAdapter, PeftConfig, attach, peft};
 use tunesmith::cli::ExportOptions;
 use tunesmith::dtype::bytes_to_f32;
 use tunesmith::export::gguf::mix::Mix;
@@ -45,14 +45,15 @@ fn write_adapter(model: &Path, dir: &Path) {
     let modules = config.modules(&ModelConfig::open(model).unwrap()).unwrap();
     let weights: Vec<_> = modules
         .into_iter()
-        .map(|module| LoraWeights {
-            lora_a: wave(3 * module.inputs, 0.7).collect(),
-            lora_b: wave(3 * module.outputs, 0.3).collect(),
-            module,
+        .map(|module| {
+            let lora_a = wave(3 * module.inputs, 0.7).collect();
+            let lora_b = wave(3 * module.outputs, 0.3).collect();
+            LoraWeights::new(module, lora_a, lora_b)
         })
         .collect();
+    let adapter = AdapterWeights { loras: weights, ..AdapterWeights::default() };
     fs::create_dir(dir).unwrap();
-    peft::save(dir, &config, &weights, "").unwrap();
+    peft::save(dir, &config, &adapter, "").unwrap();
 }
 
 /// The logits of a directory, its adapter attached and its weights in 4 bits where asked.

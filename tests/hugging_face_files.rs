@@ -186,12 +186,12 @@ fn adapters_that_peft_wrote_are_read() {
     for dir in fs::read_dir(fixture("trajectories")).unwrap().map(|entry| entry.unwrap().path()) {
         let name = dir.file_name().unwrap().to_str().unwrap().to_string();
         let model = ModelConfig::open(&fixture(&format!("models/{name}"))).unwrap();
-        let (config, adapter) = peft::load(&dir.join("adapter"), &model).unwrap();
+        let (config, adapter) = peft::load(&dir.join("adapter"), &model, None).unwrap();
         assert_eq!((config.r, config.lora_alpha), (4, 8.0), "{name}");
         assert_eq!(config.use_rslora, name == "qwen3");
         let modules = model.spec.module_names().len();
-        assert_eq!(adapter.len(), modules * model.spec.blocks.len(), "{name}");
-        assert!(adapter.iter().all(|weights| weights.lora_b.iter().all(|x| *x == 0.0)));
+        assert_eq!(adapter.loras.len(), modules * model.spec.blocks.len(), "{name}");
+        assert!(adapter.loras.iter().all(|weights| weights.lora_b.iter().all(|x| *x == 0.0)));
         count += 1;
     }
     assert!(count >= 8);

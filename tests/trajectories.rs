@@ -97,7 +97,7 @@ impl Log {
         let (mut model, mut parameters) = open(device, &dir, options(nf4, !lora, MAX_POSITIONS))?;
         if lora {
             let adapter = fixture("trajectories").join(family).join("adapter");
-            (_, parameters) = attach_saved(&mut model, &adapter, 0.0)?;
+            (_, parameters) = attach_saved(&mut model, &adapter, 0.0, None)?;
             let is_4bit = |weight: &Weight| matches!(weight, Weight::Nf4(_));
             assert!(model.linears().all(|linear| is_4bit(&linear.weight) == self.load_in_4bit));
         }

@@ -21,6 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 
 from exact_nf4 import use_exact_nf4_decoding
+from fixtures.adapters import write_adapters
 from fixtures.families import FAMILIES, write_model
 from fixtures.forms import write_forms
 from fixtures.gguf import write_gguf
@@ -70,6 +71,7 @@ GROUPS = {
     "models": models,
     "trajectories": trajectories,
     "preferences": preferences,
+    "adapters": write_adapters,
     "nf4": nf4,
     "rope": write_rope,
     "ops": write_ops,

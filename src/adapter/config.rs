@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::init::InitLoraWeights;
 use super::patterns::ModuleNames;
 use super::targets::TargetModules;
 use crate::files::enclosed;
@@ -12,6 +13,8 @@ use crate::model::{Object, parse_object, shorten};
 use crate::{Error, Result};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
+/// The table that PEFT takes tokens to be rows of where none is named.
+pub(super) const EMBED_TOKENS: &str = "embed_tokens";
 
 /// PEFT's task type of sequence classifiers, reward models among them.
 const CLASSIFIER: &str = "SEQ_CLS";
@@ -43,6 +46,14 @@ pub struct PeftConfig {
     pub modules_to_save: Vec<String>,
     /// Whether it is for a sequence classifier, whose head (`score`) is saved with it.
     pub is_classifier: bool,
+    /// Tokens whose rows are trained, by the table's name; `embed_tokens` where only tokens are given.
+    pub trainable_token_indices: Vec<(String, Vec<u32>)>,
+    /// Whether B has a bias.
+    pub lora_bias: bool,
+    /// DoRA: whether the rows of weights have magnitudes.
+    pub use_dora: bool,
+    /// What the factors begin with.
+    pub init_lora_weights: InitLoraWeights,
     /// The model that the adapter is for: `Org/Name` or a directory.
     pub base_model_name_or_path: Option<String>,
     /// The revision of that model.
@@ -65,6 +76,10 @@ impl Default for PeftConfig {
             alpha_pattern: Vec::new(),
             modules_to_save: Vec::new(),
             is_classifier: false,
+            trainable_token_indices: Vec::new(),
+            lora_bias: false,
+            use_dora: false,
+            init_lora_weights: InitLoraWeights::Kaiming,
             base_model_name_or_path: None,
             revision: None,
         }
@@ -154,6 +169,10 @@ impl PeftConfig {
                 _ => texts("modules_to_save")?,
             },
             is_classifier: object.text("task_type")? == Some(CLASSIFIER),
+            trainable_token_indices: read_tokens(&object)?,
+            lora_bias: object.flag("lora_bias")?.unwrap_or(false),
+            use_dora: object.flag("use_dora")?.unwrap_or(false),
+            init_lora_weights: read_init(&object)?,
             base_model_name_or_path: object.text("base_model_name_or_path")?.map(String::from),
             revision: object.text("revision")?.map(String::from),
         })
@@ -174,6 +193,16 @@ impl PeftConfig {
         let ranks = self.rank_pattern.iter().map(|(pattern, r)| (pattern.clone(), json!(r)));
         let alphas = self.alpha_pattern.iter();
         let alphas = alphas.map(|(pattern, alpha)| (pattern.clone(), whole_or_not(*alpha)));
+        let init: Value =
+            serde_json::from_str(&self.init_lora_weights.text()).unwrap_or(true.into());
+        let tokens = match &self.trainable_token_indices[..] {
+            [] => Value::Null,
+            [(table, ids)] if table == EMBED_TOKENS => json!(ids),
+            tables => {
+                let tables = tables.iter().map(|(table, ids)| (table.clone(), json!(ids)));
+                Value::Object(tables.collect())
+            }
+        };
         let or_null = |names: &[String]| match names.is_empty() {
             true => Value::Null,
             false => json!(names),
@@ -186,11 +215,11 @@ impl PeftConfig {
             "exclude_modules": excluded,
             "fan_in_fan_out": false,
             "inference_mode": true,
-            "init_lora_weights": true,
+            "init_lora_weights": init,
             "layers_pattern": or_null(&self.layers_pattern),
             "layers_to_transform": self.layers_to_transform,
             "lora_alpha": whole_or_not(self.lora_alpha),
-            "lora_bias": false,
+            "lora_bias": self.lora_bias,
             "lora_dropout": self.lora_dropout,
             "modules_to_save": or_null(&self.modules_to_save),
             "peft_type": "LORA",
@@ -199,7 +228,8 @@ impl PeftConfig {
             "revision": self.revision,
             "target_modules": targets,
             "task_type": if self.is_classifier { CLASSIFIER } else { "CAUSAL_LM" },
-            "use_dora": false,
+            "trainable_token_indices": tokens,
+            "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
         });
         format!("{config:#}")
@@ -238,6 +268,51 @@ fn read_names(object: &Object, key: &str) -> Result<Option<ModuleNames>> {
     }
     let names = object.texts(key)?.filter(|names| !names.is_empty());
     Ok(names.map(|names| ModuleNames::Names(names.into_iter().map(String::from).collect())))
+}
+
+/// How the factors began. What matters of it once an adapter is trained is whether the base goes without
+/// something.
+fn read_init(object: &Object) -> Result<InitLoraWeights> {
+    const KEY: &str = "init_lora_weights";
+    match object.get(KEY) {
+        None | Some(Value::Bool(true)) => Ok(InitLoraWeights::Kaiming),
+        Some(Value::Bool(false)) => Ok(InitLoraWeights::Uniform),
+        // These leave the base as it is.
+        Some(Value::String(name)) if ["eva", "orthogonal", "mica"].contains(&name.as_str()) => {
+            Ok(InitLoraWeights::Kaiming)
+        }
+        Some(Value::String(name)) => InitLoraWeights::parse(name).map_err(|expected| {
+            object.error(
+                KEY,
+                format_args!(
+                    "{name:?} is not supported (expected {expected}): it changes the base model; \
+                     convert the adapter to a plain one with PEFT \
+                     (path_initial_model_for_weight_conversion)"
+                ),
+            )
+        }),
+        Some(other) => {
+            let found = shorten(other);
+            Err(object.error(KEY, format_args!("must be true, false or a name, found {found}")))
+        }
+    }
+}
+
+/// A list of tokens, which stands for rows of the embedding, or lists by tables.
+fn read_tokens(object: &Object) -> Result<Vec<(String, Vec<u32>)>> {
+    const KEY: &str = "trainable_token_indices";
+    let ids = |object: &Object, key: &str| -> Result<Vec<u32>> {
+        Ok(object.counts(key)?.unwrap_or_default().into_iter().map(|id| id as u32).collect())
+    };
+    let tables = match object.get(KEY) {
+        Some(Value::Object(_)) => object.object(KEY)?,
+        _ => {
+            let ids = ids(object, KEY)?;
+            return Ok(if ids.is_empty() { Vec::new() } else { vec![(EMBED_TOKENS.into(), ids)] });
+        }
+    };
+    let Some(tables) = tables else { return Ok(Vec::new()) };
+    tables.keys().map(|table| Ok((table.to_owned(), ids(&tables, table)?))).collect()
 }
 
 /// Values by patterns.
@@ -293,18 +368,6 @@ fn refuse_unsupported(object: &Object) -> Result<()> {
             object.error("bias", format_args!("{bias:?} is not supported; supported is \"none\""))
         );
     }
-    // The other ways to begin change the base model's weights as well.
-    if let Some(Value::String(init)) = object.get("init_lora_weights")
-        && !["gaussian", "eva", "orthogonal"].contains(&init.as_str())
-    {
-        return Err(object.error(
-            "init_lora_weights",
-            format_args!(
-                "{init:?} is not supported: it changes the base model; convert the adapter to a \
-                 plain one with PEFT (path_initial_model_for_weight_conversion)"
-            ),
-        ));
-    }
     let read = [
         "peft_type",
         "task_type",
@@ -320,6 +383,10 @@ fn refuse_unsupported(object: &Object) -> Result<()> {
         "layers_pattern",
         "rank_pattern",
         "alpha_pattern",
+        "modules_to_save",
+        "trainable_token_indices",
+        "lora_bias",
+        "use_dora",
         "base_model_name_or_path",
         "revision",
     ];
@@ -392,15 +459,14 @@ mod tests {
         let text = example().to_json();
         for (from, to, expected) in [
             ("\"LORA\"", "\"LOHA\"", "`peft_type` \"LOHA\""),
-            ("\"use_dora\": false", "\"use_dora\": true", "`use_dora` = true"),
             ("\"bias\": \"none\"", "\"bias\": \"all\"", "`bias` \"all\""),
             (
                 "\"rank_pattern\": {}",
                 "\"rank_pattern\": {\"q\": 0}",
                 "`rank_pattern` must give \"q\"",
             ),
-            ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "[\"lm_head\"]"),
-            ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "\"pissa\""),
+            ("\"modules_to_save\": null", "\"modules_to_save\": 1", "`modules_to_save`"),
+            ("\"init_lora_weights\": true", "\"init_lora_weights\": \"corda\"", "\"corda\""),
             ("CAUSAL_LM", "SEQ_CLS", "`task_type` \"SEQ_CLS\""),
             ("\"r\": 2", "\"r\": 0", "`r`"),
             ("\"r\": 2", "\"r\": 2, \"new_key\": 1", "`new_key` = 1"),
@@ -419,12 +485,21 @@ mod tests {
             exclude_modules: Some(ModuleNames::Names(vec!["layers.0.self_attn.q_proj".into()])),
             rank_pattern: vec![("a.*".into(), 3), ("b".into(), 4)],
             alpha_pattern: vec![("b".into(), 0.5)],
+            use_dora: true,
+            init_lora_weights: InitLoraWeights::PissaNiter(4),
+            trainable_token_indices: vec![
+                ("embed_tokens".into(), vec![1]),
+                ("lm_head".into(), vec![2]),
+            ],
             ..example()
         };
         let layers = PeftConfig {
             layers_to_transform: Some(vec![1, 3]),
             layers_pattern: vec!["layers".into()],
             exclude_modules: Some(ModuleNames::Pattern(".*k.*".into())),
+            modules_to_save: vec!["lm_head".into()],
+            trainable_token_indices: vec![("embed_tokens".into(), vec![7, 3])],
+            lora_bias: true,
             target_modules: TargetModules::AllLinear,
             ..example()
         };

@@ -1,10 +1,12 @@
 //! Which modules an adapter's settings choose, as PEFT chooses them.
 
 use super::config::PeftConfig;
-use super::patterns::{Layers, Matcher, ModuleNames, Overrides};
-use super::targets::{LoraModule, TargetModules, adaptable, others, unknown};
+use super::patterns::{Layers, Matcher, ModuleNames, Overrides, ends_with};
+use super::targets::{LoraModule, ModuleKind, TargetModules, adaptable, others, unknown};
+use crate::model::spec::{EMBEDDING_MODULE, HEAD_MODULE, TensorSpec};
 use crate::model::{ModelConfig, Spec};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 impl PeftConfig {
     /// The modules of `model` that have an update, in the order of [`Spec::tensors`]. What is excluded or
@@ -33,10 +35,103 @@ impl PeftConfig {
                 LoraModule { path, kind, inputs, outputs, r, scale }
             })
             .collect();
+        self.check_forms(&modules)?;
         match modules.is_empty() {
             false => Ok(modules),
             true => Err(unknown(&self.shown_targets(), spec)),
         }
+    }
+
+    /// Refuses settings that do not go together, as PEFT does, and DoRA of the head.
+    fn check_forms(&self, modules: &[LoraModule]) -> Result<()> {
+        let has = |kind| modules.iter().any(|module| module.kind == kind);
+        if self.lora_bias && self.use_dora {
+            return Err(Error::input("lora_bias does not go with use_dora: leave one of them out"));
+        }
+        if self.lora_bias && has(ModuleKind::Embedding) {
+            return Err(Error::input(
+                "lora_bias does not go with an update of embed_tokens: leave one of them out",
+            ));
+        }
+        let takes = self.init_lora_weights.takes_from_base();
+        if takes && (self.use_dora || self.lora_bias) {
+            return Err(Error::input(format!(
+                "init_lora_weights = {} does not go with use_dora or lora_bias: leave one of them out",
+                self.init_lora_weights.text()
+            )));
+        }
+        if self.use_dora && has(ModuleKind::Head) {
+            return Err(Error::input(
+                "use_dora is not supported for lm_head: leave it out of target_modules, or name it \
+                 in modules_to_save, which trains it whole",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The tensors of `modules_to_save`: those in modules whose path ends with one of these names.
+    ///
+    /// # Errors
+    /// `Error::Input` for a name that no module has.
+    pub fn saved_tensors(&self, spec: &Spec) -> Result<Vec<TensorSpec>> {
+        let mut tensors = spec.tensors();
+        if spec.tie_word_embeddings {
+            tensors.push(spec.own_head());
+        }
+        let mut used = BTreeSet::new();
+        tensors.retain(|tensor| {
+            // The module that it is of, and those that this one is in.
+            let ends = tensor.name.char_indices().filter(|&(_, c)| c == '.').map(|(end, _)| end);
+            let modules: Vec<&str> = ends.map(|end| &tensor.name[..end]).collect();
+            let names = self.names_to_save();
+            let names =
+                names.filter(|name| modules.iter().any(|path| path.ends_with(name.as_str())));
+            names.fold(false, |_, name| {
+                used.insert(name);
+                true
+            })
+        });
+        match self.names_to_save().find(|name| !used.contains(name)) {
+            None => Ok(tensors),
+            Some(name) => Err(Error::input(format!(
+                "modules_to_save: {name:?} is no module of the model; expected names such as \
+                 lm_head, embed_tokens, norm"
+            ))),
+        }
+    }
+
+    /// `modules_to_save` but for a classifier's head, which goes its own way.
+    fn names_to_save(&self) -> impl Iterator<Item = &String> {
+        self.modules_to_save.iter().filter(|name| !self.is_classifier || *name != "score")
+    }
+
+    /// The tables of `trainable_token_indices`, by their paths, each with the tokens whose rows are
+    /// trained.
+    ///
+    /// # Errors
+    /// `Error::Input` for another table, a token that the model does not have or that is there twice.
+    pub fn token_rows(&self, spec: &Spec) -> Result<Vec<(String, Vec<u32>)>> {
+        const KEY: &str = "trainable_token_indices";
+        let rows = self.trainable_token_indices.iter().map(|(table, ids)| {
+            let tables = [EMBEDDING_MODULE, HEAD_MODULE];
+            let Some(path) = tables.into_iter().find(|path| ends_with(path, table)) else {
+                return Err(Error::input(format!(
+                    "{KEY}: {table:?} is no table of tokens; expected embed_tokens or lm_head"
+                )));
+            };
+            let mut seen = BTreeSet::new();
+            let wrong = |id: &&u32| **id as usize >= spec.vocab_size || !seen.insert(**id);
+            match ids.iter().find(wrong) {
+                None => Ok((path.to_owned(), ids.clone())),
+                Some(id) => Err(Error::input(format!(
+                    "{KEY}: token {id} is there twice or not one of the model's {} tokens",
+                    spec.vocab_size
+                ))),
+            }
+        });
+        let mut rows = rows.collect::<Result<Vec<_>>>()?;
+        rows.retain(|(_, ids)| !ids.is_empty());
+        Ok(rows)
     }
 
     fn shown_targets(&self) -> String {

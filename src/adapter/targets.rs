@@ -2,6 +2,7 @@
 
 use super::patterns::ends_with;
 use crate::model::Spec;
+use crate::model::spec::{EMBEDDING_MODULE, HEAD_MODULE};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -82,18 +83,24 @@ impl TargetModules {
 /// What is said of targets that are no modules that can have an adapter.
 pub(super) fn unknown(what: &str, spec: &Spec) -> Error {
     Error::input(format!(
-        "target_modules: {what} is no linear layer that can have an adapter; expected names of {}",
+        "target_modules: {what} is no linear layer that can have an adapter; expected names of {}, \
+         lm_head, embed_tokens",
         spec.module_names().join(", ")
     ))
 }
 
 /// The modules of a network that can have an adapter: path, kind, inputs, outputs.
 pub(super) fn adaptable(spec: &Spec) -> Vec<(String, ModuleKind, usize, usize)> {
-    let tensors = spec.tensors();
-    let linear = tensors.iter().filter_map(|tensor| tensor.linear());
-    linear
-        .map(|(path, [outputs, inputs])| (path.into(), ModuleKind::Linear, inputs, outputs))
-        .collect()
+    let (vocabulary, width) = (spec.vocab_size, spec.hidden_size);
+    let mut found = vec![(EMBEDDING_MODULE.into(), ModuleKind::Embedding, vocabulary, width)];
+    for tensor in spec.tensors() {
+        if let Some((path, [outputs, inputs])) = tensor.linear() {
+            found.push((path.into(), ModuleKind::Linear, inputs, outputs));
+        }
+    }
+    // There is a head even where its weight is the embedding's.
+    found.push((HEAD_MODULE.into(), ModuleKind::Head, width, vocabulary));
+    found
 }
 
 /// Every module of a network that is not [`adaptable`]: norms, and what others are in.

@@ -1,6 +1,6 @@
 //! The command lines of the programs that take a model as it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, ValueEnum};
@@ -18,8 +18,9 @@ pub struct ModelOptions {
     /// the adapter's base model is the default
     #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
     pub model: Option<String>,
-    /// A PEFT adapter; several as NAME=DIR where the program takes several
-    #[arg(long, value_name = "[NAME=]DIR")]
+    /// A PEFT adapter; several as NAME=DIR where the program takes several; those that are given as
+    /// DIR:WEIGHT are added up to one, each times its weight
+    #[arg(long, value_name = "[NAME=]DIR[:WEIGHT]")]
     pub adapter: Vec<AdapterOption>,
     /// Store the weights in 4 bits
     #[arg(long)]
@@ -76,7 +77,14 @@ impl ModelOptions {
         match self.adapter.as_slice() {
             [] => Ok(None),
             [one] => Ok(Some(one)),
-            _ => Err(Error::input("--adapter: this program takes one adapter")),
+            // They are one together.
+            [first, ..] if self.adapter.iter().all(|adapter| adapter.weight.is_some()) => {
+                Ok(Some(first))
+            }
+            _ => Err(Error::input(
+                "--adapter: this program takes one adapter, or several that are added up by weights: \
+                 --adapter DIR:0.5",
+            )),
         }
     }
 
@@ -88,7 +96,7 @@ impl ModelOptions {
         for (index, adapter) in self.adapter.iter().enumerate() {
             let shown = adapter.path.display();
             match &adapter.name {
-                None if self.adapter.len() > 1 => {
+                None if self.adapter.len() > 1 && adapter.weight.is_none() => {
                     return Err(Error::input(format!(
                         "--adapter {shown}: each of several adapters needs a name: --adapter \
                          NAME={shown}"
@@ -110,28 +118,38 @@ impl ModelOptions {
     }
 }
 
-/// `DIR` or `NAME=DIR`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `DIR` or `NAME=DIR`, and `:WEIGHT` behind it where it is to be added to others.
+#[derive(Clone, Debug, PartialEq)]
 pub struct AdapterOption {
     /// The name to switch to it by.
     pub name: Option<String>,
     /// The adapter's directory.
     pub path: PathBuf,
+    /// What its update is multiplied by: those with a weight are added up to one adapter.
+    pub weight: Option<f64>,
 }
 
 impl FromStr for AdapterOption {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let unnamed = || Self { name: None, path: PathBuf::from(text) };
+        // A directory may have `:` in its name.
+        let is_weight = |weight: &f64| weight.is_finite() && !Path::new(text).exists();
+        let split = text.rsplit_once(':').filter(|(path, _)| !path.is_empty());
+        let weight = split.and_then(|(_, weight)| weight.parse().ok()).filter(is_weight);
+        let text = match (split, weight) {
+            (Some((path, _)), Some(_)) => path,
+            _ => text,
+        };
+        let unnamed = || Self { name: None, path: PathBuf::from(text), weight };
         match text.split_once('=') {
             // A directory may have `=` in its name.
             Some((name, _)) if name.contains(['/', '\\']) => Ok(unnamed()),
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(Self { name: Some(name.to_owned()), path: PathBuf::from(path) })
+                Ok(Self { name: Some(name.to_owned()), path: PathBuf::from(path), weight })
             }
             None if !text.is_empty() => Ok(unnamed()),
-            _ => Err("expected DIR or NAME=DIR".to_owned()),
+            _ => Err("expected DIR, NAME=DIR or NAME=DIR:WEIGHT".to_owned()),
         }
     }
 }

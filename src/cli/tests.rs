@@ -152,9 +152,9 @@ fn several_adapters_have_names() {
         options.model.named_adapters().map(<[AdapterOption]>::to_vec)
     };
     let one = adapters(&["--adapter", "runs/a=b/x"]).unwrap();
-    assert_eq!(one, [AdapterOption { name: None, path: "runs/a=b/x".into() }]);
+    assert_eq!(one, [AdapterOption { name: None, path: "runs/a=b/x".into(), weight: None }]);
     let two = adapters(&["--adapter", "a=x", "--adapter", "b=y"]).unwrap();
-    assert_eq!(two[1], AdapterOption { name: Some("b".into()), path: "y".into() });
+    assert_eq!(two[1], AdapterOption { name: Some("b".into()), path: "y".into(), weight: None });
     assert!(adapters(&["--adapter", "a=x", "--adapter", "y"]).is_err());
     assert!(adapters(&["--adapter", "a=x", "--adapter", "a=y"]).is_err());
     assert!(adapters(&["--adapter", "none=x"]).is_err());

@@ -1,6 +1,6 @@
 //! The settings of LoRA.
 
-use crate::adapter::{ModuleNames, PeftConfig, TargetModules};
+use crate::adapter::{InitLoraWeights, ModuleNames, PeftConfig, TargetModules};
 use crate::model::Spec;
 use std::path::PathBuf;
 
@@ -23,9 +23,21 @@ pub struct LoraConfig {
     pub rank_pattern: Vec<(String, usize)>,
     /// The same for `lora_alpha`.
     pub alpha_pattern: Vec<(String, f64)>,
+    /// Modules that are trained whole.
+    pub modules_to_save: Vec<String>,
+    /// Tokens whose rows are trained, by the table's name.
+    pub trainable_token_indices: Vec<(String, Vec<u32>)>,
+    /// A bias of `lora_B`.
+    pub lora_bias: bool,
+    /// Magnitudes of weights' rows (DoRA, arXiv:2402.09353).
+    pub use_dora: bool,
     /// Scale by `lora_alpha / sqrt(r)` instead (arXiv:2312.03732).
     pub use_rslora: bool,
-    /// A PEFT adapter to start from (absolute): all of the above but dropout comes from it.
+    /// What the factors begin with.
+    pub init_lora_weights: InitLoraWeights,
+    /// LoRA+: `lora_B` learns at so many times the learning rate.
+    pub loraplus_lr_ratio: Option<f64>,
+    /// A PEFT adapter to start from (absolute): all but dropout and LoRA+ comes from it.
     pub adapter: Option<PathBuf>,
 }
 
@@ -40,7 +52,13 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            modules_to_save: Vec::new(),
+            trainable_token_indices: Vec::new(),
+            lora_bias: false,
+            use_dora: false,
             use_rslora: false,
+            init_lora_weights: InitLoraWeights::Kaiming,
+            loraplus_lr_ratio: None,
             adapter: None,
         }
     }
@@ -59,6 +77,11 @@ impl LoraConfig {
             layers_to_transform: self.layers_to_transform.clone(),
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
+            modules_to_save: self.modules_to_save.clone(),
+            trainable_token_indices: self.trainable_token_indices.clone(),
+            lora_bias: self.lora_bias,
+            use_dora: self.use_dora,
+            init_lora_weights: self.init_lora_weights,
             ..PeftConfig::default()
         }
     }

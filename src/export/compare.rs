@@ -37,10 +37,11 @@ pub fn logits(model: &Model, max_positions: usize) -> Result<Vec<f32>> {
     let device = model.embed_tokens.device();
     let context = Context::of_sequences(device, &positions, &bounds, Implementation::Flash, None)?;
     let tape = Tape::inference();
-    let hidden = model.hidden(&tape, &ids, &Rc::new(context))?;
+    let context = Rc::new(context);
+    let hidden = model.hidden(&tape, &ids, &context)?;
     // A classifier's head is f32 always.
     let hidden = ops::cast(&tape, &hidden, model.lm_head.dtype())?;
-    ops::matmul(&tape, &hidden, &model.lm_head)?.read_f32()
+    model.logits(&tape, &hidden, &context)?.read_f32()
 }
 
 /// Compares logits [T, vocab] of two models.

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use crate::adapter::{LoraModule, LoraWeights};
+use crate::adapter::{AdapterWeights, LoraModule, LoraWeights, ModuleKind, RowWeights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::model::spec::{Role, TensorSpec};
-use crate::model::{Weights, bnb};
+use crate::model::spec::{EMBEDDING, HEAD, Role, TensorSpec};
+use crate::model::{ModelConfig, Weights, bnb};
 use crate::quant::Nf4Weight;
 
 /// Which base weights the adapter is added to.
@@ -32,7 +32,14 @@ pub struct Merge<'a> {
     base_dtype: DType,
     /// What values are rounded to.
     dtype: DType,
-    layers: BTreeMap<String, LoraWeights>,
+    /// Low-rank updates, by the names of the tensors that they are added to.
+    loras: BTreeMap<String, LoraWeights>,
+    /// Biases of updates, by the names of the biases.
+    biases: BTreeMap<String, Vec<f32>>,
+    /// Tensors in the place of the base's.
+    saved: BTreeMap<String, Vec<f32>>,
+    /// Rows in the place of the base's.
+    rows: BTreeMap<String, RowWeights>,
     /// A classifier's head, where the adapter brings it.
     score: Option<Vec<f32>>,
     counts: Cell<Counts>,
@@ -50,8 +57,18 @@ pub struct Counts {
 impl<'a> Merge<'a> {
     /// The base alone, in `dtype`.
     pub fn new(weights: &'a Weights, base: Base, dtype: DType) -> Self {
-        let (layers, counts) = (BTreeMap::new(), Cell::default());
-        Self { weights, base, base_dtype: dtype, dtype, layers, score: None, counts }
+        Self {
+            weights,
+            base,
+            base_dtype: dtype,
+            dtype,
+            loras: BTreeMap::new(),
+            biases: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            score: None,
+            counts: Cell::default(),
+        }
     }
 
     /// With values rounded to another dtype than the base is computed in: to f32 where the result is
@@ -60,16 +77,51 @@ impl<'a> Merge<'a> {
         Self { dtype, ..self }
     }
 
-    /// With an adapter.
-    pub fn with_adapter(mut self, adapter: Vec<LoraWeights>) -> Self {
-        let named = |weights: LoraWeights| (format!("{}.weight", weights.module.path), weights);
-        self.layers = adapter.into_iter().map(named).collect();
-        self
-    }
-
-    /// With the head that an adapter brings.
-    pub fn with_score(self, score: Option<Vec<f32>>) -> Self {
-        Self { score, ..self }
+    /// With an adapter of the model that `config` describes, which is changed where the result has
+    /// another form: a head that differs from the embedding is no longer tied to it.
+    ///
+    /// # Errors
+    /// `Error::Input` for a bias that the model has no place for.
+    pub fn with_adapter(
+        mut self,
+        config: &mut ModelConfig,
+        adapter: AdapterWeights,
+    ) -> Result<Self> {
+        let AdapterWeights { loras, saved, rows, replaced, score } = adapter;
+        self.score = score;
+        let tensors = config.spec.tensors();
+        for weights in loras.iter().map(LoraWeights::flat) {
+            let path = &weights.module.path;
+            if let Some(bias) = &weights.bias {
+                let name = format!("{path}.bias");
+                if !tensors.iter().any(|tensor| tensor.name == name) {
+                    return Err(Error::input(format!(
+                        "{path} has no bias that the adapter's (lora_bias) could be added to, so it \
+                         cannot be merged; use the adapter as it is"
+                    )));
+                }
+                let scale = weights.module.scale as f32;
+                self.biases.insert(name, bias.iter().map(|x| scale * x).collect());
+            }
+            self.loras.insert(format!("{path}.weight"), weights);
+        }
+        let whole = replaced.into_iter().chain(saved);
+        self.saved = whole.map(|saved| (saved.tensor.name, saved.values)).collect();
+        self.rows =
+            rows.into_iter().map(|rows| (format!("{}.weight", rows.module), rows)).collect();
+        if config.spec.tie_word_embeddings {
+            // Rows are tied like the tables, unless the head has its own.
+            let of_embedding = self.rows.get(EMBEDDING).cloned();
+            let is_alone = self.rows.len() == usize::from(of_embedding.is_some());
+            let has = |name| self.loras.contains_key(name) || self.saved.contains_key(name);
+            if has(EMBEDDING) || has(HEAD) || !is_alone {
+                config.untie();
+                if let Some(rows) = of_embedding {
+                    self.rows.entry(HEAD.into()).or_insert(rows);
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// The dtype that all values are rounded to.
@@ -89,8 +141,20 @@ impl<'a> Merge<'a> {
     /// `Error::Input` for a tensor that is missing, not floats, or beyond the range of `dtype`.
     pub fn values(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
         let name = tensor.name.as_str();
-        let mut values = self.base_values(tensor)?;
-        match self.layers.get(name) {
+        let mut values = match self.saved.get(name) {
+            Some(saved) => saved.clone(),
+            None => self.base_values(tensor)?,
+        };
+        if let Some(RowWeights { ids, values: rows, .. }) = self.rows.get(name) {
+            let width = rows.len() / ids.len();
+            for (&id, row) in ids.iter().zip(rows.chunks_exact(width)) {
+                values[id as usize * width..][..width].copy_from_slice(row);
+            }
+        }
+        if let Some(bias) = self.biases.get(name) {
+            values.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+        }
+        match self.loras.get(name) {
             Some(lora) => self.add(lora, &mut values),
             None => values.iter_mut().for_each(|x| *x = self.dtype.round(*x)),
         }
@@ -110,6 +174,9 @@ impl<'a> Merge<'a> {
     /// `Error::Input` for a tensor that is missing, or not finite floats.
     pub fn exact(&self, tensor: &TensorSpec) -> Result<Vec<f32>> {
         let name = tensor.name.as_str();
+        if self.saved.contains_key(name) || self.biases.contains_key(name) {
+            return self.values(tensor);
+        }
         let stored = self.weights.expect(name)?;
         let unreadable = || Error::input(format!("tensor {name} is not stored as finite floats"));
         let values = stored.to_f32().ok_or_else(unreadable)?;
@@ -118,7 +185,8 @@ impl<'a> Merge<'a> {
 
     /// The stored 4-bit weight, where the adapter leaves it as it is.
     pub fn untouched_nf4(&self, tensor: &TensorSpec) -> Result<Option<Nf4Weight>> {
-        match self.layers.contains_key(&tensor.name) {
+        let name = &tensor.name;
+        match self.loras.contains_key(name) || self.saved.contains_key(name) {
             true => Ok(None),
             false => Ok(bnb::read(self.weights, &tensor.name)?.map(|(weight, _)| weight)),
         }
@@ -132,7 +200,11 @@ impl<'a> Merge<'a> {
         if let Some((weight, _)) = bnb::read(self.weights, name)? {
             return Ok(weight.dequantize(self.base_dtype));
         }
-        let stored = self.weights.expect(name)?;
+        let stored = match self.weights.get(name) {
+            // The result's head is its own; the base's is the embedding.
+            None if name == HEAD => self.weights.expect(EMBEDDING)?,
+            _ => self.weights.expect(name)?,
+        };
         let unreadable = || Error::input(format!("tensor {name} is not stored as floats"));
         let mut values = stored.to_f32().ok_or_else(unreadable)?;
         match (self.base, tensor.linear()) {
@@ -148,39 +220,63 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// `values` [N, K] += scale * lora_b [N, rank] lora_a [rank, K], rounded.
+    /// `values` [N, K] += scale * lora_b [N, rank] lora_a [rank, K], rounded. Of an embedding [V, C] the
+    /// same with the factors' parts exchanged: its update is the transpose of that. With magnitudes each
+    /// row of the weight (each column of an embedding) then gets its length.
     fn add(&self, lora: &LoraWeights, values: &mut [f32]) {
-        let columns = lora.module.inputs;
-        let LoraModule { r, scale, .. } = lora.module;
+        let LoraModule { kind, inputs, outputs, r, scale, .. } = lora.module;
         let (dtype, scale) = (self.dtype, scale as f32);
-        let add_row = |(row, b): (&mut [f32], &[f32])| {
+        let is_table = kind == ModuleKind::Embedding;
+        let (of_rows, of_columns, columns) = match is_table {
+            false => (lora.lora_b.clone(), lora.lora_a.clone(), inputs),
+            true => (transposed(&lora.lora_a, inputs), transposed(&lora.lora_b, r), outputs),
+        }; // [N, rank], [rank, K]
+        let before = values.to_vec();
+        let rows = values.par_chunks_exact_mut(columns).zip(of_rows.par_chunks_exact(r));
+        rows.for_each(|(row, b)| {
             let mut update = vec![0f32; columns]; // [K]
-            for (b, a) in b.iter().zip(lora.lora_a.chunks_exact(columns)) {
+            for (b, a) in b.iter().zip(of_columns.chunks_exact(columns)) {
                 update.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
             }
-            let mut counts = Counts::default();
-            for (x, update) in row.iter_mut().zip(update) {
-                let merged = dtype.round(*x + scale * update);
-                counts.updated += u64::from(update != 0.0);
-                counts.changed += u64::from(merged != dtype.round(*x));
-                *x = merged;
-            }
-            counts
-        };
+            row.iter_mut().zip(update).for_each(|(x, update)| *x += scale * update);
+        });
+        if let Some(magnitude) = &lora.magnitude {
+            set_lengths(values, columns, is_table, magnitude);
+        }
+        let pairs = values.par_iter_mut().zip(before.par_iter());
+        let counts = pairs.map(|(x, &before)| {
+            let updated = u64::from(*x != before);
+            *x = dtype.round(*x);
+            Counts { updated, changed: u64::from(updated == 1 && *x != dtype.round(before)) }
+        });
         let sum = |a: Counts, b: Counts| Counts {
             updated: a.updated + b.updated,
             changed: a.changed + b.changed,
         };
-        let rows = values.par_chunks_exact_mut(columns).zip(lora.lora_b.par_chunks_exact(r));
-        let counts = rows.map(add_row).reduce(Counts::default, sum);
+        let counts = counts.reduce(Counts::default, sum);
         self.counts.set(sum(self.counts.get(), counts));
     }
+}
+
+/// Gives each row of `values` [N, K] its length in `magnitude` `[N]`; each column where `by_column`.
+fn set_lengths(values: &mut [f32], columns: usize, by_column: bool, magnitude: &[f32]) {
+    let mut squares = vec![0f64; magnitude.len()];
+    let of = |i: usize| if by_column { i % columns } else { i / columns };
+    values.iter().enumerate().for_each(|(i, x)| squares[of(i)] += f64::from(*x).powi(2));
+    let lengths = magnitude.iter().zip(squares);
+    let factors: Vec<f32> =
+        lengths.map(|(length, square)| (f64::from(*length) / square.sqrt()) as f32).collect();
+    values.iter_mut().enumerate().for_each(|(i, x)| *x *= factors[of(i)]);
+}
+
+/// `values` [n, columns], transposed.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| values[c..].iter().step_by(columns.max(1)).copied()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::ModuleKind;
     use crate::model::save::{TensorPlan, save_tensors};
     use crate::model::spec::Projection;
 
@@ -207,14 +303,22 @@ mod tests {
     fn adapter(scale: f64) -> Vec<LoraWeights> {
         let (path, kind) = ("q_proj".into(), ModuleKind::Linear);
         let module = LoraModule { path, kind, inputs: 3, outputs: 2, r: 1, scale };
-        vec![LoraWeights { module, lora_a: vec![1.0, 2.0, 0.0], lora_b: vec![1.0, -1.0] }]
+        vec![LoraWeights::new(module, vec![1.0, 2.0, 0.0], vec![1.0, -1.0])]
+    }
+
+    fn merged(weights: &Weights, base: Base, dtype: DType, loras: Vec<LoraWeights>) -> Merge<'_> {
+        let text = r#"{"model_type": "llama", "vocab_size": 10, "hidden_size": 4,
+            "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2}"#;
+        let mut config = ModelConfig::from_json(text, "config.json").unwrap();
+        let adapter = AdapterWeights { loras, ..AdapterWeights::default() };
+        Merge::new(weights, base, dtype).with_adapter(&mut config, adapter).unwrap()
     }
 
     #[test]
     fn the_update_is_scaled_added_and_rounded_once() {
         let base = weights("q_proj.weight", [2, 3], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
         let lora = adapter(0.25);
-        let merge = Merge::new(&base, Base::Original, DType::F32).with_adapter(lora);
+        let merge = merged(&base, Base::Original, DType::F32, lora);
         assert_eq!(merge.values(&q_proj()).unwrap(), [1.25, 1.5, 1.0, 0.75, 0.5, 1.0]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 4 });
     }
@@ -223,7 +327,7 @@ mod tests {
     fn an_update_below_the_resolution_of_the_dtype_is_counted_as_lost() {
         let base = weights("q_proj.weight", [2, 3], &[1.0; 6]);
         let lora = adapter(1e-4);
-        let merge = Merge::new(&base, Base::Original, DType::BF16).with_adapter(lora);
+        let merge = merged(&base, Base::Original, DType::BF16, lora);
         assert_eq!(merge.values(&q_proj()).unwrap(), [1.0; 6]);
         assert_eq!(merge.counts(), Counts { updated: 4, changed: 0 });
     }
@@ -234,7 +338,7 @@ mod tests {
         let base = weights("q_proj.weight", [2, 3], &values);
         let lora = adapter(0.5);
         let into = Base::Dequantized { double: false };
-        let merge = Merge::new(&base, into, DType::F32).with_adapter(lora);
+        let merge = merged(&base, into, DType::F32, lora);
         let decoded = Nf4Weight::quantize(&values, [2, 3]).unwrap().dequantize(DType::F32);
         let update = [0.5, 1.0, 0.0, -0.5, -1.0, 0.0];
         let expected: Vec<f32> = decoded.iter().zip(update).map(|(x, u)| x + u).collect();

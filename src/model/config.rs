@@ -122,7 +122,7 @@ impl ModelConfig {
     }
 
     /// Takes the head for a matrix of its own, whatever the file says.
-    pub(super) fn untie(&mut self) {
+    pub(crate) fn untie(&mut self) {
         self.spec.tie_word_embeddings = false;
         self.raw.insert("tie_word_embeddings".into(), false.into());
     }

@@ -120,7 +120,17 @@ impl Loader<'_> {
         };
         let ropes = spec.ropes.iter().map(|rope| self.rope(rope)).collect::<Result<_>>()?;
         let (config, recompute) = (self.config.clone(), Recompute::default());
-        Ok(Model { config, embed_tokens, layers, norm, lm_head, ropes, recompute })
+        Ok(Model {
+            config,
+            embed_tokens,
+            embedding_updates: BTreeMap::new(),
+            layers,
+            norm,
+            lm_head,
+            head_updates: BTreeMap::new(),
+            ropes,
+            recompute,
+        })
     }
 
     /// The tables of a rotary embedding; those of long sequences, where they have others and may come,
@@ -190,8 +200,10 @@ impl Loader<'_> {
     }
 
     fn norm(&mut self, block: Option<usize>, spec: &NormSpec) -> Result<RmsNorm> {
-        let weight = self.tensor(&spec.tensor(block))?;
-        Ok(RmsNorm { weight, eps: spec.eps, offset: spec.offset })
+        let tensor = spec.tensor(block);
+        let path = tensor.name.trim_end_matches(".weight").to_owned();
+        let (weight, saved) = (self.tensor(&tensor)?, BTreeMap::new());
+        Ok(RmsNorm { path, weight, eps: spec.eps, offset: spec.offset, saved })
     }
 
     fn optional_norm(
@@ -215,7 +227,7 @@ impl Loader<'_> {
             }
         };
         let bias = spec.bias_tensor(block).map(|bias| self.tensor(&bias)).transpose()?;
-        Ok(Linear { path: spec.module(block), weight, bias, loras: BTreeMap::new() })
+        Ok(Linear { path: spec.module(block), weight, bias, updates: BTreeMap::new() })
     }
 
     /// The weight, where a bitsandbytes checkpoint holds it in 4 bits.

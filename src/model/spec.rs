@@ -359,6 +359,10 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 /// The name of a classifier's head.
 pub(crate) const SCORE: &str = "score.weight";
+/// The module that the embedding is.
+pub(crate) const EMBEDDING_MODULE: &str = "model.embed_tokens";
+/// The module that the output head is.
+pub(crate) const HEAD_MODULE: &str = "lm_head";
 
 impl Spec {
     /// Every parameter of the model, in the order of the blocks.
@@ -392,7 +396,12 @@ impl Spec {
             let table = self.table(SCORE, Role::Score, "cls.output.weight");
             return Some(TensorSpec { shape: vec![1, self.hidden_size], ..table });
         }
-        (!self.tie_word_embeddings).then(|| self.table(HEAD, Role::Head, "output.weight"))
+        (!self.tie_word_embeddings).then(|| self.own_head())
+    }
+
+    /// The output head as a tensor of its own, be it tied or not.
+    pub fn own_head(&self) -> TensorSpec {
+        self.table(HEAD, Role::Head, "output.weight")
     }
 
     fn table(&self, name: &str, role: Role, gguf: &str) -> TensorSpec {

@@ -10,15 +10,18 @@
 //! The norms of q and k are there in some families, and so are norms of what is added to x.
 
 use super::cache::LayerCache;
-use super::spec::{Activation, Block};
+use super::spec::{Activation, Block, EMBEDDING_MODULE, HEAD_MODULE};
 use super::{ModelConfig, RopeConfig, RopeTables};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::nn::{Context, Linear, Place, RmsNorm};
-use crate::ops::{self, AttentionLayout, Neftune};
+use crate::nn::{
+    AdapterChoice, Context, EmbeddingUpdate, HeadUpdate, Linear, Place, RmsNorm, Weight,
+};
+use crate::ops::{self, AttentionLayout, Head, Neftune};
 use crate::random::site;
 use crate::tape::Tape;
 use crate::tensor::Tensor;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What the backward pass computes again instead of keeping: a ladder, each rung slower and smaller
@@ -42,12 +45,16 @@ pub struct Model {
     pub config: ModelConfig,
     /// [V, C].
     pub embed_tokens: Tensor,
+    /// What adapters make of the embedding, by their names.
+    pub embedding_updates: BTreeMap<&'static str, EmbeddingUpdate>,
     /// The blocks.
     pub layers: Vec<Rc<Layer>>,
     /// `[C]`: the final norm.
     pub norm: RmsNorm,
     /// [V, C]; the embedding itself where the two are tied.
     pub lm_head: Tensor,
+    /// What adapters make of the head, by their names.
+    pub head_updates: BTreeMap<&'static str, HeadUpdate>,
     /// The rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
     /// What is computed again in the backward pass.
@@ -181,7 +188,7 @@ pub struct Layer {
 impl Model {
     /// The final hidden states [T, C] of the tokens `ids`, after the last norm.
     pub fn hidden(&self, tape: &Tape, ids: &[u32], context: &Rc<Context>) -> Result<Tensor> {
-        let mut x = self.embed(tape, ids)?;
+        let mut x = self.embed(tape, ids, context)?;
         if let Some(noise) = context.noise.as_ref().filter(|noise| noise.neftune_alpha > 0.0) {
             let noise = Neftune {
                 alpha: noise.neftune_alpha,
@@ -199,12 +206,15 @@ impl Model {
         for layer in &self.layers {
             x = self.layer(tape, &x, layer, &turns[layer.spec.attention.rope], context)?;
         }
-        self.norm.forward(tape, &x)
+        self.norm.forward(tape, &x, context.adapter)
     }
 
     /// The rows `ids` of the embedding, [T, C], scaled where the family does.
-    fn embed(&self, tape: &Tape, ids: &[u32]) -> Result<Tensor> {
-        let x = ops::embedding(tape, &self.embed_tokens, ids)?;
+    fn embed(&self, tape: &Tape, ids: &[u32], context: &Context) -> Result<Tensor> {
+        let x = match context.adapter.of(&self.embedding_updates) {
+            None => ops::embedding(tape, &self.embed_tokens, ids)?,
+            Some((_, update)) => update.forward(tape, &self.embed_tokens, ids)?,
+        };
         match self.config.spec.embedding_scale {
             Some(scale) => ops::scale(tape, &x, x.dtype().round(scale)),
             None => Ok(x),
@@ -257,7 +267,7 @@ impl Model {
         cache: &mut [LayerCache],
     ) -> Result<Tensor> {
         let tape = Tape::inference();
-        let mut x = self.embed(&tape, ids)?;
+        let mut x = self.embed(&tape, ids, context)?;
         let turns = self.turns(context)?;
         for (layer, cache) in self.layers.iter().zip(cache) {
             let turn = &turns[layer.spec.attention.rope];
@@ -266,8 +276,29 @@ impl Model {
             x = ops::add(&tape, &x, &layer.down(&tape, &h, context)?)?;
         }
         let last = ops::take_row(&x, ids.len() - 1)?;
-        let last = self.norm.forward(&tape, &last)?;
-        ops::matmul(&tape, &last, &self.lm_head)
+        let last = self.norm.forward(&tape, &last, context.adapter)?;
+        self.logits(&tape, &last, context)
+    }
+
+    /// The output head for `hidden` [T, C], what [`Model::hidden`] gives, under the adapter in use.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn head(&self, tape: &Tape, hidden: &Tensor, context: &Context) -> Result<Head> {
+        match context.adapter.of(&self.head_updates) {
+            None => Ok(Head::from(&self.lm_head)),
+            Some((adapter, update)) => {
+                update.head(tape, &self.lm_head, hidden, [HEAD_MODULE, adapter], context)
+            }
+        }
+    }
+
+    /// The logits [T, V] of `hidden` [T, C], whole: for a few tokens, without gradients.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn logits(&self, tape: &Tape, hidden: &Tensor, context: &Context) -> Result<Tensor> {
+        self.head(tape, hidden, context)?.logits(tape, hidden)
     }
 
     /// The positions that the model was loaded for.
@@ -279,6 +310,24 @@ impl Model {
     /// Whether a sequence of so many tokens turns at other frequencies than short ones.
     pub fn is_long(&self, tokens: usize) -> bool {
         self.ropes.iter().any(|rope| rope.long_above.is_some_and(|original| tokens > original))
+    }
+
+    /// The float tensors of the base, by their names; the head is one even where it is the embedding.
+    pub fn floats(&self) -> Vec<(String, &Tensor)> {
+        let weight = |path: &str| format!("{path}.weight");
+        let mut found = vec![
+            (weight(EMBEDDING_MODULE), &self.embed_tokens),
+            (weight(HEAD_MODULE), &self.lm_head),
+        ];
+        let norms = self.layers.iter().flat_map(|layer| layer.norms()).chain([&self.norm]);
+        found.extend(norms.map(|norm| (weight(&norm.path), &norm.weight)));
+        for linear in self.linears() {
+            if let Weight::Dense(dense) = &linear.weight {
+                found.push((weight(&linear.path), dense));
+            }
+            found.extend(linear.bias.iter().map(|bias| (format!("{}.bias", linear.path), bias)));
+        }
+        found
     }
 
     /// Every linear layer of the blocks, in the order of the forward pass.
@@ -298,11 +347,11 @@ impl Layer {
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
         let spec = &self.spec.attention;
-        let h = self.input_norm.forward(tape, x)?;
+        let h = self.input_norm.forward(tape, x, context.adapter)?;
         let [mut q, mut k, mut v] = self.heads(tape, &h, context)?;
         if let Some(norms) = &self.head_norms {
-            q = norms.q_norm.forward(tape, &q)?;
-            k = norms.k_norm.forward(tape, &k)?;
+            q = norms.q_norm.forward(tape, &q, context.adapter)?;
+            k = norms.k_norm.forward(tape, &k, context.adapter)?;
         }
         let Turn { rope, rows } = turn;
         q = ops::rope(tape, &q, rows, &rope.cos, &rope.sin)?;
@@ -319,7 +368,7 @@ impl Layer {
         let y = ops::attention(tape, &q, &k, &v, &layout, context.attention)?;
         let y = y.reshape(&[x.dim(0), y.len() / x.dim(0)])?;
         let y = self.o_proj.forward(tape, &y, context)?;
-        ops::add(tape, x, &normed(tape, &self.post_attention_norm, y)?)
+        ops::add(tape, x, &normed(tape, &self.post_attention_norm, y, context.adapter)?)
     }
 
     /// The heads of q, k and v of `h` [T, C], as [T, NH, HD] and [T, NKV, HD].
@@ -344,7 +393,7 @@ impl Layer {
 
     /// The gated middle of the MLP, [T, F]: act(gate(h)) * up(h) with h = norm(x).
     fn gated(&self, tape: &Tape, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let h = self.mlp_norm.forward(tape, x)?;
+        let h = self.mlp_norm.forward(tape, x, context.adapter)?;
         let [gate, up] = match &self.gate_up {
             GateUp::Separate { gate_proj, up_proj } => {
                 [gate_proj.forward(tape, &h, context)?, up_proj.forward(tape, &h, context)?]
@@ -364,7 +413,7 @@ impl Layer {
     /// down(h), what the MLP adds.
     fn down(&self, tape: &Tape, h: &Tensor, context: &Context) -> Result<Tensor> {
         let y = self.down_proj.forward(tape, h, context)?;
-        normed(tape, &self.post_mlp_norm, y)
+        normed(tape, &self.post_mlp_norm, y, context.adapter)
     }
 
     /// The linear layers, in the order of the forward pass.
@@ -397,6 +446,14 @@ impl Layer {
         linears
     }
 
+    /// The norms, to put others in their weights' place.
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut RmsNorm> {
+        let of_heads =
+            self.head_norms.iter_mut().flat_map(|norms| [&mut norms.q_norm, &mut norms.k_norm]);
+        let added = self.post_attention_norm.iter_mut().chain(&mut self.post_mlp_norm);
+        [&mut self.input_norm, &mut self.mlp_norm].into_iter().chain(of_heads).chain(added)
+    }
+
     /// The norms.
     pub fn norms(&self) -> impl Iterator<Item = &RmsNorm> {
         let of_heads = self.head_norms.iter().flat_map(|norms| [&norms.q_norm, &norms.k_norm]);
@@ -406,9 +463,14 @@ impl Layer {
 }
 
 /// `x`, normed where there is a norm.
-fn normed(tape: &Tape, norm: &Option<RmsNorm>, x: Tensor) -> Result<Tensor> {
+fn normed(
+    tape: &Tape,
+    norm: &Option<RmsNorm>,
+    x: Tensor,
+    adapter: AdapterChoice,
+) -> Result<Tensor> {
     match norm {
-        Some(norm) => norm.forward(tape, &x),
+        Some(norm) => norm.forward(tape, &x, adapter),
         None => Ok(x),
     }
 }

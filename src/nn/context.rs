@@ -5,6 +5,7 @@ use crate::data::Batch;
 use crate::error::Result;
 use crate::ops::{Implementation, StepState};
 use crate::tensor::Tensor;
+use std::collections::BTreeMap;
 
 /// The name of the adapter that is trained, and used where nothing else is asked for: PEFT's.
 pub const DEFAULT_ADAPTER: &str = "default";
@@ -17,6 +18,16 @@ pub enum AdapterChoice {
     Off,
     /// The one attached under this name. A layer that has none of that name is as the base has it.
     Named(&'static str),
+}
+
+impl AdapterChoice {
+    /// What the adapter in use has among what `all` have, with its name.
+    pub fn of<'a, T>(self, all: &'a BTreeMap<&'static str, T>) -> Option<(&'static str, &'a T)> {
+        match self {
+            Self::Off => None,
+            Self::Named(name) => all.get(name).map(|own| (name, own)),
+        }
+    }
 }
 
 impl Default for AdapterChoice {

@@ -3,7 +3,7 @@
 use crate::backend::Device;
 use crate::data::Batch;
 use crate::error::Result;
-use crate::ops::{self, CrossEntropy, RowSelection, StepState};
+use crate::ops::{self, CrossEntropy, Head, RowSelection, StepState};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 
@@ -41,7 +41,7 @@ impl Targets {
 pub fn next_token_loss(
     tape: &Tape,
     hidden: &Tensor,
-    head: &Tensor,
+    head: impl Into<Head>,
     targets: &Targets,
     step_state: &StepState,
 ) -> Result<CrossEntropy> {
@@ -50,6 +50,7 @@ pub fn next_token_loss(
         None => ops::linear_cross_entropy(tape, hidden, head, ids, step_state),
         Some(selection) => {
             let hidden = ops::gather_rows(tape, hidden, selection)?;
+            let head = head.into().of_rows(tape, selection)?;
             ops::linear_cross_entropy(tape, &hidden, head, ids, step_state)
         }
     }

@@ -5,10 +5,12 @@ mod context;
 mod linear;
 mod loss;
 mod norm;
+mod outer;
 mod parameter;
 
 pub use context::{AdapterChoice, Context, DEFAULT_ADAPTER, Noise, Place};
-pub use linear::{Linear, Lora, Weight};
+pub use linear::{Linear, LinearUpdate, Lora, Magnitude, Saved, Weight};
 pub use loss::{Targets, next_token_loss};
 pub use norm::RmsNorm;
+pub use outer::{EmbeddingLora, EmbeddingUpdate, HeadUpdate, TrainedRows};
 pub use parameter::Parameter;

@@ -16,18 +16,20 @@ pub struct Parameter {
     pub master: Tensor,
     /// What the forward pass reads; its slot receives the gradient, in f32.
     pub value: Tensor,
+    /// What its learning rate is, as a multiple of the run's: other than 1 with LoRA+.
+    pub lr_ratio: f32,
 }
 
 impl Parameter {
     /// A parameter with these f32 values, read by the forward pass in `dtype`.
     pub fn new(name: &str, master: Tensor, dtype: DType) -> Result<Self> {
         let value = ops::cast(&Tape::inference(), &master, dtype)?.with_grad(name, DType::F32);
-        Ok(Self { name: name.to_owned(), master, value })
+        Ok(Self { name: name.to_owned(), master, value, lr_ratio: 1.0 })
     }
 
-    /// Whether weight decay applies: to matrices, not to biases and norm weights.
+    /// Whether weight decay applies: to matrices and DoRA's magnitudes, not to biases and norm weights.
     pub fn decays(&self) -> bool {
-        self.master.shape().len() > 1
+        self.master.shape().len() > 1 || self.name.contains("lora_magnitude_vector")
     }
 
     /// The gradient that the backward passes of this step brought.

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::transformer::Model;
 use crate::nn::{AdapterChoice, Context};
-use crate::ops::{self, LogprobOptions, RowSelection, StepState, TokenLogprobs};
+use crate::ops::{self, Head, LogprobOptions, RowSelection, StepState, TokenLogprobs};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::rc::Rc;
@@ -59,20 +59,35 @@ impl Pass<'_> {
         self.model.hidden(&Tape::inference(), &batch.input_ids, &context)
     }
 
-    /// The final hidden states [T, C] of `batch`, this one or another, and the head [V, C], of the
+    /// The final hidden states [T, C] of `batch`, this one or another, and the head for them, of the
     /// policy to compare with. Nothing is recorded, nothing drops out.
     ///
     /// # Errors
     /// What the ops report.
-    pub fn of_reference(&self, batch: &Batch) -> Result<(Tensor, &Tensor)> {
+    pub fn of_reference(&self, batch: &Batch) -> Result<(Tensor, Head)> {
         match &self.frozen.policy {
-            Policy::Adapter(adapter) => Ok((self.reference(*adapter, batch)?, &self.model.lm_head)),
+            Policy::Adapter(adapter) => self.under(*adapter, batch),
             Policy::Model(model) => {
                 let context = self.quiet(AdapterChoice::Named(REFERENCE_ADAPTER), batch)?;
-                let hidden = model.hidden(&Tape::inference(), &batch.input_ids, &context)?;
-                Ok((hidden, &model.lm_head))
+                with_head(model, &Tape::inference(), batch, &context)
             }
         }
+    }
+
+    /// The same of the model under an adapter, or none.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn under(&self, adapter: AdapterChoice, batch: &Batch) -> Result<(Tensor, Head)> {
+        with_head(self.model, &Tape::inference(), batch, &self.quiet(adapter, batch)?)
+    }
+
+    /// The final hidden states [T, C] of the batch and the head for them, on the tape.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn hidden_and_head(&self) -> Result<(Tensor, Head)> {
+        with_head(self.model, &self.tape, self.batch, &self.context)
     }
 
     /// Where the tokens of `batch` stand, without noise.
@@ -106,7 +121,8 @@ impl Pass<'_> {
         let selection = RowSelection::new(device, hidden.dim(0), &batch.loss_rows)?;
         let ids = Tensor::from_u32(device, &[batch.loss_ids.len()], &batch.loss_ids)?;
         let rows = ops::gather_rows(tape, hidden, &selection)?;
-        ops::token_logprobs(tape, &rows, &self.model.lm_head, &ids, options)
+        let head = self.model.head(tape, hidden, &self.context)?.of_rows(tape, &selection)?;
+        ops::token_logprobs(tape, &rows, head, &ids, options)
     }
 
     /// Backward from a loss f32 `[1]` that has the step's divisor and the loss scale in it. Does
@@ -136,6 +152,17 @@ impl Pass<'_> {
         let douts = outputs.iter().map(upload).collect::<Result<Vec<_>>>()?;
         self.tape.backward_from(outputs.iter().map(|(output, _)| *output).zip(douts))
     }
+}
+
+fn with_head(
+    model: &Model,
+    tape: &Tape,
+    batch: &Batch,
+    context: &Rc<Context>,
+) -> Result<(Tensor, Head)> {
+    let hidden = model.hidden(tape, &batch.input_ids, context)?;
+    let head = model.head(tape, &hidden, context)?;
+    Ok((hidden, head))
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct AdamW {
     pub eps: f32,
     /// Decoupled weight decay; 0 for biases and norm weights.
     pub weight_decay: f32,
+    /// What the learning rate is multiplied by: 1, or LoRA+'s ratio.
+    pub lr_ratio: f32,
 }
 
 /// Updates `param`, `m` and `v` in place with the gradient `grad`; all f32, of one length. Learning
@@ -51,6 +53,7 @@ pub fn adamw(
                 beta2: settings.beta2,
                 eps: settings.eps,
                 weight_decay: settings.weight_decay,
+                lr_ratio: settings.lr_ratio,
             })
             .launch(param.device(), grid_1d(param.len(), BLOCK))
     })
@@ -66,6 +69,7 @@ struct Params {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
+    lr_ratio: f32,
 }
 
 static TEXT: KernelText = kernel_text!("adamw");
@@ -91,15 +95,15 @@ static ADAMW: KernelSpec = KernelSpec {
 };
 
 fn reference<F: Real>(call: &mut RefCall<F>) {
-    let Params { beta1, beta2, eps, weight_decay, .. } = call.params();
-    let [beta1, beta2, eps, weight_decay] =
-        [beta1, beta2, eps, weight_decay].map(|value| F::from_f64(f64::from(value)));
+    let Params { beta1, beta2, eps, weight_decay, lr_ratio, .. } = call.params();
+    let [beta1, beta2, eps, weight_decay, lr_ratio] =
+        [beta1, beta2, eps, weight_decay, lr_ratio].map(|value| F::from_f64(f64::from(value)));
     let (grad, state) = (call.input(0), call.input(1));
     let (param, m, v) = (call.output(2), call.output(3), call.output(4));
     if state[index::SKIP] != F::ZERO {
         return;
     }
-    let lr = state[index::LEARNING_RATE];
+    let lr = state[index::LEARNING_RATE] * lr_ratio;
     for i in 0..param.len() {
         let g = grad[i] * state[index::CLIP];
         param[i] = param[i] * (F::ONE - lr * weight_decay);
@@ -111,14 +115,15 @@ fn reference<F: Real>(call: &mut RefCall<F>) {
 }
 
 fn cpu(call: &mut HostCall) {
-    let Params { beta1, beta2, eps, weight_decay, .. } = call.params();
+    let Params { beta1, beta2, eps, weight_decay, lr_ratio, .. } = call.params();
     let (grad, state) = (call.input::<f32>(0), call.input::<f32>(1));
     let (param, m, v) = (call.output::<f32>(2), call.output::<f32>(3), call.output::<f32>(4));
     if state[index::SKIP] != 0.0 {
         return;
     }
-    let keep = 1.0 - state[index::LEARNING_RATE] * weight_decay;
-    let step_size = state[index::LEARNING_RATE] / state[index::BIAS_CORRECTION1];
+    let lr = state[index::LEARNING_RATE] * lr_ratio;
+    let keep = 1.0 - lr * weight_decay;
+    let step_size = lr / state[index::BIAS_CORRECTION1];
     let (clip, correction2) = (state[index::CLIP], state[index::BIAS_CORRECTION2]);
     let task = rows_per_task(1);
     param

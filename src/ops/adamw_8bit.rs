@@ -32,6 +32,8 @@ pub struct AdamW8bit {
     pub eps: f32,
     /// Decoupled weight decay; 0 for biases and norm weights.
     pub weight_decay: f32,
+    /// What the learning rate is multiplied by: 1, or LoRA+'s ratio.
+    pub lr_ratio: f32,
 }
 
 /// The moments of one parameter: codes in its shape and one absmax for each 256 elements of it,
@@ -84,7 +86,7 @@ pub fn adamw_8bit(
         let what = format!("{param:?}, {m:?}, {v:?}, {m_absmax:?}, {v_absmax:?}, {grad:?}");
         return Err(Error::internal("adamw_8bit", what));
     }
-    let AdamW8bit { beta1, beta2, eps, weight_decay } = settings;
+    let AdamW8bit { beta1, beta2, eps, weight_decay, lr_ratio } = settings;
     let piece = piece(param.device().capabilities().max_binding_bytes);
     for first in (0..len).step_by(piece) {
         let count = piece.min(len - first);
@@ -101,7 +103,15 @@ pub fn adamw_8bit(
         let [m_absmax, v_absmax] = [part(m_absmax, block, blocks)?, part(v_absmax, block, blocks)?];
         let tensors = [&grad, state.tensor(), tables, &param, &m, &v, &m_absmax, &v_absmax];
         KernelCall::new(&ADAMW_8BIT, &tensors.map(Tensor::view))
-            .params(Params { count: count as u32, zero: 0, beta1, beta2, eps, weight_decay })
+            .params(Params {
+                count: count as u32,
+                zero: 0,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                lr_ratio,
+            })
             .launch(param.device(), grid_1d(count.div_ceil(4), BLOCK))?;
     }
     Ok(())
@@ -126,6 +136,7 @@ struct Params {
     beta2: f32,
     eps: f32,
     weight_decay: f32,
+    lr_ratio: f32,
 }
 
 static TEXT: KernelText = kernel_text!("adamw_8bit");
@@ -165,7 +176,7 @@ fn reference<F: Real>(call: &mut RefCall<F>) {
     }
     let tables: Vec<&[F]> = tables.chunks(256).collect();
     let [m_map, v_map, m_steps, v_steps] = tables[..] else { return };
-    let lr = state[index::LEARNING_RATE];
+    let lr = state[index::LEARNING_RATE] * real(params.lr_ratio);
     for (block, first) in (0..param.len()).step_by(BLOCKSIZE).enumerate() {
         let elements = first..(first + BLOCKSIZE).min(param.len());
         let (mut m_new, mut v_new) = (Vec::new(), Vec::new());
@@ -245,7 +256,7 @@ struct HostStep<'a> {
 
 impl<'a> HostStep<'a> {
     fn new(params: &'a Params, state: &[f32], tables: &'a [f32]) -> Self {
-        let lr = state[index::LEARNING_RATE];
+        let lr = state[index::LEARNING_RATE] * params.lr_ratio;
         Self {
             params,
             m_map: &tables[..256],

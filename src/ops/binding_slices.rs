@@ -92,9 +92,11 @@ mod tests {
         grad_norm(device, std::slice::from_ref(&grad), 1.0, &state)?;
         let moments = [(); 2].map(|()| super::super::zeros(device, &SHAPE, DType::F32));
         let [m, v] = moments;
-        let settings = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+        let settings =
+            AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, lr_ratio: 1.0 };
         adamw(settings, &table, &m?, &v?, &grad, &state)?;
-        let settings = AdamW8bit { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+        let settings =
+            AdamW8bit { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, lr_ratio: 1.0 };
         let moments = Moments8bit::zeros(device, &SHAPE)?;
         adamw_8bit(settings, &dynamic_tables(device)?, &table, &moments, &grad, &state)?;
         let mut found = table.read_f32()?;

@@ -7,7 +7,7 @@
 
 use super::grad_target::GradTarget;
 use super::host::{rows_per_task, words};
-use super::output_layer::{Gradients, IGNORE, OutputLayer, Pieces};
+use super::output_layer::{Gradients, Head, IGNORE, OutputLayer, Pieces};
 use super::simd::vectorized;
 use super::softmax::Scales;
 use super::step_state::{StepState, index};
@@ -33,21 +33,22 @@ pub struct CrossEntropy {
     pub losses: Tensor,
 }
 
-/// Cross-entropy of softmax(x weightᵀ) with `targets`.
+/// Cross-entropy of softmax(x weightᵀ) with `targets`; what adapters add to that product is in `head`.
 ///
-/// `x` [T, C] and `weight` [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
-/// that is neither gives a loss above 1e29. Logits have `x`'s dtype. The gradient of `weight` is f32.
+/// `x` [T, C] and the head's weight [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
+/// that is neither gives a loss above 1e29. Logits have `x`'s dtype. The gradient of the weight is f32.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) for an odd V when `x` is 16 bits wide.
 pub fn linear_cross_entropy(
     tape: &Tape,
     x: &Tensor,
-    weight: &Tensor,
+    head: impl Into<Head>,
     targets: &Tensor,
     step_state: &StepState,
 ) -> Result<CrossEntropy> {
-    linear_cross_entropy_by(Pieces::of(x, weight), tape, x, weight, targets, step_state)
+    let head = head.into();
+    linear_cross_entropy_by(Pieces::of(x, &head.weight), tape, x, &head, targets, step_state)
 }
 
 /// [`linear_cross_entropy`] in pieces of choice.
@@ -55,28 +56,42 @@ pub(super) fn linear_cross_entropy_by(
     pieces: Pieces,
     tape: &Tape,
     x: &Tensor,
-    weight: &Tensor,
+    head: &Head,
     targets: &Tensor,
     step_state: &StepState,
 ) -> Result<CrossEntropy> {
-    let operands = [x, weight, targets];
-    let layer = OutputLayer::new("linear_cross_entropy", pieces, operands, 1.0, false)?;
+    let operands = [x, targets];
+    let layer = OutputLayer::new("linear_cross_entropy", pieces, operands, head, 1.0, false)?;
     let target = |input: &Tensor| tape.is_recording().then(|| GradTarget::of(input)).flatten();
-    let (x_grad, weight_grad) = (target(x), target(weight));
-    let gradient = |wanted: bool, input: &Tensor, dtype| {
-        wanted.then(|| Tensor::empty(input.device(), input.shape(), dtype)).transpose()
+    let gradient = |input: &Tensor, dtype| {
+        let target = target(input);
+        let gradient =
+            target.is_some().then(|| Tensor::empty(input.device(), input.shape(), dtype));
+        Ok((target, gradient.transpose()?))
     };
-    let dx = gradient(x_grad.is_some(), x, x.dtype())?;
-    let dw = gradient(weight_grad.is_some(), weight, DType::F32)?;
-    let losses = forward(&layer, x, step_state, dx.as_ref(), dw.as_ref())?;
+    let (x_grad, dx) = gradient(x, x.dtype())?;
+    let inputs = head.inputs().map(|input| gradient(input, DType::F32));
+    let (targets_of_head, of_head): (Vec<_>, Vec<_>) =
+        inputs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let low_rank: Vec<_> =
+        of_head[1..].chunks(2).map(|two| [two[0].clone(), two[1].clone()]).collect();
+    let gradients = Gradients {
+        dx: dx.as_ref().map(|dx| (false, dx)),
+        dw: of_head[0].as_ref().map(|dw| (false, dw)),
+        low_rank: &low_rank,
+    };
+    let losses = forward(&layer, x, step_state, gradients)?;
+    drop(low_rank);
 
     let scaled_loss = Tensor::empty(x.device(), &[1], DType::F32)?;
     let views = [losses.view(), step_state.tensor().view(), scaled_loss.view()];
     KernelCall::new(&TOTAL, &views)
         .params(Params { count: losses.len() as u32 })
         .launch(x.device(), [1, 1, 1])?;
-    let scaled_loss = tape.record("linear_cross_entropy", &[x, weight], scaled_loss, move |dout| {
-        for (target, gradient) in [(x_grad, dx), (weight_grad, dw)] {
+    let inputs: Vec<&Tensor> = std::iter::once(x).chain(head.inputs()).collect();
+    let scaled_loss = tape.record("linear_cross_entropy", &inputs, scaled_loss, move |dout| {
+        let of_head = targets_of_head.into_iter().zip(of_head);
+        for (target, gradient) in std::iter::once((x_grad, dx)).chain(of_head) {
             if let (Some(target), Some(gradient)) = (target, gradient) {
                 scale(&gradient, dout, pieces.vocabulary)?;
                 target.add(gradient)?;
@@ -92,10 +107,8 @@ fn forward(
     layer: &OutputLayer,
     x: &Tensor,
     step_state: &StepState,
-    dx: Option<&Tensor>,
-    dw: Option<&Tensor>,
+    gradients: Gradients,
 ) -> Result<Tensor> {
-    let gradients = Gradients { dx: dx.map(|dx| (false, dx)), dw: dw.map(|dw| (false, dw)) };
     let scales = Scales::Mean(step_state.clone());
     // One buffer per slice, used again for every chunk.
     let slices = layer.slices();

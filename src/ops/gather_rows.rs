@@ -69,6 +69,23 @@ impl RowSelection {
         };
         Ok(Self { rows: upload(rows)?, total, went })
     }
+
+    /// Puts rows back where this one picks them: gathering by it gives [T, C], with zeros elsewhere.
+    ///
+    /// # Errors
+    /// `Error::Internal` where a row is picked several times.
+    pub fn reversed(self) -> Result<Self> {
+        match self.went {
+            Went::Once(places) => {
+                let total = self.rows.len();
+                Ok(Self { rows: places, total, went: Went::Once(self.rows) })
+            }
+            Went::Often { .. } => Err(Error::internal(
+                "gather_rows",
+                "rows that are picked several times go nowhere back",
+            )),
+        }
+    }
 }
 
 /// The selected rows of `x` [T, C] in the selection's order: [R, C] of `x`'s dtype. The gradient of a row

@@ -55,6 +55,8 @@ const TABLE: &[Row] = &[
     row("lora", "lora_a", &["x", "lora_b"], of_dropout),
     // x A^T.
     row("lora", "lora_b", &[], |case| vec![4 * case.inputs[1].shape[0] * case.inputs[2].shape[0]]),
+    row("linear_cross_entropy", "xa", &[], |case| vec![4 * len(&case.inputs[3])]),
+    row("linear_cross_entropy", "b", &[], |case| vec![4 * len(&case.inputs[4])]),
     row("matmul", "x", &["w"], NOTHING),
     row("matmul", "w", &["x"], NOTHING),
     row("neftune", "x", &[], NOTHING),
@@ -63,12 +65,17 @@ const TABLE: &[Row] = &[
     row("rms_norm", "weight", &["x"], of_norm),
     row("rope", "x", &[], NOTHING),
     row("scale", "x", &[], NOTHING),
+    // The inverses of the norms, which are an input that wants no gradient.
+    row("scale_columns", "x", &["magnitude"], NOTHING),
+    row("scale_columns", "magnitude", &["x"], NOTHING),
     row("slice_columns", "x", &[], NOTHING),
     row("swiglu", "gate", &["gate", "up"], NOTHING),
     row("swiglu", "up", &["gate", "up"], NOTHING),
     // The logits are computed again.
-    row("token_logprobs", "hidden", &["hidden", "head"], of_softmax),
-    row("token_logprobs", "head", &["hidden", "head"], of_softmax),
+    row("token_logprobs", "hidden", &["hidden", "head", "xa", "b"], of_softmax),
+    row("token_logprobs", "head", &["hidden", "head", "xa", "b"], of_softmax),
+    row("token_logprobs", "xa", &["hidden", "head", "xa", "b"], of_softmax),
+    row("token_logprobs", "b", &["hidden", "head", "xa", "b"], of_softmax),
 ];
 
 /// What draws masks reads the number of the step: f32 [16].

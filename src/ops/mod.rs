@@ -13,6 +13,7 @@ pub(crate) mod cases;
 mod cast;
 mod cpu;
 mod cross_entropy;
+mod dora;
 mod dropout;
 mod embedding;
 mod fill;
@@ -53,6 +54,7 @@ pub use bias::add_bias;
 pub use cast::cast;
 pub(crate) use cast::cast_into;
 pub use cross_entropy::{CrossEntropy, linear_cross_entropy};
+pub use dora::{dora_norm, dora_norm_of_embedding, row_squares, scale_columns};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use fill::{fill, zeros};
@@ -64,7 +66,7 @@ pub use matmul::matmul;
 pub use muon::{Muon, muon};
 pub use neftune::{Neftune, neftune};
 pub use nf4::{Nf4Tensor, nf4_dequantize, nf4_matmul};
-pub use output_layer::{IGNORE, target_ids};
+pub use output_layer::{Head, IGNORE, LowRank, target_ids};
 pub use random_normal::random_normal;
 pub use rms_norm::rms_norm;
 pub use rope::rope;
@@ -85,6 +87,7 @@ pub fn kernels() -> Vec<&'static KernelSpec> {
         add::KERNELS,
         attention::KERNELS,
         bias::KERNELS,
+        dora::KERNELS,
         cast::KERNELS,
         cross_entropy::KERNELS,
         dropout::KERNELS,

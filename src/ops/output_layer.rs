@@ -6,15 +6,81 @@
 
 pub use super::softmax::IGNORE;
 
-use super::matmul::{Layout, matmul_into};
+use super::gather_rows::{RowSelection, gather_rows};
+use super::matmul::{Layout, matmul, matmul_into};
 use super::softmax::{self, Scales};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::tape::Tape;
 use crate::tensor::Tensor;
 
 /// Labels as these ops take them: -100, which PyTorch ignores, becomes [`IGNORE`].
 pub fn target_ids(labels: &[i32]) -> Vec<u32> {
     labels.iter().map(|&label| u32::try_from(label).unwrap_or(IGNORE)).collect()
+}
+
+/// The weight of an output layer, and what adapters add to its product.
+#[derive(Clone)]
+pub struct Head {
+    /// [V, C].
+    pub weight: Tensor,
+    /// Each adds to the logits.
+    pub low_rank: Vec<LowRank>,
+}
+
+/// logits += scale · xa bᵀ. What `xa` is made of is the caller's: x Aᵀ, for LoRA.
+#[derive(Clone)]
+pub struct LowRank {
+    /// f32 [T, r].
+    pub xa: Tensor,
+    /// f32 [V, r].
+    pub b: Tensor,
+    /// Factor.
+    pub scale: f32,
+}
+
+impl From<&Tensor> for Head {
+    fn from(weight: &Tensor) -> Self {
+        Self { weight: weight.clone(), low_rank: Vec::new() }
+    }
+}
+
+impl From<&Head> for Head {
+    fn from(head: &Head) -> Self {
+        head.clone()
+    }
+}
+
+impl Head {
+    /// The logits x weightᵀ [T, V], whole; no gradient goes through what is added.
+    ///
+    /// # Errors
+    /// As [`super::matmul`].
+    pub fn logits(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        let logits = matmul(tape, x, &self.weight)?;
+        for LowRank { xa, b, scale } in &self.low_rank {
+            matmul_into(Layout::NT, xa, b, *scale, true, &logits)?;
+        }
+        Ok(logits)
+    }
+
+    /// The head for some rows of the hidden states that this one is for.
+    ///
+    /// # Errors
+    /// What the ops report.
+    pub fn of_rows(self, tape: &Tape, rows: &RowSelection) -> Result<Self> {
+        let Self { weight, low_rank } = self;
+        let low_rank = low_rank.into_iter().map(|LowRank { xa, b, scale }| {
+            Ok(LowRank { xa: gather_rows(tape, &xa, rows)?, b, scale })
+        });
+        Ok(Self { weight, low_rank: low_rank.collect::<Result<_>>()? })
+    }
+
+    /// The tensors whose gradients may be wanted: the weight, then two of each addition.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Tensor> {
+        let added = self.low_rank.iter().flat_map(|low_rank| [&low_rank.xa, &low_rank.b]);
+        std::iter::once(&self.weight).chain(added)
+    }
 }
 
 /// How much goes through at a time.
@@ -42,10 +108,10 @@ impl Pieces {
     }
 }
 
-/// logits = x weightᵀ / temperature, of which the targets pick one a row: all of it but x [T, C].
+/// logits = (x weightᵀ + what is added to it) / temperature, of which the targets pick one a row: all of it but x [T, C].
 pub(super) struct OutputLayer {
-    /// [V, C].
-    weight: Tensor,
+    /// Detached.
+    head: Head,
     /// u32 [T].
     pub targets: Tensor,
     /// f32 [T, 3], or [T, 7] with details: what [`softmax`] finds in each row.
@@ -68,20 +134,30 @@ pub(super) struct Gradients<'a> {
     pub dx: Option<(bool, &'a Tensor)>,
     /// f32 [V, C].
     pub dw: Option<(bool, &'a Tensor)>,
+    /// f32 [T, r] and [V, r], of each addition; nothing is there yet.
+    pub low_rank: &'a [[Option<Tensor>; 2]],
 }
 
 impl OutputLayer {
-    /// The layer for `x` [T, C], `weight` [V, C] and u32 `targets` [T]; `op` is for messages.
+    /// The layer for `x` [T, C], `head` [V, C] and u32 `targets` [T]; `op` is for messages.
     pub fn new(
         op: &'static str,
         pieces: Pieces,
-        [x, weight, targets]: [&Tensor; 3],
+        [x, targets]: [&Tensor; 2],
+        head: &Head,
         temperature: f32,
         details: bool,
     ) -> Result<Self> {
+        let weight = &head.weight;
         let fits = match (x.shape(), weight.shape()) {
             (&[tokens, columns], &[vocabulary, weight_columns]) => {
-                columns == weight_columns && targets.len() == tokens && tokens * vocabulary > 0
+                let low_rank = |LowRank { xa, b, .. }: &LowRank| {
+                    xa.shape() == [tokens, b.columns()] && b.shape() == [vocabulary, xa.columns()]
+                };
+                columns == weight_columns
+                    && targets.len() == tokens
+                    && tokens * vocabulary > 0
+                    && head.low_rank.iter().all(low_rank)
             }
             _ => false,
         };
@@ -90,7 +166,18 @@ impl OutputLayer {
         }
         let tokens = x.dim(0);
         Ok(Self {
-            weight: weight.detach(),
+            head: Head {
+                weight: weight.detach(),
+                low_rank: head
+                    .low_rank
+                    .iter()
+                    .map(|LowRank { xa, b, scale }| LowRank {
+                        xa: xa.detach(),
+                        b: b.detach(),
+                        scale: *scale,
+                    })
+                    .collect(),
+            },
             targets: targets.reshape(&[tokens])?,
             stats: Tensor::empty(x.device(), &[tokens, softmax::width(details)], DType::F32)?,
             inverse_temperature: 1.0 / temperature,
@@ -119,7 +206,7 @@ impl OutputLayer {
 
     /// The slices of the vocabulary, in order.
     pub fn slices(&self) -> Vec<Slice> {
-        let vocabulary = self.weight.dim(0);
+        let vocabulary = self.head.weight.dim(0);
         let starts = (0..vocabulary).step_by(self.pieces.vocabulary);
         starts
             .map(|first| Slice { first, width: self.pieces.vocabulary.min(vocabulary - first) })
@@ -128,7 +215,7 @@ impl OutputLayer {
 
     /// Memory for the logits of a chunk and of this slice, or of a narrower one.
     pub fn memory(&self, slice: Slice, dtype: DType) -> Result<Tensor> {
-        Tensor::empty(self.weight.device(), &[self.pieces.rows * slice.width], dtype)
+        Tensor::empty(self.head.weight.device(), &[self.pieces.rows * slice.width], dtype)
     }
 }
 
@@ -156,8 +243,13 @@ impl Chunk<'_> {
     pub fn logits(&self, slice: Slice, memory: &Tensor) -> Result<Tensor> {
         let logits = memory.narrow(0, self.rows * slice.width)?;
         let logits = logits.reshape(&[self.rows, slice.width])?;
-        let weight = self.layer.weight.narrow(slice.first, slice.width)?;
-        matmul_into(Layout::NT, &self.x, &weight, self.layer.inverse_temperature, false, &logits)?;
+        let OutputLayer { head, inverse_temperature: alpha, .. } = self.layer;
+        let weight = head.weight.narrow(slice.first, slice.width)?;
+        matmul_into(Layout::NT, &self.x, &weight, *alpha, false, &logits)?;
+        for LowRank { xa, b, scale } in &head.low_rank {
+            let (xa, b) = (xa.narrow(self.first, self.rows)?, b.narrow(slice.first, slice.width)?);
+            matmul_into(Layout::NT, &xa, &b, alpha * scale, true, &logits)?;
+        }
         Ok(logits)
     }
 
@@ -168,21 +260,34 @@ impl Chunk<'_> {
         slice: Slice,
         logits: &Tensor,
         scales: &Scales,
-        Gradients { dx, dw }: Gradients,
+        Gradients { dx, dw, low_rank }: Gradients,
     ) -> Result<()> {
         let alpha = self.layer.inverse_temperature;
-        if dx.is_some() || dw.is_some() {
+        if dx.is_some() || dw.is_some() || low_rank.iter().flatten().any(Option::is_some) {
             let scales = scales.narrow(self.first, self.rows)?;
             softmax::bwd(&self.stats, &self.targets, &scales, logits, slice.first)?;
         }
         if let Some((adds, dx)) = dx {
             let dx = dx.narrow(self.first, self.rows)?;
-            let weight = self.layer.weight.narrow(slice.first, slice.width)?;
+            let weight = self.layer.head.weight.narrow(slice.first, slice.width)?;
             matmul_into(Layout::NN, logits, &weight, alpha, adds || slice.first > 0, &dx)?;
         }
         if let Some((adds, dw)) = dw {
             let dw = dw.narrow(slice.first, slice.width)?;
             matmul_into(Layout::TN, logits, &self.x, alpha, adds || self.first > 0, &dw)?;
+        }
+        for (LowRank { xa, b, scale }, [dxa, db]) in self.layer.head.low_rank.iter().zip(low_rank) {
+            let alpha = alpha * scale;
+            if let Some(dxa) = dxa {
+                let dxa = dxa.narrow(self.first, self.rows)?;
+                let b = b.narrow(slice.first, slice.width)?;
+                matmul_into(Layout::NN, logits, &b, alpha, slice.first > 0, &dxa)?;
+            }
+            if let Some(db) = db {
+                let db = db.narrow(slice.first, slice.width)?;
+                let xa = xa.narrow(self.first, self.rows)?;
+                matmul_into(Layout::TN, logits, &xa, alpha, self.first > 0, &db)?;
+            }
         }
         Ok(())
     }

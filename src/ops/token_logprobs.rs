@@ -9,7 +9,7 @@
 //! has, of three with a frozen head and of four with a trained one, instead of [T, V] of memory.
 
 use super::grad_target::GradTarget;
-use super::output_layer::{Gradients, IGNORE, OutputLayer, Pieces};
+use super::output_layer::{Gradients, Head, IGNORE, OutputLayer, Pieces};
 use super::softmax::Scales;
 use crate::backend::KernelCall;
 use crate::dtype::DType;
@@ -61,9 +61,9 @@ pub struct TokenDetails {
     pub mean_logit: Tensor,
 }
 
-/// log softmax(hidden headᵀ / temperature) at `targets`.
+/// log softmax(hidden headᵀ / temperature) at `targets`; what adapters add to that product is in `head`.
 ///
-/// `hidden` [T, C] and `head` [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
+/// `hidden` [T, C] and the head's weight [V, C] in any float dtypes, `targets` u32 `[T]`: below V, or [`IGNORE`]. A target
 /// that is neither gives a log-probability below -1e29. Logits have `hidden`'s dtype, as in cross-entropy,
 /// and are rounded after the division by the temperature.
 ///
@@ -78,11 +78,12 @@ pub struct TokenDetails {
 pub fn token_logprobs(
     tape: &Tape,
     hidden: &Tensor,
-    head: &Tensor,
+    head: impl Into<Head>,
     targets: &Tensor,
     options: LogprobOptions,
 ) -> Result<TokenLogprobs> {
-    token_logprobs_by(Pieces::of(hidden, head), tape, hidden, head, targets, options)
+    let head = head.into();
+    token_logprobs_by(Pieces::of(hidden, &head.weight), tape, hidden, &head, targets, options)
 }
 
 /// [`token_logprobs`] in pieces of choice.
@@ -90,7 +91,7 @@ pub(super) fn token_logprobs_by(
     pieces: Pieces,
     tape: &Tape,
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Head,
     targets: &Tensor,
     LogprobOptions { temperature, details }: LogprobOptions,
 ) -> Result<TokenLogprobs> {
@@ -99,8 +100,8 @@ pub(super) fn token_logprobs_by(
             "token_logprobs: a temperature of {temperature}; it must be finite and above 0"
         )));
     }
-    let operands = [hidden, head, targets];
-    let layer = OutputLayer::new("token_logprobs", pieces, operands, temperature, details)?;
+    let operands = [hidden, targets];
+    let layer = OutputLayer::new("token_logprobs", pieces, operands, head, temperature, details)?;
     // The first slice is the widest: its memory serves them all.
     let slices = layer.slices();
     let memory = layer.memory(slices[0], hidden.dtype())?;
@@ -109,19 +110,39 @@ pub(super) fn token_logprobs_by(
             chunk.forward(slice, &memory)?;
         }
     }
-    let details = details.then(|| token_details(tape, &layer, [hidden, head])).transpose()?;
+    let inputs: Vec<&Tensor> = std::iter::once(hidden).chain(head.inputs()).collect();
+    let details = details.then(|| token_details(tape, &layer, &inputs)).transpose()?;
     let logprobs = per_token(&layer)?;
-    launch(&FWD, &layer, &[&logprobs], head.rows())?;
-    let (dx, dw) = (GradTarget::of(hidden), GradTarget::of(head));
+    launch(&FWD, &layer, &[&logprobs], head.weight.rows())?;
+    let (dx, dw) = (GradTarget::of(hidden), GradTarget::of(&head.weight));
+    let low_rank: Vec<_> =
+        head.low_rank.iter().map(|added| [&added.xa, &added.b].map(GradTarget::of)).collect();
+    let shapes = head.clone().low_rank.into_iter().map(|added| [added.xa, added.b]);
+    let shapes: Vec<_> = shapes.map(|both| both.map(|x| x.shape().to_vec())).collect();
     let saved = Saved::of(hidden);
-    let logprobs = tape.record("token_logprobs", &[hidden, head], logprobs, move |dout| {
+    let logprobs = tape.record("token_logprobs", &inputs, logprobs, move |dout| {
         let hidden = saved.get()?;
+        let empty = |(target, shape): (&Option<GradTarget>, &Vec<usize>)| {
+            let wanted = target.is_some().then(|| Tensor::empty(dout.device(), shape, DType::F32));
+            wanted.transpose()
+        };
+        let mut of_low_rank = Vec::new();
+        for ([xa, b], [xa_shape, b_shape]) in low_rank.iter().zip(&shapes) {
+            of_low_rank.push([empty((xa, xa_shape))?, empty((b, b_shape))?]);
+        }
         into(dx.as_ref(), |dx| {
             into(dw.as_ref(), |dw| {
-                let gradients = Gradients { dx, dw };
+                let gradients = Gradients { dx, dw, low_rank: &of_low_rank };
                 backward(&layer, &hidden, dout, gradients)
             })
-        })
+        })?;
+        let found = low_rank.iter().flatten().zip(of_low_rank.into_iter().flatten());
+        for (target, gradient) in found {
+            if let (Some(target), Some(gradient)) = (target, gradient) {
+                target.add(gradient)?;
+            }
+        }
+        Ok(())
     });
     Ok(TokenLogprobs { logprobs, details })
 }
@@ -156,13 +177,13 @@ fn into(
     }
 }
 
-fn token_details(tape: &Tape, layer: &OutputLayer, inputs: [&Tensor; 2]) -> Result<TokenDetails> {
+fn token_details(tape: &Tape, layer: &OutputLayer, inputs: &[&Tensor]) -> Result<TokenDetails> {
     let (entropy, is_most_likely) = (per_token(layer)?, per_token(layer)?);
     let (log_sum_squares, mean_logit) = (per_token(layer)?, per_token(layer)?);
     let outputs = [&entropy, &is_most_likely, &log_sum_squares, &mean_logit];
     launch(&DETAILS, layer, &outputs, inputs[1].rows())?;
     let without_backward = |what: &'static str, output: Tensor| {
-        tape.record("token_logprobs", &inputs, output, move |_| {
+        tape.record("token_logprobs", inputs, output, move |_| {
             Err(Error::MissingGradient {
                 tensor: "the hidden states".into(),
                 why: format!("token_logprobs has no backward of {what}; detach it"),

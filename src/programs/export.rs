@@ -6,7 +6,9 @@ use serde_json::json;
 
 use super::open::{adapter_text, find, now};
 use super::train::print;
-use crate::adapter::{PeftAdapter, PeftConfig, attach, peft};
+use crate::adapter::{
+    AdapterWeights, LoraWeights, ModuleKind, PeftAdapter, PeftConfig, attach, load_mixed, peft,
+};
 use crate::backend::Device;
 use crate::cli::say;
 use crate::cli::{DtypeOption, ExportOptions, ExportTarget, MergeInto};
@@ -65,6 +67,7 @@ pub fn run(options: ExportOptions) -> Result<()> {
     for warning in model::check(&mut weights, &mut config)? {
         say(&format!("{}: {warning}", source.path.display()));
     }
+    let base_config = config.clone();
     let dtype = match asked {
         Some(DtypeOption::Blocks(_)) if options.to != ExportTarget::Gguf => {
             options.model.dtype()?
@@ -83,10 +86,15 @@ pub fn run(options: ExportOptions) -> Result<()> {
         );
     }
     let mut merge = Merge::new(&weights, base, dtype);
-    if let Some(dir) = adapter_dir {
-        let (peft, adapter) = peft::load(dir, &config)?;
-        let score = peft::score(dir, &peft, config.spec.hidden_size)?;
-        merge = merge.with_adapter(adapter).with_score(score);
+    let parts = options.model.adapter.iter();
+    let parts: Vec<_> =
+        parts.map(|part| (part.path.as_path(), part.weight.unwrap_or(1.0))).collect();
+    let adapter = match parts.is_empty() {
+        true => None,
+        false => Some(load_mixed(&parts, &base_config, Some(&weights))?),
+    };
+    if let Some((_, adapter)) = &adapter {
+        merge = merge.with_adapter(&mut config, adapter.clone())?;
     }
     if options.to == ExportTarget::Gguf {
         let mix = match asked {
@@ -105,7 +113,8 @@ pub fn run(options: ExportOptions) -> Result<()> {
         let difference = || {
             check_merged(&merge)?;
             let device = options.device.device.open(&|message| say!("{message}"))?;
-            let meant = Meant { config: &config, weights: &weights, adapter: adapter_dir, base };
+            let meant =
+                Meant { config: &base_config, weights: &weights, adapter: adapter.as_ref(), base };
             compare_written(&device, &meant, &options.output, merge.dtype())
         };
         let difference = difference().inspect_err(|_| _ = std::fs::remove_file(&options.output))?;
@@ -127,7 +136,8 @@ pub fn run(options: ExportOptions) -> Result<()> {
             companions.save(dir)?;
         }
         check_merged(&merge)?;
-        let meant = Meant { config: &config, weights: &weights, adapter: adapter_dir, base };
+        let meant =
+            Meant { config: &base_config, weights: &weights, adapter: adapter.as_ref(), base };
         difference = Some(compare_written(&device, &meant, dir, dtype)?);
         Ok(())
     })?;
@@ -236,7 +246,22 @@ fn write_adapter(
         return Err(Error::input("--to gguf-lora writes an adapter: give it with --adapter DIR"));
     };
     let dtype = options.model.dtype()?.and_then(|choice| choice.dtype()).unwrap_or(DType::F32);
-    let (_, factors) = peft::load(dir, config)?;
+    let (peft, adapter) = peft::load(dir, config, None)?;
+    let is_more = peft.use_dora
+        || peft.lora_bias
+        || adapter.score.is_some()
+        || ![adapter.saved.len(), adapter.rows.len(), adapter.replaced.len()]
+            .iter()
+            .all(|n| *n == 0)
+        || adapter.loras.iter().any(|lora| lora.module.kind == ModuleKind::Embedding);
+    if is_more {
+        return Err(Error::input(format!(
+            "--to gguf-lora: {} has more than low-rank updates of linear layers (DoRA, biases, embeddings \
+             or saved modules), which llama.cpp does not load; --to gguf merges it",
+            dir.display()
+        )));
+    }
+    let factors: Vec<_> = adapter.loras.iter().map(LoraWeights::flat).collect();
     say(&format!("writing {} as {}", options.output.display(), dtype.name()));
     create_parent(&options.output)?;
     write_lora(&options.output, &model_name(base_id), config, &factors, dtype)?;
@@ -251,7 +276,7 @@ fn write_adapter(
 struct Meant<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
-    adapter: Option<&'a Path>,
+    adapter: Option<&'a (PeftConfig, AdapterWeights)>,
     base: Base,
 }
 
@@ -277,8 +302,8 @@ fn compare_written(
     let options = |nf4| LoadOptions { dtype, nf4, train_all: false, max_positions };
     let source = Source::Weights(meant.weights);
     let (mut model, _) = load(device, meant.config, &source, options(nf4))?;
-    if let Some(dir) = meant.adapter {
-        attach(&mut model, &PeftAdapter::load(dir, meant.config, device)?)?;
+    if let Some((peft, adapter)) = meant.adapter {
+        attach(&mut model, &PeftAdapter::of(peft.clone(), adapter, device, dtype)?)?;
     }
     let expected = logits(&model, max_positions)?;
     drop(model);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::civil::DateTime;
 
-use crate::adapter::{PeftAdapter, PeftConfig};
+use crate::adapter::{PeftAdapter, PeftConfig, load_mixed};
 use crate::backend::Device;
 use crate::cli::say;
 use crate::cli::{AdapterOption, ModelOptions};
@@ -35,6 +35,7 @@ pub struct Found {
 struct FoundAdapter {
     name: String,
     path: PathBuf,
+    weight: Option<f64>,
     text: Option<TextProcessor>,
 }
 
@@ -103,9 +104,10 @@ impl Found {
         let adapters = options
             .adapter
             .iter()
-            .map(|AdapterOption { name, path }| {
+            .map(|AdapterOption { name, path, weight }| {
                 let name = name.clone().unwrap_or_else(|| name_of(path));
-                Ok(FoundAdapter { name, path: path.clone(), text: adapter_text(path, &text)? })
+                let text = adapter_text(path, &text)?;
+                Ok(FoundAdapter { name, path: path.clone(), weight: *weight, text })
             })
             .collect::<Result<_>>()?;
         if options.model.is_some() {
@@ -149,13 +151,21 @@ impl Found {
         say(&format!("{} on {description}, {}{four_bit}", source.base_id, dtype.name()));
         let load_options = LoadOptions { dtype, nf4, train_all: false, max_positions };
         let (model, _) = load(&device, &config, &Source::Weights(&weights), load_options)?;
-        let adapters = adapters
-            .into_iter()
-            .map(|FoundAdapter { name, path, text }| {
-                let adapter = PeftAdapter::load(&path, &config, &device)?;
-                Ok(OpenAdapter { name, adapter, text })
-            })
-            .collect::<Result<_>>()?;
+        // Those with weights are one.
+        let (mixed, others): (Vec<_>, Vec<_>) =
+            adapters.into_iter().partition(|adapter| adapter.weight.is_some());
+        let groups = std::iter::once(mixed).filter(|mixed| !mixed.is_empty());
+        let groups = groups.chain(others.into_iter().map(|adapter| vec![adapter]));
+        let opened = groups.map(|group| {
+            let parts: Vec<_> =
+                group.iter().map(|one| (one.path.as_path(), one.weight.unwrap_or(1.0))).collect();
+            let (peft, weights) = load_mixed(&parts, &config, Some(&weights))?;
+            let adapter = PeftAdapter::of(peft, &weights, &device, dtype)?;
+            let names: Vec<_> = group.iter().map(|one| one.name.clone()).collect();
+            let text = group.into_iter().next().and_then(|one| one.text);
+            Ok(OpenAdapter { name: names.join("+"), adapter, text })
+        });
+        let adapters = opened.collect::<Result<_>>()?;
         Ok(OpenModel { model, text, adapters })
     }
 }

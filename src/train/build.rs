@@ -70,8 +70,12 @@ pub fn build(
         };
         match &lora.adapter {
             Some(path) => {
-                let (saved, saved_parameters) =
-                    trainable::attach_saved(&mut model, path, lora.lora_dropout)?;
+                let (saved, saved_parameters) = trainable::attach_saved(
+                    &mut model,
+                    path,
+                    lora.lora_dropout,
+                    prepared.weights.as_ref(),
+                )?;
                 found = PeftConfig {
                     base_model_name_or_path: found.base_model_name_or_path,
                     revision: found.revision,
@@ -82,6 +86,9 @@ pub fn build(
             None => {
                 parameters = trainable::attach_fresh(&mut model, &found, config.train.seed)?;
             }
+        }
+        if let Some(ratio) = lora.loraplus_lr_ratio {
+            trainable::set_loraplus(&mut parameters, ratio, config.train.learning_rate);
         }
         if config.objective.has_score() {
             let dir = lora.adapter.as_deref();

@@ -32,10 +32,10 @@ pub fn save_result(
 ) -> Result<()> {
     match adapter {
         Some(config) => {
-            let weights = trainable::weights(config, &trainer.model)?;
-            let score =
+            let mut weights = trainable::weights(config, &trainer.model, &trainer.parameters)?;
+            weights.score =
                 config.is_classifier.then(|| trainer.model.lm_head.read_f32()).transpose()?;
-            peft::save_with_score(dir, config, &weights, score.as_ref(), details)?;
+            peft::save(dir, config, &weights, details)?;
             prepared.companions.save(dir)?;
         }
         None => {

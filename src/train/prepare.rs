@@ -131,7 +131,7 @@ impl Prepared {
         let adapter = match saved_adapter {
             None => None,
             Some(dir) => {
-                let (adapter, _) = peft::load(dir, &model_config)?;
+                let (adapter, _) = peft::load(dir, &model_config, weights.as_ref())?;
                 warnings.extend(other_base(dir, &adapter, &source));
                 Some(adapter)
             }
@@ -404,7 +404,10 @@ fn check_modes(config: &TrainConfig, model: &ModelConfig) -> Result<()> {
     match &config.lora {
         Some(lora) if lora.adapter.is_none() => {
             lora.target_modules.refuse_unknown(&model.spec)?;
-            lora.peft(&model.spec).modules(model).map(|_| ())
+            let adapter = lora.peft(&model.spec);
+            adapter.modules(model)?;
+            adapter.saved_tensors(&model.spec)?;
+            adapter.token_rows(&model.spec).map(|_| ())
         }
         _ => Ok(()),
     }

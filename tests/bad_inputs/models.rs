@@ -223,13 +223,19 @@ fn adapters() {
             "patterns",
             |d| adapter(d, "\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 8}"),
             TRAIN,
-            &["`rank_pattern`", "not supported"],
+            &["q_proj.lora_A.weight has shape [4, 32], expected [8, 32]"],
         ),
         case(
             "saved modules",
             |d| adapter(d, "\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
             TRAIN,
-            &["`modules_to_save`", "not supported"],
+            &["lm_head.weight is missing (expected shape [403, 32])"],
+        ),
+        case(
+            "a pattern of modules",
+            |d| adapter(d, "\"exclude_modules\": null", "\"exclude_modules\": \"(?=x)\""),
+            TRAIN,
+            &["exclude_modules: the pattern \"(?=x)\" is not understood", "look-around"],
         ),
         case(
             "another method",

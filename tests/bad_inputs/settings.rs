@@ -87,9 +87,27 @@ fn configs() {
         ),
         case(
             "a target",
-            |d| config(d, "r = 2", "target_modules = [\"lm_head\"]"),
+            |d| config(d, "r = 2", "target_modules = [\"lm_haed\"]"),
             TRAIN,
-            &["lora.target_modules", "found \"lm_head\""],
+            &["lora.target_modules", "found \"lm_haed\"", "did you mean \"lm_head\"?"],
+        ),
+        case(
+            "a saved module",
+            |d| config(d, "r = 2", "modules_to_save = [\"score\"]"),
+            TRAIN,
+            &["modules_to_save: \"score\" is no module of the model", "lm_head"],
+        ),
+        case(
+            "rows of another table",
+            |d| config(d, "r = 2", "trainable_token_indices = { wte = [1] }"),
+            TRAIN,
+            &["trainable_token_indices: \"wte\" is no table of tokens", "embed_tokens"],
+        ),
+        case(
+            "magnitudes of the head",
+            |d| config(d, "r = 2", "use_dora = true\ntarget_modules = [\"lm_head\"]"),
+            TRAIN,
+            &["use_dora is not supported for lm_head", "modules_to_save"],
         ),
         case(
             "4 bits without LoRA",

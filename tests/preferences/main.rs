@@ -115,7 +115,7 @@ impl Case {
         let (mut model, mut parameters) = load(device, &config, &source, options)?;
         let mut peft = PeftConfig::open(&adapter)?;
         if lora {
-            (peft, parameters) = attach_saved(&mut model, &adapter, 0.0)?;
+            (peft, parameters) = attach_saved(&mut model, &adapter, 0.0, None)?;
         }
         match objective.has_score() {
             true if lora => parameters.push(train_score(&mut model, &peft, Some(&adapter))?),

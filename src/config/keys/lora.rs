@@ -1,7 +1,7 @@
 //! The keys of `[lora]`.
 
 use super::{Key, plain, quoted};
-use crate::adapter::{ModuleNames, TargetModules};
+use crate::adapter::{InitLoraWeights, ModuleNames, TargetModules};
 use crate::config::lora::LoraConfig;
 use crate::config::read::Read;
 use crate::config::settings::TrainConfig;
@@ -43,7 +43,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "target_modules",
         aliases: &["lora_target_modules", "lora_target"],
         doc: "\"all-linear\", a list of q_proj k_proj v_proj o_proj gate_proj up_proj down_proj \
-              (qkv_proj and gate_up_proj in models that have these in one), or a regular expression",
+              (qkv_proj and gate_up_proj in models that have these in one) lm_head embed_tokens, or a \
+              regular expression",
         set: |config, node, _| {
             let targets = target_modules(node)?;
             lora(config).target_modules = targets;
@@ -105,6 +106,59 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "lora",
+        name: "modules_to_save",
+        aliases: &["lora_modules_to_save"],
+        doc: "modules that are trained and saved whole: lm_head, embed_tokens, norm",
+        set: |config, node, _| {
+            let names = match &node.value {
+                Value::Text(text) => names_of(text),
+                _ => {
+                    list_of(node, "a list such as [\"lm_head\"]", |n| n.text().map(str::to_owned))?
+                }
+            };
+            lora(config).modules_to_save = names;
+            Ok(())
+        },
+        show: |config| {
+            let names = &own(config)?.modules_to_save;
+            (!names.is_empty()).then(|| show_names(names))
+        },
+    },
+    Key {
+        section: "lora",
+        name: "trainable_token_indices",
+        aliases: &[],
+        doc: "tokens whose embeddings are trained, by id; or by table: { \"embed_tokens\" = [5], \
+              \"lm_head\" = [5] } (where the two are tied, embed_tokens says it for both)",
+        set: |config, node, _| {
+            let ids = |node: &Node| list_of(node, "a list of token ids", |id| id.whole(0));
+            let tables = match node.value {
+                Value::Table(_) => by_module(node, "{ \"embed_tokens\" = [5] }", ids)?,
+                _ => vec![("embed_tokens".to_owned(), ids(node)?)],
+            };
+            lora(config).trainable_token_indices = tables;
+            Ok(())
+        },
+        show: |config| own(config).and_then(|lora| show_by_module(&lora.trainable_token_indices)),
+    },
+    Key {
+        section: "lora",
+        name: "lora_bias",
+        aliases: &[],
+        doc: "a bias of lora_B",
+        set: |config, node, _| node.bool().map(|on| lora(config).lora_bias = on),
+        show: |config| own(config).and_then(|lora| plain(lora.lora_bias)),
+    },
+    Key {
+        section: "lora",
+        name: "use_dora",
+        aliases: &["peft_use_dora", "lora_use_dora"],
+        doc: "DoRA: a trained length for each row of a weight with its update",
+        set: |config, node, _| node.bool().map(|on| lora(config).use_dora = on),
+        show: |config| own(config).and_then(|lora| plain(lora.use_dora)),
+    },
+    Key {
+        section: "lora",
         name: "use_rslora",
         aliases: &["peft_use_rslora", "lora_use_rslora"],
         doc: "scale by lora_alpha / sqrt(r) instead",
@@ -113,9 +167,40 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         section: "lora",
+        name: "init_lora_weights",
+        aliases: &["peft_init_lora_weights"],
+        doc: "what the factors begin with: true, false, gaussian, pissa, pissa_niter_16, olora; what \
+              takes from the base (the last three) is saved as a plain adapter of twice the rank",
+        set: |config, node, _| {
+            let init = match &node.value {
+                Value::Bool(true) => InitLoraWeights::Kaiming,
+                Value::Bool(false) => InitLoraWeights::Uniform,
+                _ => InitLoraWeights::parse(node.text()?).map_err(|expected| {
+                    format!("expected {expected}, found {}", node.describe())
+                })?,
+            };
+            lora(config).init_lora_weights = init;
+            Ok(())
+        },
+        show: |config| own(config).map(|lora| lora.init_lora_weights.text()),
+    },
+    Key {
+        section: "lora",
+        name: "loraplus_lr_ratio",
+        aliases: &[],
+        doc: "LoRA+: lora_B learns at so many times the learning rate",
+        set: |config, node, _| {
+            let ratio = node.real("a number above 0", |ratio| ratio > 0.0)?;
+            lora(config).loraplus_lr_ratio = Some(ratio);
+            Ok(())
+        },
+        show: |config| config.lora.as_ref()?.loraplus_lr_ratio.and_then(plain),
+    },
+    Key {
+        section: "lora",
         name: "adapter",
         aliases: &["lora_model_dir", "adapter_name_or_path"],
-        doc: "start from this PEFT adapter; rank, alpha, targets and use_rslora come from it",
+        doc: "start from this PEFT adapter; all but lora_dropout and loraplus_lr_ratio comes from it",
         set: |config, node, bases| {
             let path = bases.path(node)?;
             lora(config).adapter = Some(path);
@@ -180,12 +265,17 @@ fn target_modules(node: &Node) -> Read<TargetModules> {
 /// The names of modules that can have an update.
 fn known_modules() -> Vec<&'static str> {
     let projections = Projection::ALL.map(Projection::name);
-    projections.into_iter().collect()
+    projections.into_iter().chain(["lm_head", "embed_tokens"]).collect()
 }
 
 /// Whether text is a regular expression rather than names.
 fn is_pattern(text: &str) -> bool {
     text.contains(|c: char| !(c.is_alphanumeric() || "._, -".contains(c)))
+}
+
+/// The names in a text.
+fn names_of(text: &str) -> Vec<String> {
+    text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// Names, or a pattern.
@@ -194,8 +284,7 @@ fn modules(node: &Node) -> Read<ModuleNames> {
         if is_pattern(text) {
             return Ok(ModuleNames::Pattern(text.clone()));
         }
-        let names = text.split([',', ' ']).filter(|name| !name.is_empty());
-        return Ok(ModuleNames::Names(names.map(str::to_owned).collect()));
+        return Ok(ModuleNames::Names(names_of(text)));
     }
     list_of(node, "a regular expression, or a list of names", |name| name.text().map(str::to_owned))
         .map(ModuleNames::Names)

@@ -3,7 +3,7 @@
 use crate::data::Batch;
 use crate::error::Result;
 use crate::objective::Pass;
-use crate::ops::{self, LogprobOptions, RowSelection, TokenLogprobs};
+use crate::ops::{self, Head, LogprobOptions, RowSelection, TokenLogprobs};
 use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -66,20 +66,21 @@ impl Selection {
     }
 
     /// The log-probabilities of the selected tokens, f32 in the order of the lists, from the final
-    /// hidden states [T, C] of the batch and a head [V, C].
+    /// hidden states [T, C] of the batch and the head for them.
     ///
     /// # Errors
     /// What the ops report.
     fn logprobs(
         &self,
         tape: &Tape,
-        [hidden, head]: [&Tensor; 2],
+        (hidden, head): (Tensor, Head),
         details: bool,
     ) -> Result<TokenLogprobs> {
         let device = hidden.device();
         let selection = RowSelection::new(device, hidden.rows(), &self.rows)?;
         let targets = Tensor::from_u32(device, &[self.targets.len()], &self.targets)?;
-        let hidden = ops::gather_rows(tape, hidden, &selection)?;
+        let hidden = ops::gather_rows(tape, &hidden, &selection)?;
+        let head = head.of_rows(tape, &selection)?;
         let options = LogprobOptions { details, ..LogprobOptions::default() };
         ops::token_logprobs(tape, &hidden, head, &targets, options)
     }
@@ -107,8 +108,7 @@ impl Answers {
     /// # Errors
     /// What the ops report.
     pub fn of(pass: &Pass, selection: &Selection) -> Result<Self> {
-        let (hidden, head) = (pass.hidden()?, &pass.model.lm_head);
-        let found = selection.logprobs(&pass.tape, [&hidden, head], true)?;
+        let found = selection.logprobs(&pass.tape, pass.hidden_and_head()?, true)?;
         let logprobs = found.logprobs.read_f32()?;
         let mut details = Vec::new();
         for told in found.details.iter() {
@@ -151,8 +151,8 @@ pub fn reference_logprobs(pass: &Pass, batch: &Batch, selection: &Selection) -> 
     if selection.is_empty() {
         return Ok(Vec::new());
     }
-    let (hidden, head) = pass.of_reference(batch)?;
-    selection.logprobs(&Tape::inference(), [&hidden, head], false)?.logprobs.read_f32()
+    let policy = pass.of_reference(batch)?;
+    selection.logprobs(&Tape::inference(), policy, false)?.logprobs.read_f32()
 }
 
 /// What the trained policy, under the adapter of the pass, says of the selected tokens of another batch,
@@ -164,7 +164,6 @@ pub fn policy_logprobs(pass: &Pass, batch: &Batch, selection: &Selection) -> Res
     if selection.is_empty() {
         return Ok(Vec::new());
     }
-    let hidden = pass.reference(pass.context.adapter, batch)?;
-    let head = &pass.model.lm_head;
-    selection.logprobs(&Tape::inference(), [&hidden, head], false)?.logprobs.read_f32()
+    let policy = pass.under(pass.context.adapter, batch)?;
+    selection.logprobs(&Tape::inference(), policy, false)?.logprobs.read_f32()
 }

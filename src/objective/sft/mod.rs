@@ -53,7 +53,7 @@ impl Objective for Sft {
         let Pass { model, batch, .. } = pass;
         let targets = Targets::new(model.embed_tokens.device(), batch)?;
         let hidden = pass.hidden()?;
-        let head = &model.lm_head;
+        let head = model.head(&pass.tape, &hidden, &pass.context)?;
         let found = next_token_loss(&pass.tape, &hidden, head, &targets, pass.step_state)?;
         pass.minimize(&found.scaled_loss)?;
         Ok(Measures::new(Sum::Of(found.losses)))

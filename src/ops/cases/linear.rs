@@ -46,9 +46,14 @@ pub fn cases() -> Vec<Case> {
     cases.extend(hopper_cases());
     for (rows, columns) in [(1, 1), (3, 31), (33, 65), (0, 8), (300, 7)] {
         cases.push(add_bias(rows, columns, [F32; 2]));
+        cases.push(row_squares(rows, columns, F32));
+        cases.push(dora_norm(rows, columns, 3));
+        cases.push(scale_columns(rows, columns, F32));
     }
     for dtypes in [[BF16; 2], [F16; 2], [BF16, F32]] {
         cases.push(add_bias(5, 66, dtypes));
+        cases.push(row_squares(5, 66, dtypes[0]));
+        cases.push(scale_columns(33, 66, dtypes[0]));
     }
     for double_quant in [false, true] {
         for (shape, dtype) in [([2, 4], F32), ([5, 72], F32), ([40, 520], F32), ([6, 72], BF16)] {
@@ -167,6 +172,59 @@ fn hopper_cases() -> Vec<Case> {
         cases.push(product(rung, Layout::NT, [67, 69, 40], [BF16, BF16, F32], 1.0, true));
     }
     cases
+}
+
+/// The squares of rows, as DoRA wants them.
+fn row_squares(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "row_squares",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs: vec![Input::new("w", &[rows, columns], dtype)],
+        rule: Rule::Reduction(vec![columns]),
+        cost: (count * dtype.size() as f64, 2.0 * count),
+        run: Box::new(|_, inputs| Ok(vec![ops::row_squares(&inputs[0])?])),
+    }
+}
+
+/// Weights' rows are longer than their updates, as they are in training.
+fn dora_norm(rows: usize, columns: usize, rank: usize) -> Case {
+    let squares = (0..rows).map(|n| 40.0 + (n * 7 % 13) as f32).collect();
+    Case {
+        op: "dora_norm",
+        variant: format!("{rows}x{columns} rank {rank}"),
+        inputs: vec![
+            Input::new("squares", &[rows], DType::F32).values(Values::Floats(squares)),
+            Input::new("lora_a", &[rank, columns], DType::F32).values(Values::Normal(0.1)),
+            Input::new("lora_b", &[rows, rank], DType::F32).values(Values::Normal(0.1)),
+            Input::new("aw", &[rank, rows], DType::F32),
+        ],
+        rule: Rule::Elementwise,
+        cost: ((4 * rows * (3 * rank + 2)) as f64, (6 * rows * rank) as f64),
+        run: Box::new(|_, inputs| {
+            let [squares, lora_a, lora_b, aw] = inputs else { return Ok(Vec::new()) };
+            Ok(vec![ops::dora_norm(squares, lora_a, lora_b, aw, 0.7)?])
+        }),
+    }
+}
+
+fn scale_columns(rows: usize, columns: usize, dtype: DType) -> Case {
+    let count = (rows * columns) as f64;
+    Case {
+        op: "scale_columns",
+        variant: format!("{rows}x{columns} {}", dtype.name()),
+        inputs: vec![
+            Input::new("x", &[rows, columns], dtype).grad(),
+            Input::new("magnitude", &[columns], DType::F32).grad_f32(),
+            Input::new("inverse", &[columns], DType::F32).values(Values::AroundOne(0.3)),
+        ],
+        rule: Rule::Reduction(vec![1, 1, rows]),
+        cost: (2.0 * count * dtype.size() as f64, count),
+        run: Box::new(|tape, inputs| {
+            let [x, magnitude, inverse] = inputs else { return Ok(Vec::new()) };
+            Ok(vec![ops::scale_columns(tape, x, magnitude, inverse)?])
+        }),
+    }
 }
 
 /// The timed cases: the layers of a 135M model, 512 tokens.

@@ -6,7 +6,8 @@ use crate::ops::cross_entropy::linear_cross_entropy_by;
 use crate::ops::output_layer::Pieces;
 use crate::ops::step_state::{StepState, StepValues};
 use crate::ops::token_logprobs::token_logprobs_by;
-use crate::ops::{self, IGNORE, LogprobOptions, RowSelection};
+use crate::ops::{self, Head, IGNORE, LogprobOptions, LowRank, RowSelection};
+use crate::tensor::Tensor;
 
 /// Everything in one piece.
 pub(super) const WHOLE: Pieces = Pieces { rows: 1 << 20, vocabulary: 1 << 20 };
@@ -31,6 +32,13 @@ pub fn cases() -> Vec<Case> {
             cases.push(token_logprobs(sizes, pieces, options, DType::F32));
         }
     }
+    for pieces in [WHOLE, SMALL] {
+        let (sizes, options) = ([65, 31, 301], LogprobOptions { temperature: 0.7, details: false });
+        let [tokens, columns, vocabulary] = sizes;
+        let cross = linear_cross_entropy(tokens, columns, vocabulary, pieces, DType::F32);
+        cases.push(with_low_rank(cross));
+        cases.push(with_low_rank(token_logprobs(sizes, pieces, options, DType::F32)));
+    }
     cases.push(most_likely(DType::F32));
     for (rows, columns) in [(0, 4), (1, 1), (5, 3), (33, 65)] {
         cases.push(gather_rows(rows, columns, DType::F32));
@@ -44,6 +52,7 @@ pub fn cases() -> Vec<Case> {
         let options = LogprobOptions { temperature: 1.3, details: true };
         cases.push(token_logprobs([31, 32, 66], WHOLE, LogprobOptions::default(), dtype));
         cases.push(token_logprobs([65, 30, 300], SMALL, options, dtype));
+        cases.push(with_low_rank(linear_cross_entropy(65, 30, 300, SMALL, dtype)));
         cases.push(most_likely(dtype));
         cases.push(gather_rows(5, 66, dtype));
         cases.push(gather_rows_often(7, 66, dtype));
@@ -87,13 +96,31 @@ pub(super) fn linear_cross_entropy(
         rule: Rule::Naive,
         cost: ((m * k + n * k) * dtype.size() as f64, 2.0 * m * n * k),
         run: Box::new(move |tape, inputs| {
-            let [x, weight, targets] = [&inputs[0], &inputs[1], &inputs[2]];
+            let (x, head, targets) = (&inputs[0], head(inputs), &inputs[2]);
             let state = StepState::new(x.device())?;
             state.set(&values)?;
-            let found = linear_cross_entropy_by(pieces, tape, x, weight, targets, &state)?;
+            let found = linear_cross_entropy_by(pieces, tape, x, &head, targets, &state)?;
             Ok(vec![found.scaled_loss, found.losses])
         }),
     }
+}
+
+/// The head of a case, with what is added to its logits where the case has that.
+fn head(inputs: &[Tensor]) -> Head {
+    let mut head = Head::from(&inputs[1]);
+    if let [_, _, _, xa, b] = inputs {
+        head.low_rank.push(LowRank { xa: xa.clone(), b: b.clone(), scale: 0.7 });
+    }
+    head
+}
+
+/// The case with an update of rank 3, as LoRA on the head has it.
+fn with_low_rank(mut case: Case) -> Case {
+    let (tokens, vocabulary) = (case.inputs[0].shape[0], case.inputs[1].shape[0]);
+    case.variant += " and rank 3";
+    case.inputs.push(Input::new("xa", &[tokens, 3], DType::F32).grad_f32());
+    case.inputs.push(Input::new("b", &[vocabulary, 3], DType::F32).grad_f32());
+    case
 }
 
 /// Every third token but the first has none.
@@ -130,8 +157,8 @@ fn token_logprobs(
         rule: Rule::Naive,
         cost: ((m * k + n * k) * dtype.size() as f64, 2.0 * m * n * k),
         run: Box::new(move |tape, inputs| {
-            let [hidden, head, targets] = [&inputs[0], &inputs[1], &inputs[2]];
-            let found = token_logprobs_by(pieces, tape, hidden, head, targets, options)?;
+            let (hidden, head, targets) = (&inputs[0], head(inputs), &inputs[2]);
+            let found = token_logprobs_by(pieces, tape, hidden, &head, targets, options)?;
             let details = found.details.map(|found| {
                 [found.entropy, found.is_most_likely, found.log_sum_squares, found.mean_logit]
             });

@@ -52,7 +52,7 @@ fn state(skip: f32) -> Input {
 /// Parameters are small beside the step, so that comparing them compares the change.
 pub(super) fn adamw(count: usize, skip: f32) -> Case {
     let float = |name, std| Input::new(name, &[count], DType::F32).values(Values::Normal(std));
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, lr_ratio: 1.5 };
     // Second moments are squares.
     let v = (0..count).map(|i| 1e-4 * (1.0 + (i % 7) as f32)).collect();
     Case {
@@ -107,7 +107,8 @@ fn adamw_8bit(count: usize, skip: f32) -> Case {
     let codes = |name, values: Vec<u8>| {
         Input::new(name, &[values.len()], DType::U8).values(Values::Bytes(values))
     };
-    let settings = AdamW8bit { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+    let settings =
+        AdamW8bit { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, lr_ratio: 1.5 };
     Case {
         op: "adamw_8bit",
         variant: format!("{count}{}", if skip == 0.0 { "" } else { ", skipped" }),

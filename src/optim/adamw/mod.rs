@@ -79,9 +79,10 @@ impl Moments {
         state: &StepState,
     ) -> Result<()> {
         let weight_decay = settings.decay_of(parameter) as f32;
+        let lr_ratio = parameter.lr_ratio;
         let [beta1, beta2, eps] =
             [settings.beta1, settings.beta2, settings.eps].map(|value| value as f32);
-        let settings = AdamW { beta1, beta2, eps, weight_decay };
+        let settings = AdamW { beta1, beta2, eps, weight_decay, lr_ratio };
         ops::adamw(settings, &parameter.master, &self.m, &self.v, grad, state)
     }
 }

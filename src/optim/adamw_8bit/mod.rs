@@ -71,7 +71,8 @@ impl Optimizer for Adam8bit {
                 State::Full(moments) => moments.update(&self.settings, parameter, grad, state)?,
                 State::Quantized(moments) => {
                     let weight_decay = self.settings.decay_of(parameter) as f32;
-                    let settings = AdamW8bit { beta1, beta2, eps, weight_decay };
+                    let lr_ratio = parameter.lr_ratio;
+                    let settings = AdamW8bit { beta1, beta2, eps, weight_decay, lr_ratio };
                     let param = &parameter.master;
                     ops::adamw_8bit(settings, &self.tables, param, moments, grad, state)?;
                 }
