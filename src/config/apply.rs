@@ -143,7 +143,7 @@ impl Given {
         let named = |key: &&Setting| key.names().any(|known| known == name);
         let foreign = foreign::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
         let idle = without_effect::KEYS.iter().find(|key| key.names.contains(&name.as_str()));
-        let mut keys = self.keys.iter();
+        let keys = self.keys.iter();
         let own = keys.clone().find(|key| key.section == section && named(key)).copied();
         let settings = match (own, foreign, idle) {
             (Some(key), ..) => vec![(key, node)],
@@ -158,13 +158,22 @@ impl Given {
                 }
                 Vec::new()
             }
-            (None, None, None) => match keys.find(named).filter(|_| section.is_empty()).copied() {
-                Some(key) => vec![(key, node)],
-                None => {
-                    self.unknown(section, &name, &place, &node);
-                    Vec::new()
+            (None, None, None) => {
+                let found = keys.filter(named).filter(|_| section.is_empty()).copied();
+                match found.collect::<Vec<_>>().as_slice() {
+                    [key] => vec![(*key, node)],
+                    [] => {
+                        self.unknown(section, &name, &place, &node);
+                        Vec::new()
+                    }
+                    several => {
+                        let paths: Vec<String> = several.iter().map(|key| key.path()).collect();
+                        let text = format!("{name}: is {}: write which", paths.join(", or "));
+                        self.problems.add(&place, &text);
+                        Vec::new()
+                    }
                 }
-            },
+            }
         };
         for (key, node) in settings {
             self.assign(key, &written, node, replace);
@@ -423,9 +432,9 @@ mod tests {
             let idle = without_effect::KEYS.iter().flat_map(|key| key.names);
             let idle = idle.map(|name| (*name, "without effect".into()));
             for (name, path) in keys.chain(foreign).chain(idle) {
-                // Outside sections axolotl's meaning holds, in `[lora]` PEFT's; and mlx_lm's mode
-                // is told from a file by its value.
-                if matches!(name, "adapter" | "train") {
+                // Outside sections axolotl's meaning holds, in `[lora]` PEFT's; mlx_lm's mode is told
+                // from a file by its value; and CPO's alpha, outside its section, is refused.
+                if matches!(name, "adapter" | "train" | "alpha") {
                     continue;
                 }
                 if let Some(other) = seen.insert(name, path.clone()) {

@@ -158,6 +158,10 @@ fn keys_are_found_by_their_meaning() {
     }
     assert_error(with("data = 3"), &["run.toml:3: data: expected a table of keys"]);
     assert_error(with("quantization = 3"), &["quantization: expected a table of keys, found 3"]);
+    // A name of two keys.
+    assert_eq!(with("alpha = 8").unwrap().lora.unwrap().lora_alpha, 8.0);
+    let both = with("objective = 'cpo'\nalpha = 8");
+    assert_error(both, &["run.toml:4: alpha: is lora.lora_alpha, or cpo.alpha: write which"]);
     for dtype in ["bf16", "torch.bfloat16", "bfloat16"] {
         let config = with(&format!("dtype = '{dtype}'")).unwrap();
         assert_eq!(config.dtype, DtypeChoice::Bfloat16);
