@@ -145,6 +145,14 @@ fn turns_that_say_so_are_context() {
         let message = load(&text, &row(said, r#""id": 1"#), &options()).unwrap_err().to_string();
         assert!(message.contains(":1: messages[1]: ") && message.contains(expected), "{message}");
     }
+    // What is not heeded is said.
+    let asks = r#"{"messages": [{"role": "user", "content": "q", "train": true}, {"role": "assistant", "content": "a"}]}"#;
+    let data = load(&text, asks, &options()).unwrap();
+    assert_eq!(learned(&text, &data), ["a<|im_end|>\n"]);
+    assert!(data.warnings[0].contains("is not heeded (1 row)"), "{:?}", data.warnings);
+    let detail = row(r#""train_detail": []"#, r#""id": 1"#);
+    let message = load(&text, &detail, &options()).unwrap_err().to_string();
+    assert!(message.contains("`train_detail` says which characters"), "{message}");
     // A row that is context from end to end is left out, and counted.
     let rows = format!(
         "{}\n{}\n",

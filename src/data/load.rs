@@ -283,10 +283,7 @@ impl Collector {
         let warnings = self.unseen.iter().map(|(what, ((file, line), rows))| {
             let (first, s) =
                 (place(&files[*file as usize].path, *line), if *rows == 1 { "" } else { "s" });
-            format!(
-                "{first}: {what}: the chat template does not show it, so nothing is learned of it \
-                 ({rows} row{s})"
-            )
+            format!("{first}: {what} ({rows} row{s})")
         });
         let warnings = warnings.collect();
         let (files, examples, stats) = (files.to_vec(), self.examples, self.stats);

@@ -7,8 +7,9 @@
 //! prompt and conversation part after the message before it, at the latest where its own words begin.
 //! A turn ends with the first end-of-turn token after its words and the white space that belongs to it.
 
+use super::format::Chat;
 use super::message;
-use super::script::{Script, common_prefix, content_of, spoken};
+use super::script::{Script, common_prefix, content_of, spoken, thoughts};
 use crate::tokenizer::EndOfTurn;
 use crate::{Error, Result};
 
@@ -112,45 +113,51 @@ impl Finder<'_> {
                 message::shown(&script.chat.messages[turn]["content"])
             ))
         })?;
-        let opened = script.joint(turn).or_else(|| self.joint_of_a_pair(turn, words));
-        // The words may begin as the opening does, and are the answer's all the same.
-        let (joint, opening) = opened.filter(|(joint, _)| *joint <= words).ok_or_else(|| {
+        let start =
+            begins(script, turn, words).or_else(|| begins_as_in_a_pair(script, turn, words));
+        start.map(|start| (start, said)).ok_or_else(|| {
             Error::input(format!(
                 "chat template {name}: where assistant turn {turn} begins cannot be told: the prompt \
                  it answers is not how the conversation begins, and the messages before it cannot be \
                  found in both; use another chat_template, or mark the answers in this one with \
                  {{% generation %}} and {{% endgeneration %}}"
             ))
-        })?;
-        Ok((joint + parting(&script.text[joint..words], &opening), said))
+        })
     }
 
-    /// Where the answer begins in the text, as it begins in a conversation of its own: the template
-    /// refuses the messages before it without it.
-    fn joint_of_a_pair(&self, turn: usize, words: usize) -> Option<(usize, String)> {
-        let messages = &self.script.chat.messages;
-        let question = messages.iter().find(|message| message["role"] == "user")?;
-        let pair = [question.clone(), messages[turn].clone()];
-        let lead = self.script.lead(pair.to_vec())?;
-        let start = words.checked_sub(lead.len())?;
-        self.script.text.get(start..words).filter(|text| *text == lead)?;
-        Some((start, String::new()))
-    }
-
-    /// The end of the first end-of-turn token from `said` on, where the words of `turn` end.
+    /// The end of the first end-of-turn token from `said` on, where the words of `turn` end. A turn of
+    /// calls may have none, where the results stand in the same turn: it ends where the text without
+    /// them does.
     fn end(&self, turn: usize, said: usize) -> Result<usize> {
-        let within = turn + 1 < self.script.chat.messages.len();
-        let end = self.ends.iter().find(|span| span.0 >= said);
+        let script = self.script;
+        let within = turn + 1 < script.chat.messages.len();
+        let end = self.ends.iter().find(|span| span.0 >= said).map(|span| span.1);
         let end = end.filter(|_| !(within && self.end_of_turn.within == Some(false)));
-        end.map(|span| span.1).ok_or_else(|| {
+        if end.is_some_and(|end| !self.is_of_another(turn, said, end)) {
+            return Ok(end.unwrap_or(said));
+        }
+        let calls = !message::calls(&script.chat.messages[turn]).is_empty();
+        let cut = script.cut(turn + 1).ok().filter(|_| within && calls);
+        let common = cut.map(|cut| common_prefix(&script.text, &cut.text));
+        common.filter(|common| *common > said).ok_or_else(|| {
             Error::input(format!(
                 "chat template {}: no end-of-turn token follows assistant turn {turn}, so the \
                  model would never learn to stop; use a template that ends every assistant turn \
                  with a special token ({})",
-                self.script.template.name(),
+                script.template.name(),
                 self.choices
             ))
         })
+    }
+
+    /// Whether the words of the next message stand between the words of `turn` and `end`.
+    fn is_of_another(&self, turn: usize, said: usize, end: usize) -> bool {
+        let Some(next) = self.script.chat.messages.get(turn + 1) else { return false };
+        let words = content_of(next).trim();
+        // Looking closely costs renderings: only where they may be there.
+        let may_be = !message::calls(&self.script.chat.messages[turn]).is_empty()
+            || !words.is_empty() && self.script.text[said..end].contains(words);
+        may_be && self.script.place(turn + 1).is_some_and(|place| place.0 < end)
     }
 
     /// The white space that the template writes after an assistant's turn of its own accord: what is
@@ -204,22 +211,57 @@ impl Finder<'_> {
     }
 }
 
+/// Where turn `turn` begins, by the text from the end of the message before it to its own `words`.
+fn begins(script: &Script, turn: usize, words: usize) -> Option<usize> {
+    let (joint, opening) = script.joint(turn).filter(|(joint, _)| *joint <= words)?;
+    let (message, between) = (&script.chat.messages[turn], &script.text[joint..words]);
+    let own: Vec<&str> = thoughts(message).collect();
+    let says = !content_of(message).trim().is_empty();
+    Some(joint + parting(between, &opening, says.then_some(&own)))
+}
+
+/// Where turn `turn` begins, as it begins after a question alone: for templates that refuse the messages
+/// before it without it.
+fn begins_as_in_a_pair(script: &Script, turn: usize, words: usize) -> Option<usize> {
+    let messages = &script.chat.messages;
+    let question = messages.iter().find(|message| message["role"] == "user")?;
+    let messages = vec![question.clone(), messages[turn].clone()];
+    let chat = Chat { messages, ..script.chat.as_ref().clone() };
+    let pair = Script::new(script.template, &chat, false).ok()?;
+    let (words_of_pair, _) = pair.place(1)?;
+    let prompt = pair.prompt(1).ok()?;
+    let begins = match pair.text.starts_with(&prompt) {
+        true => prompt.len(),
+        false => begins(&pair, 1, words_of_pair)?,
+    };
+    let lead = pair.text.get(begins..words_of_pair)?;
+    let start = words.checked_sub(lead.len())?;
+    (script.text.get(start..words)? == lead).then_some(start)
+}
+
 /// Where an answer begins in `between`, the text from the end of the message before it to its own words:
-/// where it parts from `opening`, which is how the prompt goes on after that message.
-fn parting(between: &str, opening: &str) -> usize {
+/// where it parts from `opening`, which is how the prompt goes on after that message. `thoughts` are what
+/// the answer may say before its words; `None` if it has no words, but calls.
+fn parting(between: &str, opening: &str, thoughts: Option<&Vec<&str>>) -> usize {
     let common = common_prefix(between, opening);
     let (lead, rest) = (&between[common..], &opening[common..]);
-    if rest.is_empty() {
+    if rest.is_empty() || lead.is_empty() {
         return common;
     }
     // What the prompt alone has may be followed by a mark that both have: then the answer begins after it.
-    let suffixes = rest.char_indices().map(|(at, _)| &rest[at..]);
-    let mark = suffixes.into_iter().find(|mark| mark.trim().len() > 1 && lead.contains(mark));
-    match mark.and_then(|mark| Some(lead.find(mark)? + mark.len())) {
-        Some(at) => common + at,
-        // White space where the prompt goes on in another way belongs to the marks.
-        None if lead.trim().is_empty() => between.len(),
-        None => common,
+    let mut suffixes = rest.char_indices().map(|(at, _)| &rest[at..]);
+    let mark = suffixes.find(|mark| mark.trim().len() > 1 && lead.contains(mark));
+    if let Some(at) = mark.and_then(|mark| Some(lead.find(mark)? + mark.len())) {
+        return common + at;
+    }
+    // Marks that the template writes before the words are not the answer's.
+    if thoughts.is_some_and(|thoughts| !thoughts.iter().any(|thought| lead.contains(thought))) {
+        return between.len();
+    }
+    // Two marks may begin alike: `<think>` and `<tool_call>`.
+    match between[..common].rfind(['<', '[', '{']) {
+        Some(at) if !between[at..common].contains(['>', ']', '}']) => at,
+        _ => common,
     }
 }
 
@@ -229,16 +271,19 @@ mod tests {
 
     #[test]
     fn answers_begin_where_prompt_and_conversation_part() {
-        for (between, opening, expected) in [
-            ("[/INST] ", "[/INST]", "[/INST]"),
-            ("</u><A>", "</u><A><think>\n", "</u><A>"),
-            ("</u><A><think>\nr</think>", "</u><A><think>\n", "</u><A><think>\n"),
-            ("[/INST] ", "[TOOLS]x[/TOOLS][/INST]", "[/INST]"),
-            ("<A>Thought: r\n", "<A><think>\n", "<A>"),
-            ("<A>\n", "<A><think>", "<A>\n"),
-            ("", "<A><think>", ""),
+        for (between, opening, thoughts, expected) in [
+            ("[/INST] ", "[/INST]", Some(vec![]), "[/INST]"),
+            ("</u><A>", "</u><A><think>\n", Some(vec![]), "</u><A>"),
+            ("</u><A><think>\nr</think>", "</u><A><think>\n", Some(vec!["r"]), "</u><A><think>\n"),
+            ("[/INST] ", "[TOOLS]x[/TOOLS][/INST]", Some(vec![]), "[/INST]"),
+            ("<A>Thought: r\n", "<A><think>\n", Some(vec!["r"]), "<A>"),
+            ("<A><think></think>", "<A><think>\n", Some(vec![]), "<A><think></think>"),
+            ("<A>\n", "<A><think>", Some(vec![]), "<A>\n"),
+            ("", "<A><think>", Some(vec![]), ""),
+            ("<A><tool_call>f(", "<A><think>", None, "<A>"),
         ] {
-            assert_eq!(&between[..parting(between, opening)], expected, "{between} {opening}");
+            let found = parting(between, opening, thoughts.as_ref());
+            assert_eq!(&between[..found], expected, "{between} {opening}");
         }
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn is_masked(message: &Value) -> bool {
     })
 }
 
+/// Whether a message says of itself, in words, that it is learned.
+pub(super) fn asks_for_loss(message: &Value) -> bool {
+    message["train"] == true || message["training"] == true
+}
+
 /// The calls of a message; none where it has none.
 pub(super) fn calls(message: &Value) -> &[Value] {
     message["tool_calls"].as_array().map_or(&[], Vec::as_slice)
@@ -141,6 +146,14 @@ fn joined(parts: &[Value]) -> Result<String> {
 
 /// Refuses what is no yes or no about the loss of a message.
 fn check_loss(message: &Map<String, Value>) -> Result<()> {
+    if let Some(key) =
+        ["train_detail", "training_detail"].iter().find(|key| message.contains_key(**key))
+    {
+        return Err(Error::input(format!(
+            "`{key}` says which characters of the message are learned, and a message is learned whole \
+             or not at all here: split it, or say \"train\": false"
+        )));
+    }
     for (key, _) in LOSS_KEYS {
         let (fits, expected) = match (message.get(key), key) {
             (None, _) => continue,
@@ -248,41 +261,47 @@ fn parsed(value: &Value, place: &str) -> Result<Value> {
 /// call as the row writes it.
 pub(super) fn sharegpt(turns: &Value) -> Result<(Vec<Value>, Vec<(usize, String)>)> {
     let (mut messages, mut calls) = (Vec::new(), Vec::new());
-    for (index, turn) in list(turns, "conversations")?.iter().enumerate() {
-        let place = format!("conversations[{index}]");
-        let at = |error| Error::input(format!("{place}: {error}"));
-        let (from, value) = match (turn.get("from").and_then(Value::as_str), turn.get("value")) {
-            (Some(from), Some(value)) => (from, value),
-            _ => {
-                let hint = match turn.get("role") {
-                    Some(_) => "; a list of `role` and `content` belongs under the key `messages`",
-                    None => "",
-                };
-                return Err(Error::input(format!(
-                    "{place} has no string `from` and `value`, expected {{\"from\": ..., \
-                     \"value\": ...}}: {}{hint}",
-                    shown(turn)
-                )));
-            }
-        };
-        let mut said = Map::new();
-        said.insert("role".into(), role_of(from).into());
-        said.insert("content".into(), value.clone());
-        if from == "function_call" {
-            let text = value.as_str().ok_or_else(|| {
-                at(Error::input("the `value` of a function_call is not a JSON text"))
-            })?;
-            calls.push((index, text.to_owned()));
-            said.insert("content".into(), "".into());
-            said.insert("tool_calls".into(), called(text).map_err(at)?);
-        }
-        let known = ["from", "value", "role", "content"];
-        let further = turn.as_object().into_iter().flatten();
-        let further = further.filter(|(key, _)| !known.contains(&key.as_str()));
-        said.extend(further.map(|(key, value)| (key.clone(), value.clone())));
-        messages.push(message(&Value::Object(said)).map_err(at)?);
+    for (index, value) in list(turns, "conversations")?.iter().enumerate() {
+        let (message, call) = turn(value, &format!("conversations[{index}]"))?;
+        messages.push(message);
+        calls.extend(call.map(|call| (index, call)));
     }
     Ok((messages, calls))
+}
+
+/// The message of a turn of `from` and `value`, and, if it is a call, the call as the row writes it.
+/// `place` is what errors call the turn.
+pub(super) fn turn(turn: &Value, place: &str) -> Result<(Value, Option<String>)> {
+    let at = |error| Error::input(format!("{place}: {error}"));
+    let (Some(from), Some(value)) = (turn.get("from").and_then(Value::as_str), turn.get("value"))
+    else {
+        let hint = match turn.get("role") {
+            Some(_) => "; a list of `role` and `content` belongs under the key `messages`",
+            None => "",
+        };
+        return Err(Error::input(format!(
+            "{place} has no string `from` and `value`, expected {{\"from\": ..., \"value\": ...}}: \
+             {}{hint}",
+            shown(turn)
+        )));
+    };
+    let mut said = Map::new();
+    said.insert("role".into(), role_of(from).into());
+    said.insert("content".into(), value.clone());
+    let mut call = None;
+    if from == "function_call" {
+        let text = value
+            .as_str()
+            .ok_or_else(|| at(Error::input("the `value` of a function_call is not a JSON text")))?;
+        said.insert("content".into(), "".into());
+        said.insert("tool_calls".into(), called(text).map_err(at)?);
+        call = Some(text.to_owned());
+    }
+    let known = ["from", "value", "role", "content"];
+    let further = turn.as_object().into_iter().flatten();
+    let further = further.filter(|(key, _)| !known.contains(&key.as_str()));
+    said.extend(further.map(|(key, value)| (key.clone(), value.clone())));
+    Ok((message(&Value::Object(said)).map_err(at)?, call))
 }
 
 /// The role that a `from` means; one that is not known is left to the template.

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// What ends the thought of an answer that is written with it, in the templates that take it apart.
 const THOUGHT_ENDS: &str = "</think>";
 
+/// The names of a thought; `apply_chat_template` hands on one under the others too.
+pub const THOUGHTS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+
 /// A conversation with its text.
 pub struct Script<'a> {
     /// The template.
@@ -113,11 +116,16 @@ impl<'a> Script<'a> {
             Some((before.len(), self.text.len() - common_suffix(rest, &after)))
         };
         let variants = self.variants(turn);
-        let mut places = variants.iter().filter_map(found);
-        let (start, end) = places.next()?;
-        // Space between a thought and the words is the message's own, if it said so.
-        let whole =
-            places.next().filter(|whole| self.text[whole.0.min(start)..start].trim().is_empty());
+        let (start, end) = variants.iter().find_map(found)?;
+        // A thought that is written with the words belongs to them, if the template leaves it there.
+        let content = content_of(&self.chat.messages[turn]).trim();
+        if content.is_empty() || spoken(content) == content {
+            return Some((start, end));
+        }
+        if self.text[..end].ends_with(content) {
+            return Some((end - content.len(), end));
+        }
+        let whole = variants.get(1).and_then(found);
         Some((whole.map_or(start, |whole| whole.0.min(start)), end))
     }
 
@@ -134,16 +142,6 @@ impl<'a> Script<'a> {
             })
         };
         (0..turn).rev().find_map(of).or(Some((0, prompt.clone())).filter(|_| turn == 0))
-    }
-
-    /// What the template writes between the prompt of an answer and its words, in a conversation of a
-    /// question and this answer alone.
-    pub fn lead(&self, pair: Vec<Value>) -> Option<String> {
-        let chat = Chat { messages: pair, ..self.chat.as_ref().clone() };
-        let script = Script::new(self.template, &chat, false).ok()?;
-        let start = script.prompt(1).ok().filter(|prompt| script.text.starts_with(prompt))?.len();
-        let (words, _) = script.place(1)?;
-        Some(script.text.get(start..words)?.to_owned())
     }
 
     /// What stands before and after the marker when message `turn` is `said`, in the text of the first
@@ -188,7 +186,7 @@ impl<'a> Script<'a> {
         if !message::calls(message).is_empty() {
             variants.push(with_name(message, &self.marker));
         }
-        for key in ["reasoning_content", "thinking", "reasoning"] {
+        for key in THOUGHTS {
             if message[key].is_string() {
                 variants.push(with(key, self.marker.clone().into()));
             }
@@ -227,6 +225,17 @@ pub fn content_of(message: &Value) -> &str {
         content => content.as_str(),
     }
     .unwrap_or_default()
+}
+
+/// The thoughts of an answer: those of their own keys, and the one that its text begins with.
+pub fn thoughts(message: &Value) -> impl Iterator<Item = &str> {
+    let content = content_of(message);
+    let within =
+        &content[..content.len() - content.rsplit(THOUGHT_ENDS).next().map_or(0, str::len)];
+    let within = within.strip_suffix(THOUGHT_ENDS).unwrap_or_default().trim();
+    let within = within.strip_prefix("<think>").unwrap_or(within);
+    let given = THOUGHTS.iter().filter_map(|key| message[*key].as_str());
+    given.chain([within]).map(str::trim).filter(|thought| !thought.is_empty())
 }
 
 /// What an answer says after the thought that it begins with, trimmed.

@@ -7,10 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::message;
-use super::script::{Script, content_of, spoken};
-
-/// The names of a thought; `apply_chat_template` hands on one under the others too.
-const THOUGHTS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+use super::script::{Script, THOUGHTS, content_of, thoughts};
 
 /// Whether it is worth looking: a conversation of plain questions and answers shows all it has.
 pub(super) fn may_have_some(messages: &[Value], tools: Option<&Value>) -> bool {
@@ -21,11 +18,26 @@ pub(super) fn may_have_some(messages: &[Value], tools: Option<&Value>) -> bool {
             && keys.into_iter().all(known)
             && !content_of(message).contains("</think>")
     };
-    tools.is_some() || !messages.iter().all(plain)
+    tools.is_some() || !messages.iter().all(plain) || messages.iter().any(message::asks_for_loss)
 }
 
-/// What the text of a conversation does not show, in words.
+/// What the text of a conversation does not show, and what else is not heeded, in words.
 pub(super) fn of(script: &Script) -> Vec<String> {
+    let mut unseen = left_out(script);
+    for what in &mut unseen {
+        what.push_str(": the chat template does not show it, so nothing is learned of it");
+    }
+    let of_others = |message: &&Value| message["role"] != "assistant";
+    if script.chat.messages.iter().filter(of_others).any(message::asks_for_loss) {
+        unseen.push(
+            "\"train\": true of a message that is not the assistant's is not heeded".to_owned(),
+        );
+    }
+    unseen
+}
+
+/// What the text does not show, in words.
+fn left_out(script: &Script) -> Vec<String> {
     let mut unseen = Vec::new();
     let thoughts_unseen = keys(script, &mut unseen);
     roles(script, &mut unseen);
@@ -86,14 +98,8 @@ fn roles(script: &Script, unseen: &mut Vec<String>) {
 
 /// Whether the thought of a learned answer is not in the text.
 fn leaves_thought_out(script: &Script, turn: usize) -> bool {
-    let message = &script.chat.messages[turn];
-    let content = content_of(message);
-    let within = content[..content.len() - spoken(content).len()].trim();
-    let within = within.strip_suffix("</think>").unwrap_or_default().trim();
-    let within = within.strip_prefix("<think>").unwrap_or(within).trim();
-    let given = THOUGHTS.iter().filter_map(|key| message[*key].as_str()).map(str::trim);
-    script.chat.is_trained(turn)
-        && given.chain([within]).any(|thought| !script.text.contains(thought))
+    let mut thoughts = thoughts(&script.chat.messages[turn]);
+    script.chat.is_trained(turn) && thoughts.any(|thought| !script.text.contains(thought))
 }
 
 /// Whether a value is more than nothing.

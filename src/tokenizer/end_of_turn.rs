@@ -2,10 +2,10 @@
 //!
 //! No file says it: templates write the token, and `eos_token` is often another one (Llama 3 base
 //! against instruct). So a small conversation is rendered and the first special token after the
-//! answer is the template's own; the model's end-of-sequence ids and the tokens that are known to
+//! answer is the template's own (a known one, if there are several); the model's end-of-sequence ids and the tokens that are known to
 //! end turns (a tool call may end differently from an answer) join it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ChatTemplate, RenderInput, Tokenizer};
 
@@ -65,15 +65,31 @@ fn first_special(
         json!({"role": "assistant", "content": ANSWER}),
         json!({"role": "user", "content": "Sure?"}),
     ];
-    let messages = &messages[..turns];
-    let text = template.render(&RenderInput { messages, ..Default::default() }).ok()?;
-    let end = text.find(ANSWER)? + ANSWER.len();
+    // Templates of models that see write contents only if they are lists of parts.
+    let parts = messages.clone().map(|mut message| {
+        message["content"] = json!([{"type": "text", "text": message["content"].take()}]);
+        message
+    });
+    let found = |messages: &[Value]| {
+        let messages = &messages[..turns];
+        let text = template.render(&RenderInput { messages, ..Default::default() }).ok()?;
+        let end = text.find(ANSWER)? + ANSWER.len();
+        Some((text, end))
+    };
+    let (text, end) = found(&messages).or_else(|| found(&parts))?;
     let next = text[end..].find("Sure?").map_or(text.len(), |at| end + at);
     let encoding = tokenizer.encode_with_spans(&text).ok()?;
-    let mut after = encoding.ids.iter().zip(&encoding.spans);
-    let found =
-        after.find(|(id, span)| span.0 >= end && span.1 <= next && tokenizer.is_special(**id));
-    Some(found.map(|(&id, _)| id))
+    let tokens = encoding.ids.iter().zip(&encoding.spans);
+    let after: Vec<u32> = tokens
+        .filter(|(id, span)| span.0 >= end && span.1 <= next && tokenizer.is_special(**id))
+        .map(|(&id, _)| id)
+        .collect();
+    // Some templates close the answer with a mark before they end the turn.
+    let ends = |id: &&u32| {
+        tokenizer.eos_token_ids().contains(id)
+            || tokenizer.id_to_token(**id).is_some_and(|token| KNOWN.contains(&token.as_str()))
+    };
+    Some(after.iter().find(ends).or(after.first()).copied())
 }
 
 #[cfg(all(test, feature = "tokenizers"))]

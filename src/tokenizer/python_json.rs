@@ -47,7 +47,7 @@ pub fn read(text: &str) -> Result<Value, Fault> {
         let before: usize = written.split_inclusive('\n').take(fault.line - 1).map(str::len).sum();
         let grown: usize = places
             .iter()
-            .filter(|(at, _)| (before..before + fault.column).contains(at))
+            .filter(|(at, _)| (before..(before + fault.column).saturating_sub(1)).contains(at))
             .map(|(_, more)| more)
             .sum();
         fault.column = fault.column.saturating_sub(grown).max(1);
