@@ -24,7 +24,7 @@ fn train(config: TrainConfig, stop_after: u64) -> Result<Summary> {
     let mut watch = Watch::until(stop_after);
     let summary = run(&prepared, &device, &plan, "2026-01-01T00:00:00", &mut watch)?;
     assert_eq!(plan.optimizer, state_bytes(&summary.output_dir.join("checkpoint-5")));
-    let (peak, planned) = (device.memory().peak as f64, plan.peak() as f64);
+    let (peak, planned) = (device.memory().peak as f64, plan.buffers() as f64);
     assert!((peak / planned - 1.0).abs() <= 0.1, "{peak} bytes at the peak, {planned} planned");
     Ok(summary)
 }

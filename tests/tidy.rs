@@ -35,6 +35,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/ops/simd.rs", "code compiled for wider vector units"),
     ("src/programs/signals.rs", "signal handlers"),
     ("src/quant/decode.rs", "AVX-512 intrinsics"),
+    ("tools/fuzz/src/allocator.rs", "an allocator that counts"),
     ("tools/ptx-emulator/examples/compile_kernels.rs", "NVRTC's functions"),
     ("tools/ptx-emulator/src/exec/product.rs", "code compiled for wider vector units"),
     ("tools/ptx-emulator/src/exec/step.rs", "code compiled for wider vector units"),

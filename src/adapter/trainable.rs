@@ -28,6 +28,13 @@ pub fn attach_fresh(model: &mut Model, config: &PeftConfig, seed: u64) -> Result
     let fresh = modules.into_iter().map(|module| {
         let bias = config.lora_bias.then(|| vec![0.0; module.outputs]);
         let magnitude = config.use_dora.then(|| lengths(model, &module)).transpose()?;
+        // Factors that nobody reads may be larger than the host's memory.
+        if !model.embed_tokens.device().computes() {
+            let taken = config.init_lora_weights.takes_from_base();
+            let start = (taken && module.kind != ModuleKind::Embedding).then(Default::default);
+            let factors = LoraWeights::new(module, Vec::new(), Vec::new());
+            return Ok(LoraWeights { bias, magnitude, start, ..factors });
+        }
         let name = format!("{}.weight", module.path);
         let weight = || own_tensor(model, "init_lora_weights", &name)?.read_f32();
         Ok(LoraWeights { bias, magnitude, ..fresh(config, module, seed, weight)? })

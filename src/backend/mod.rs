@@ -4,12 +4,14 @@
 //! same call runs on every backend, and [`Device::run`] checks it against its spec first, so that a
 //! wrong launch is an error and not a corruption.
 
+mod arena;
 mod buffer;
 mod call;
 pub mod cpu;
 #[cfg(feature = "cudarc")]
 pub mod cuda;
 pub(crate) mod dry;
+pub(crate) mod machine;
 mod open;
 pub(crate) mod reference;
 mod spec;
@@ -47,6 +49,9 @@ pub struct Capabilities {
     pub multiprocessors: u32,
     /// The largest single binding in bytes; larger tensors are worked on by slices.
     pub max_binding_bytes: usize,
+    /// Its buffers lie in one arena, which a plan can follow to the byte; else in a pool that keeps
+    /// what is free by its size.
+    pub arena: bool,
     /// The memory that a run may use, where the device tells.
     pub memory_bytes: Option<u64>,
 }
@@ -115,6 +120,11 @@ pub trait Backend {
             let bytes = self.download(view).await?;
             Ok(bytes_to_f32(&bytes, view.dtype()).into_iter().map(f64::from).collect())
         })
+    }
+
+    /// Whether kernels run; else only memory is counted, and what is uploaded is never read.
+    fn computes(&self) -> bool {
+        true
     }
 
     /// Whether nothing was written just behind the buffer; only devices opened for tests, which

@@ -60,6 +60,7 @@ impl<F: Arithmetic> Reference<F> {
             compute_capability: None,
             multiprocessors: 1,
             max_binding_bytes: usize::MAX,
+            arena: false,
             memory_bytes: None,
         };
         Self { capabilities, arithmetic: std::marker::PhantomData }

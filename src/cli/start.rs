@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use super::say;
 use crate::error::{Error, Result};
 
+/// More threads than this gain nothing: a number mistyped in `RAYON_NUM_THREADS` would only take the memory
+/// of their stacks.
+const THREADS_PER_PROCESSOR: usize = 16;
+
 /// Runs a program: an error is printed to stderr as one message, and decides the exit status.
 ///
 /// Call it first thing in `main`: it sets up the environment while there is no other thread.
@@ -29,8 +33,19 @@ pub fn start(program: impl FnOnce() -> Result<()>) -> ExitCode {
 /// Makes this thread one of rayon's pool, so that handing work to the pool is not a call to another
 /// thread and back: training hands over thousands of small pieces a second.
 fn join_thread_pool() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     // An error says that there is a pool already, which does as well, only slower.
-    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads(asked.as_deref(), processors))
+        .use_current_thread()
+        .build_global();
+}
+
+/// As many threads as `RAYON_NUM_THREADS` asks for, up to [`THREADS_PER_PROCESSOR`]; 0 leaves it to rayon.
+fn threads(asked: Option<&str>, processors: usize) -> usize {
+    let asked = asked.and_then(|text| text.trim().parse().ok()).unwrap_or(0usize);
+    asked.min(processors * THREADS_PER_PROCESSOR)
 }
 
 fn report(result: Result<()>) -> ExitCode {
@@ -60,3 +75,17 @@ fn quiet_wayland() {
 
 #[cfg(not(target_os = "linux"))]
 fn quiet_wayland() {}
+
+#[cfg(test)]
+mod tests {
+    use super::threads;
+
+    #[test]
+    fn threads_are_what_is_asked_for_within_reason() {
+        assert_eq!(threads(None, 2), 0);
+        assert_eq!(threads(Some("3"), 2), 3);
+        assert_eq!(threads(Some("100000"), 2), 32);
+        assert_eq!(threads(Some("99999999999999999999999"), 2), 0);
+        assert_eq!(threads(Some("many"), 2), 0);
+    }
+}

@@ -473,3 +473,16 @@ fn an_optimizer_has_the_names_of_other_tools() {
         assert!(config.to_toml().contains(&format!("optim = \"{expected}\"")));
     }
 }
+
+/// Places are found by halving: this took a minute when every key counted its lines from the top.
+#[test]
+fn a_file_of_many_keys_is_read_in_linear_time_and_a_huge_one_is_refused() {
+    let message = |found: Result<TrainConfig>| found.err().map(|error| error.to_string());
+    let keys: String = (0..60_000).map(|i| format!("k{i} = 1\n")).collect();
+    assert!(message(toml(&keys, &[])).is_some_and(|message| message.contains("k0")));
+    let keys: String = (0..60_000).map(|i| format!("k{i}: 1\n")).collect();
+    assert!(message(yaml(&keys)).is_some_and(|message| message.contains("k0")));
+    let many = "# a line\n".repeat(200_000);
+    assert_error(toml(&many, &[]), &["run.toml has 1800000 bytes", "is it a data file?"]);
+    assert_error(yaml(&many), &["run.yaml has 1800000 bytes"]);
+}

@@ -111,8 +111,17 @@ impl Node {
     }
 }
 
+/// The largest text that is read as a config, in bytes: some hundred times the longest that sets every key.
+const LARGEST: usize = 1 << 20;
+
 /// Reads the text of a config file. `file` is the name that messages use.
 pub(super) fn parse(text: &str, syntax: Syntax, file: &str) -> Result<Vec<Entry>> {
+    if text.len() > LARGEST {
+        return Err(Error::input(format!(
+            "{file} has {} bytes, and a config has at most {LARGEST}: is it a data file?",
+            text.len()
+        )));
+    }
     match syntax {
         Syntax::Toml => parse_toml(text, file),
         Syntax::Yaml => parse_yaml(text, file),
@@ -121,9 +130,9 @@ pub(super) fn parse(text: &str, syntax: Syntax, file: &str) -> Result<Vec<Entry>
 
 fn parse_toml(text: &str, file: &str) -> Result<Vec<Entry>> {
     let file: Rc<str> = file.into();
+    let newlines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
     let place = |offset: usize| {
-        let newlines = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
-        Place::Line(file.clone(), newlines + 1)
+        Place::Line(file.clone(), newlines.partition_point(|&newline| newline < offset) + 1)
     };
     let table = DeTable::parse(text).map_err(|error| {
         let place = place(error.span().map_or(0, |span| span.start));

@@ -128,13 +128,10 @@ impl Plan {
         &self.order[self.rows[row]..self.rows[row + 1]]
     }
 
-    /// The most tokens any micro-batch has, for planning memory.
-    pub fn max_batch_tokens(&self, data: &Dataset) -> usize {
-        let tokens = |batch| {
-            let lengths = self.examples_of(batch).iter();
-            lengths.map(|&index| data.examples[index as usize].num_tokens()).sum()
-        };
-        (0..self.num_batches()).map(tokens).max().unwrap_or(0)
+    /// Tokens of micro-batch number `batch`.
+    pub fn batch_tokens(&self, data: &Dataset, batch: usize) -> usize {
+        let lengths = self.examples_of(batch).iter();
+        lengths.map(|&index| data.examples[index as usize].num_tokens()).sum()
     }
 
     fn examples_of(&self, batch: usize) -> &[u32] {
@@ -252,7 +249,7 @@ mod tests {
         let firsts: Vec<u32> = (0..4).map(|batch| plan.batch(&data, batch).ordinals[0]).collect();
         assert_eq!(firsts, [0, 2, 0, 2]);
         assert_eq!(plan.batch(&data, 3).rows.len(), 1);
-        assert_eq!(plan.max_batch_tokens(&data), 4);
+        assert_eq!(plan.batch_tokens(&data, 0), 4);
     }
 
     #[test]

@@ -43,10 +43,24 @@ impl Parameter {
         })
     }
 
-    /// Forgets the gradient, before the next step.
+    /// Takes memory for the gradient, unless there is some: before the activations of a step take theirs, so
+    /// that gradients do not lie scattered among them.
+    pub fn reserve_grad(&self) -> Result<()> {
+        if let Some(slot) = self.value.slot().filter(|slot| !slot.has_memory()) {
+            let device = self.value.device();
+            slot.reserve(Tensor::empty(device, self.value.shape(), slot.dtype())?);
+        }
+        Ok(())
+    }
+
+    /// Forgets the gradient, before the next step; its memory is kept for the next one.
     pub fn clear_grad(&self) {
-        if let Some(slot) = self.value.slot() {
-            drop(slot.take());
+        let Some(slot) = self.value.slot() else { return };
+        let whole = |grad: &Tensor| {
+            grad.len() == grad.view().buffer.len() && grad.view().buffer.is_unique()
+        };
+        if let Some(grad) = slot.take().filter(whole) {
+            slot.reserve(grad);
         }
     }
 

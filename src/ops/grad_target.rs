@@ -68,7 +68,10 @@ impl GradTarget {
                 if let Some(sum) = earlier {
                     self.slot.set(sum);
                 }
-                let dx = Tensor::empty(&self.device, &self.shape, self.slot.dtype())?;
+                let dx = match self.slot.take_reserved() {
+                    Some(reserved) => reserved.reshape(&self.shape)?,
+                    None => Tensor::empty(&self.device, &self.shape, self.slot.dtype())?,
+                };
                 write(false, &dx)?;
                 self.add(dx)
             }

@@ -3,14 +3,19 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
+use super::bounds::{Bounds, within};
 use super::{Encoding, Tokenizer, TokenizerFiles, build};
 use crate::{Error, Result};
 
 /// A Hugging Face tokenizer with the special tokens of its model directory.
 pub struct HfTokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
+    bounds: Bounds,
+    /// Whether a text took too long: then no other is tried.
+    gave_up: AtomicBool,
     bos: Option<u32>,
     eos: Vec<u32>,
     pad: Option<u32>,
@@ -29,9 +34,19 @@ impl HfTokenizer {
     /// Makes the tokenizer of the directory whose other files were read already.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
         let path = files.dir.join("tokenizer.json");
-        let inner = guarded("load", || build::build(files).map_err(Into::into))
-            .map_err(|why| Error::input(format!("{}: {why}", path.display())))?;
-        Self::new(inner, files)
+        // A definition may be nested as deep as JSON's reader allows, which is deep for its types.
+        let load = || {
+            let inner = guarded("load", || build::build(files).map_err(Into::into))
+                .map_err(|why| Error::input(format!("{}: {why}", path.display())))?;
+            Self::new(inner, files)
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, load);
+            let thread = thread.map_err(|error| Error::io("no thread to read on", error))?;
+            thread.join().unwrap_or_else(|_| {
+                Err(Error::input(format!("{}: it cannot be read", path.display())))
+            })
+        })
     }
 
     /// Wraps a tokenizer that exists already. Its own truncation and padding are switched off.
@@ -62,11 +77,22 @@ impl HfTokenizer {
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let clean_up = files.settings.clean_up
             && !matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
-        Ok(Self { inner, bos, eos, pad, special, vocab_size, clean_up })
+        let quick_model = match inner.get_model() {
+            tokenizers::ModelWrapper::WordPiece(model) => {
+                model.max_input_chars_per_word <= LONGEST_WORD
+            }
+            _ => true,
+        };
+        let (normalizer, decoder) = (inner.get_normalizer(), inner.get_decoder());
+        let bounds = Bounds::new(normalizer, inner.get_pre_tokenizer(), decoder, quick_model);
+        let place = files.dir.join("tokenizer.json");
+        let bounds = bounds.map_err(|why| Error::input(format!("{}: {why}", place.display())))?;
+        let (inner, gave_up) = (Arc::new(inner), AtomicBool::new(false));
+        Ok(Self { inner, bounds, gave_up, bos, eos, pad, special, vocab_size, clean_up })
     }
 
     fn run(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
-        guarded("encode", || self.inner.encode(text, add_special)).map_err(|why| {
+        self.bounded(text, add_special).map_err(|why| {
             Error::input(format!(
                 "the tokenizer cannot encode a text of {} bytes that begins {:?}: {why}",
                 text.len(),
@@ -74,7 +100,31 @@ impl HfTokenizer {
             ))
         })
     }
+
+    /// Encodes within [`Bounds`], or says why not.
+    fn bounded(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding, String> {
+        self.bounds.check(text)?;
+        let Some(patience) = self.bounds.patience(text.len()) else {
+            return guarded("encode", || self.inner.encode(text, add_special));
+        };
+        let slow = || "its patterns search longer than a text of this length may take".to_owned();
+        if self.gave_up.load(Ordering::Relaxed) {
+            return Err(slow());
+        }
+        let (inner, text) = (self.inner.clone(), text.to_owned());
+        let work = move || guarded("encode", || inner.encode(text, add_special));
+        within(patience, work).unwrap_or_else(|| {
+            self.gave_up.store(true, Ordering::Relaxed);
+            Err(slow())
+        })
+    }
 }
+
+/// Bytes of the stack of the thread that reads a definition.
+const STACK: usize = 64 << 20;
+
+/// Characters of a word up to which a word-piece model is quick.
+const LONGEST_WORD: usize = 1000;
 
 impl Tokenizer for HfTokenizer {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {

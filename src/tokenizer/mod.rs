@@ -6,6 +6,8 @@
 
 mod absent;
 #[cfg(feature = "tokenizers")]
+mod bounds;
+#[cfg(feature = "tokenizers")]
 mod build;
 pub mod builtin;
 pub mod end_of_turn;

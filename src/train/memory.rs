@@ -3,13 +3,16 @@
 
 use super::build::build;
 use super::prepare::Prepared;
+use super::steps::Steps;
 use super::trainer::Trainer;
-use crate::backend::Device;
 use crate::backend::dry::{Counts, Dry};
+use crate::backend::{Backend, Device, machine};
 use crate::config::GradientCheckpointing;
-use crate::data::Batch;
+use crate::data::{Batch, Plan};
 use crate::error::{Error, Result};
+use crate::evaluate::evaluate;
 use crate::model::transformer::Recompute;
+use crate::ops::scratch_of;
 use std::rc::Rc;
 
 /// The rungs of the ladder, lowest first.
@@ -27,8 +30,11 @@ pub struct MemoryPlan {
     pub reference: u64,
     /// State of the optimizer.
     pub optimizer: u64,
-    /// Gradients, activations and work space at the peak of a step.
+    /// Gradients, activations and work space at the peak of a step or an evaluation.
     pub step: u64,
+    /// What the program holds besides, where that is memory of the device too, as on the CPU: itself,
+    /// tokenizer and examples, which are measured where the system tells, and what kernels hold as they run.
+    pub program: u64,
     /// Elements that are trained.
     pub trained: u64,
     /// Tokens of the largest micro-batch.
@@ -38,6 +44,11 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The peak.
     pub fn peak(&self) -> u64 {
+        self.buffers() + self.program
+    }
+
+    /// The peak of the device's buffers.
+    pub fn buffers(&self) -> u64 {
         self.weights + self.reference + self.optimizer + self.step
     }
 }
@@ -48,49 +59,114 @@ struct Rehearsal {
     device: Device,
     counts: Rc<Counts>,
     batch: Batch,
+    held_out: Option<Batch>,
     optimizer: u64,
     weights: u64,
+    /// The peak while the model was loaded.
+    loaded: u64,
+    program: u64,
 }
 
 impl Rehearsal {
     fn new(prepared: &Prepared, dry: Dry) -> Result<Self> {
+        // Before the rehearsal makes something of its own.
+        let (program, dry) = match dry.capabilities().arena {
+            true => (machine::anonymous().unwrap_or(0), dry.with_scratch(scratch_of)),
+            false => (0, dry),
+        };
         let counts = dry.counts();
         let device = Device::new(dry);
         let (trainer, _) = build(prepared, &device, Recompute::Nothing, true)?;
         let states = (0..trainer.parameters.len()).flat_map(|i| trainer.optimizer.state(i));
         let optimizer = states.map(|state| state.byte_len()).sum();
-        let weights = device.memory().in_use.saturating_sub(optimizer);
+        let memory = device.memory();
+        let weights = memory.in_use.saturating_sub(optimizer);
+        // The other pools give back what loading no longer needs.
+        let loaded = if device.capabilities().arena { memory.peak } else { memory.in_use };
         let batch = largest_batch(prepared);
-        Ok(Self { trainer, device, counts, batch, optimizer, weights })
+        let eval_size = prepared.config.train.per_device_eval_batch_size;
+        let held_out = prepared.eval.as_ref().map(|data| {
+            let plan = Plan::eval(data, eval_size);
+            let batches = 0..plan.num_batches();
+            let largest = batches.max_by_key(|&batch| plan.batch_tokens(data, batch));
+            plan.batch(data, largest.unwrap_or(0))
+        });
+        Ok(Self { trainer, device, counts, batch, held_out, optimizer, weights, loaded, program })
     }
 
-    /// The plan with this recomputation: that of a step of two micro-batches, of which the second finds
-    /// the first one's gradients.
+    /// What is held before the first step.
+    fn held(&self) -> MemoryPlan {
+        MemoryPlan {
+            recompute: Recompute::Nothing,
+            weights: self.weights.saturating_sub(self.trainer.reference.bytes),
+            reference: self.trainer.reference.bytes,
+            optimizer: self.optimizer,
+            step: 0,
+            program: self.program,
+            trained: self.trained(),
+            tokens: self.batch.num_tokens(),
+        }
+    }
+
+    fn trained(&self) -> u64 {
+        self.trainer.parameters.iter().map(|p| p.master.len() as u64).sum()
+    }
+
+    /// The plan with this recomputation: that of an evaluation, and of a step of two micro-batches, of which
+    /// the second finds the first one's gradients.
     fn plan(&mut self, recompute: Recompute) -> Result<MemoryPlan> {
-        let Self { trainer, device, batch, optimizer, weights, .. } = self;
-        let (optimizer, weights) = (*optimizer, *weights);
         self.counts.start_again();
+        let Self { trainer, device, batch, held_out, .. } = self;
         trainer.model.recompute = recompute;
+        // As a run does it: where buffers lie depends on the order.
+        let evaluate = |trainer: &Trainer| {
+            let batches = held_out.iter().cloned();
+            evaluate(&*trainer.objective, &trainer.model, trainer.attention(), batches)
+        };
+        evaluate(trainer)?;
         trainer.compute(1, 0.0, &[batch.clone(), batch.clone()], &|| false)?;
-        let step = device.memory().peak.saturating_sub(weights + optimizer);
-        let reference = trainer.reference.bytes;
-        let weights = weights - reference;
-        let trained = trainer.parameters.iter().map(|p| p.master.len() as u64).sum();
-        let tokens = batch.num_tokens();
-        Ok(MemoryPlan { recompute, weights, reference, optimizer, step, trained, tokens })
+        evaluate(trainer)?;
+        let peak = device.memory().peak.max(self.loaded);
+        let held = self.held();
+        let step = peak.saturating_sub(held.buffers());
+        let program = held.program + self.counts.scratch();
+        Ok(MemoryPlan { recompute, step, program, ..held })
     }
 }
 
-/// The micro-batch with the most tokens of the first epoch.
+/// Epochs whose micro-batches are looked at: each one is shuffled anew, so the largest one grows a little.
+const EPOCHS: usize = 32;
+
+/// The micro-batch of the run with the most tokens.
 fn largest_batch(prepared: &Prepared) -> Batch {
-    let plan = crate::data::Plan::epoch(&prepared.train, &prepared.batching, 0);
-    let batches = (0..plan.num_batches()).map(|batch| plan.batch(&prepared.train, batch));
-    batches.max_by_key(Batch::num_tokens).unwrap_or_default()
+    let data = &prepared.train;
+    let mut steps = match prepared.has_data {
+        true => Steps::new(data, prepared.batching.clone(), &prepared.config.train).total(),
+        false => 1,
+    };
+    let mut largest = (0, Batch::default());
+    for epoch in 0..EPOCHS {
+        let plan = Plan::epoch(data, &prepared.batching, epoch as u32);
+        let end = plan.batches((steps - 1).min(plan.num_steps() as u64) as usize).end;
+        let found = (0..end).max_by_key(|&batch| plan.batch_tokens(data, batch));
+        if let Some(batch) = found
+            && plan.batch_tokens(data, batch) > largest.0
+        {
+            largest = (plan.batch_tokens(data, batch), plan.batch(data, batch));
+        }
+        steps = steps.saturating_sub(plan.num_steps() as u64);
+        if steps == 0 {
+            break;
+        }
+    }
+    largest.1
 }
 
-/// The memory that the run may use: `max_memory`, else what the device has.
+/// The memory that the run may use: `max_memory`, else what the device has, else, of a device that does not
+/// tell, what the machine has.
 pub fn limit(prepared: &Prepared, device: &Device) -> Option<u64> {
-    prepared.config.max_memory.or(device.capabilities().memory_bytes)
+    let of_device = || device.capabilities().memory_bytes.or_else(machine::available);
+    prepared.config.max_memory.or_else(of_device)
 }
 
 /// The plan with the recomputation that the config asks for; `auto` is the lowest rung that fits.
@@ -105,6 +181,24 @@ pub fn choose(prepared: &Prepared, device: &Device) -> Result<MemoryPlan> {
     };
     let limit = limit(prepared, device).unwrap_or(u64::MAX);
     let mut rehearsal = Rehearsal::new(prepared, Dry::new(device.capabilities().clone()))?;
+    let refuse = |plan: &MemoryPlan| {
+        Err(Error::input(format!(
+            "the run needs {} and {} may be used:\n{}\nLower per_device_train_batch_size or \
+             max_length{}",
+            size(plan.peak()),
+            size(limit),
+            table(plan),
+            match prepared.config.quantization.load_in_4bit {
+                true => "",
+                false => ", or set load_in_4bit = true with [lora]",
+            }
+        )))
+    };
+    // A step of what cannot be held at all need not be counted.
+    let held = rehearsal.held();
+    if held.peak() > limit {
+        return refuse(&held);
+    }
     let mut plan = rehearsal.plan(lowest)?;
     for &rung in higher {
         if plan.peak() <= limit {
@@ -112,20 +206,7 @@ pub fn choose(prepared: &Prepared, device: &Device) -> Result<MemoryPlan> {
         }
         plan = rehearsal.plan(rung)?;
     }
-    if plan.peak() <= limit {
-        return Ok(plan);
-    }
-    Err(Error::input(format!(
-        "the run needs {} and {} may be used:\n{}\nLower per_device_train_batch_size or \
-         max_length{}",
-        size(plan.peak()),
-        size(limit),
-        table(&plan),
-        match prepared.config.quantization.load_in_4bit {
-            true => "",
-            false => ", or set load_in_4bit = true with [lora]",
-        }
-    )))
+    if plan.peak() <= limit { Ok(plan) } else { refuse(&plan) }
 }
 
 /// The plan as lines of text.
@@ -140,9 +221,13 @@ pub fn table(plan: &MemoryPlan) -> String {
         0 => String::new(),
         bytes => format!("  reference policy       {:>10}\n", size(bytes)),
     };
+    let program = match plan.program {
+        0 => String::new(),
+        bytes => format!("\n  program, examples      {:>10}", size(bytes)),
+    };
     format!(
         "  weights                {:>10}\n{reference}  optimizer moments      {:>10}\n  gradients, activations \
-         {:>10}  ({} tokens a micro-batch, {recompute})\n  peak                   {:>10}",
+         {:>10}  ({} tokens a micro-batch, {recompute}){program}\n  peak                   {:>10}",
         size(plan.weights),
         size(plan.optimizer),
         size(plan.step),
@@ -204,6 +289,7 @@ mod tests {
             compute_capability: Some(90),
             multiprocessors: 132,
             max_binding_bytes: u32::MAX as usize,
+            arena: false,
             memory_bytes: Some(memory_bytes),
         })
     }
@@ -266,6 +352,61 @@ mod tests {
         assert_eq!(chosen(&always, 141)?, Recompute::Layer);
         let never = qlora_8b(dir.path(), "gradient_checkpointing = false")?;
         assert!(chosen(&never, 74).is_err());
+        Ok(())
+    }
+
+    /// Nothing of these sizes is made: neither factors on the host nor a batch.
+    #[test]
+    fn what_cannot_fit_is_refused_by_arithmetic() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Device::open("cpu")?;
+        for rank in ["1000000", "2147483647"] {
+            let mut prepared = qlora_8b(dir.path(), "")?;
+            if let Some(lora) = &mut prepared.config.lora {
+                lora.r = rank.parse().unwrap();
+            }
+            let refused = choose(&prepared, &device).map_err(|error| error.to_string());
+            let message = refused.err().unwrap_or_default();
+            assert!(
+                message.contains("the run needs") && message.contains("may be used"),
+                "{message}"
+            );
+        }
+        let text = "model = \".\"\noutput_dir = \"out\"\n[data]\ntrain = \"elsewhere\"\nmax_length = 4096\n\
+                    [train]\nper_device_train_batch_size = 4000000000\n";
+        let mut config = TrainConfig::parse(text, Syntax::Toml, "config.toml", dir.path(), &[])?;
+        config.data.train.clear();
+        let refused =
+            Prepared::for_plan(config, jiff::civil::date(2024, 1, 1).at(0, 0, 0, 0)).err();
+        let message = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains("too many to plan"), "{message}");
+        Ok(())
+    }
+
+    /// The CPU's plan counts what evaluating takes, and what the program holds already.
+    #[test]
+    fn evaluations_and_the_program_are_planned_on_the_cpu() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Device::open("cpu")?;
+        let plan = |more: &str| {
+            let mut prepared = qlora_8b(dir.path(), more)?;
+            prepared.config.max_memory = Some(1 << 50);
+            let example = prepared.config.objective.largest_group(4096);
+            prepared.train.examples.truncate(1);
+            prepared.eval = Some(crate::data::Dataset {
+                examples: vec![example; prepared.config.train.per_device_eval_batch_size],
+                ..prepared.train.clone()
+            });
+            choose(&prepared, &device)
+        };
+        let few = plan("gradient_checkpointing = true\nper_device_eval_batch_size = 1")?;
+        let many = plan("gradient_checkpointing = true\nper_device_eval_batch_size = 32")?;
+        assert!(many.step > 2 * few.step, "{} and {}", many.step, few.step);
+        assert_eq!((many.weights, many.optimizer), (few.weights, few.optimizer));
+        if cfg!(target_os = "linux") {
+            assert!(few.program > 1 << 20, "{}", few.program);
+        }
+        assert_eq!(few.peak(), few.buffers() + few.program);
         Ok(())
     }
 }

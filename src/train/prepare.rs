@@ -144,7 +144,7 @@ impl Prepared {
         warnings.extend(pad_classifier(&mut model_config, &text));
         let (mut train, mut eval) = match has_data {
             true => read_data(&config, &text, max_length)?,
-            false => (full_batch(&config, max_length), None),
+            false => (full_batch(&config, max_length)?, None),
         };
         // Noise on embeddings is drawn for each sequence, in its prompt too.
         let shares = config.data.shared_prefix && config.train.neftune_noise_alpha == 0.0;
@@ -340,18 +340,27 @@ fn read_data(
     })
 }
 
+/// Tokens of the largest micro-batch that is planned without data.
+const MOST_TOKENS: usize = 1 << 24;
+
 /// The largest micro-batch there may be, in the place of data that is not here.
-fn full_batch(config: &TrainConfig, max_length: usize) -> Dataset {
+fn full_batch(config: &TrainConfig, max_length: usize) -> Result<Dataset> {
     let objective = &config.objective;
-    let group = objective.largest_group(max_length);
-    Dataset {
+    let rows = config.train.per_device_train_batch_size;
+    if rows.saturating_mul(max_length) > MOST_TOKENS {
+        return Err(Error::input(format!(
+            "{rows} rows (per_device_train_batch_size) of {max_length} tokens (max_length) are too many \
+             to plan: at most {MOST_TOKENS} tokens fit into a micro-batch"
+        )));
+    }
+    Ok(Dataset {
         // Its weight says that each example is seen.
         files: vec![DataFile::new("no data")],
         format: objective.formats()[0],
-        examples: vec![group; config.train.per_device_train_batch_size],
+        examples: vec![objective.largest_group(max_length); rows],
         stats: Stats::default(),
         warnings: Vec::new(),
-    }
+    })
 }
 
 /// Warnings about examples that were cut or left out.

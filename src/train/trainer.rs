@@ -206,6 +206,7 @@ impl Trainer {
             step: step as u32,
             ..StepValues::default()
         };
+        self.parameters.iter().try_for_each(Parameter::reserve_grad)?;
         self.optimizer.begin(step, &mut values);
         self.state.set(&values)?;
         let mut measured = Vec::new();

@@ -2,36 +2,32 @@
 //! training run allocate nothing after the first.
 
 use crate::backend::MemoryUse;
+use crate::backend::arena::{Arena, LINE, Place, smallest_region};
 use crate::error::{Error, Result};
-use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::BTreeMap;
-use std::rc::{Rc, Weak};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::rc::Rc;
 
-/// One cache line: the unit and alignment of all memory.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-const POISON: Line = Line([0xff; 64]); // a NaN in every float type
-const GUARD: Line = Line([0xa5; 64]);
+/// What tests fill new memory with (a NaN in every float type), and what stands behind it.
+const POISON: u8 = 0xff;
+const GUARD: u8 = 0xa5;
 
 /// The memory of one buffer; goes back to its pool when dropped.
 pub struct Memory {
-    lines: UnsafeCell<Vec<Line>>,
+    start: NonNull<u8>,
     byte_len: usize,
-    pool: Weak<Pool>,
-    guarded: bool,
+    place: Place,
+    // Keeps the region alive that `start` lies in.
+    pool: Rc<Pool>,
 }
 
 impl Memory {
     /// # Safety
     /// No slice from `bytes_mut` may be alive.
     pub unsafe fn bytes(&self) -> &[u8] {
-        // SAFETY: the vector lives as long as `self` and is never resized; `Line` is plain bytes.
-        unsafe {
-            let lines = &*self.lines.get();
-            std::slice::from_raw_parts(lines.as_ptr().cast(), self.byte_len)
-        }
+        // SAFETY: the place is this buffer's alone and lies in a region that the pool keeps.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.byte_len) }
     }
 
     /// # Safety
@@ -39,144 +35,168 @@ impl Memory {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn bytes_mut(&self) -> &mut [u8] {
         // SAFETY: as above, and the caller promises that nothing else looks.
-        unsafe {
-            let lines = &mut *self.lines.get();
-            std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), self.byte_len)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.byte_len) }
+    }
+
+    /// The whole place: what was asked for, the rest of the last line and, for tests, the guard line.
+    ///
+    /// # Safety
+    /// As [`Memory::bytes_mut`].
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn whole(&self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.place.bytes as usize) }
     }
 
     /// Whether the guard line, if there is one, and the rest of the last line are as they were.
     pub fn guard_intact(&self) -> bool {
-        if !self.guarded {
+        if !self.pool.poison {
             return true;
         }
-        // SAFETY: launches have finished, so nobody writes; the vector is read as plain bytes.
-        let bytes = unsafe {
-            let lines = &*self.lines.get();
-            std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * 64)
-        };
-        let (tail, guard) = bytes[self.byte_len..].split_at(bytes.len() - self.byte_len - 64);
-        tail.iter().all(|&byte| byte == 0xff) && guard.iter().all(|&byte| byte == 0xa5)
+        // SAFETY: launches have finished, so nobody writes or looks.
+        let whole = unsafe { self.whole() };
+        let (tail, guard) =
+            whole[self.byte_len..].split_at(whole.len() - self.byte_len - LINE as usize);
+        tail.iter().all(|&byte| byte == POISON) && guard.iter().all(|&byte| byte == GUARD)
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.put_back(std::mem::take(self.lines.get_mut()));
-        }
+        self.pool.arena.borrow_mut().give_back(self.place);
     }
 }
 
-/// Free memory by size, and the count of what is in use.
+/// A run of memory from the system, zero where it was not written yet.
+struct Region {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Region {
+    /// `bytes` and what it takes to begin at a line; `None` where the system has not so much.
+    fn new(bytes: u64) -> Option<Self> {
+        // With the alignment of the system itself it maps zeros, which cost nothing until they are touched.
+        let bytes = usize::try_from(bytes).ok()?.checked_add(LINE as usize)?;
+        let layout = Layout::from_size_align(bytes, align_of::<u64>()).ok()?;
+        // SAFETY: the layout has more than no bytes.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Self { start, layout })
+    }
+
+    /// The address of a place in this region.
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        let skip = self.start.as_ptr().align_offset(LINE as usize);
+        // SAFETY: the arena's places end within the bytes that the region was made for.
+        unsafe { self.start.add(skip + offset as usize) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: it came from `alloc_zeroed` with this layout, and every buffer in it is gone, as buffers
+        // keep their pool.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// The memory of a device.
 pub struct Pool {
-    free: RefCell<BTreeMap<usize, Vec<Vec<Line>>>>,
-    in_use: Cell<u64>,
-    free_bytes: Cell<u64>,
-    most_in_use: Cell<u64>,
-    peak: Cell<u64>,
+    arena: RefCell<Arena>,
+    regions: RefCell<Vec<Region>>,
     poison: bool,
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(poison: bool) -> Rc<Self> {
-        Rc::new(Self {
-            free: RefCell::default(),
-            in_use: Cell::new(0),
-            free_bytes: Cell::new(0),
-            most_in_use: Cell::new(0),
-            peak: Cell::new(0),
-            poison,
-        })
+        Rc::new(Self { arena: RefCell::default(), regions: RefCell::default(), poison })
     }
 
-    /// Memory for `byte_len` bytes: a free one of that size, or a new one.
+    /// Memory for `byte_len` bytes.
     pub fn take(self: &Rc<Self>, byte_len: usize) -> Result<Memory> {
-        let count = size_class(byte_len.div_ceil(64)) + usize::from(self.poison);
-        let bytes = count as u64 * 64;
-        self.in_use.set(self.in_use.get() + bytes);
-        self.most_in_use.set(self.most_in_use.get().max(self.in_use.get()));
-        let reused = self.free.borrow_mut().get_mut(&count).and_then(Vec::pop);
-        let lines = match reused {
-            Some(lines) => {
-                self.free_bytes.set(self.free_bytes.get() - bytes);
-                Ok(lines)
-            }
-            None => {
-                self.trim(self.most_in_use.get() / SLACK);
-                new_lines(count).or_else(|error| {
-                    self.trim(0);
-                    new_lines(count).map_err(|_| error)
-                })
-            }
+        let guard = if self.poison { LINE } else { 0 };
+        let bytes = (byte_len as u64).next_multiple_of(LINE).max(LINE) + guard;
+        let taken = self.arena.borrow_mut().take(bytes);
+        let place = match taken {
+            Some(place) => place,
+            None => self.take_from_new_region(bytes)?,
         };
-        let mut lines = lines.inspect_err(|_| self.in_use.set(self.in_use.get() - bytes))?;
+        let start = self.regions.borrow()[place.region()].at(place.offset());
+        let memory = Memory { start, byte_len, place, pool: self.clone() };
         if self.poison {
-            lines.fill(POISON);
-            lines[count - 1] = GUARD;
+            // SAFETY: nobody else has it yet.
+            let whole = unsafe { memory.whole() };
+            let behind = whole.len() - LINE as usize;
+            whole[..behind].fill(POISON);
+            whole[behind..].fill(GUARD);
         }
-        self.peak.set(self.peak.get().max(self.in_use.get() + self.free_bytes.get()));
-        Ok(Memory {
-            lines: UnsafeCell::new(lines),
-            byte_len,
-            pool: Rc::downgrade(self),
-            guarded: self.poison,
+        Ok(memory)
+    }
+
+    fn take_from_new_region(&self, bytes: u64) -> Result<Place> {
+        let mut arena = self.arena.borrow_mut();
+        let sizes = [arena.next_region(bytes), smallest_region(bytes)];
+        let mut made = sizes.into_iter().filter_map(|size| Some((size, Region::new(size)?)));
+        let found = made.next().and_then(|(size, region)| {
+            arena.add_region(size);
+            self.regions.borrow_mut().push(region);
+            arena.take(bytes)
+        });
+        found.ok_or_else(|| {
+            let message = format!(
+                "out of memory: {} MiB more cannot be allocated; lower per_device_train_batch_size \
+                 or max_length, or turn on gradient_checkpointing",
+                bytes >> 20
+            );
+            Error::OutOfMemory { message, bytes }
         })
-    }
-
-    /// Gives free memory back to the system, the largest first, until all that is held is at most
-    /// `slack` more than was ever in use at once. Without this, steps of ever new sizes would each
-    /// leave buffers that no later step can use.
-    fn trim(&self, slack: u64) {
-        let mut free = self.free.borrow_mut();
-        let most = self.most_in_use.get() + slack;
-        while self.in_use.get() + self.free_bytes.get() > most {
-            let Some(mut largest) = free.last_entry() else { break };
-            if largest.get_mut().pop().is_some() {
-                let bytes = *largest.key() as u64 * 64;
-                self.free_bytes.set(self.free_bytes.get() - bytes);
-            }
-            if largest.get().is_empty() {
-                largest.remove();
-            }
-        }
-    }
-
-    fn put_back(&self, lines: Vec<Line>) {
-        let bytes = lines.len() as u64 * 64;
-        self.in_use.set(self.in_use.get() - bytes);
-        self.free_bytes.set(self.free_bytes.get() + bytes);
-        self.free.borrow_mut().entry(lines.len()).or_default().push(lines);
     }
 
     /// Bytes in use now and at most.
     pub fn memory_use(&self) -> MemoryUse {
-        MemoryUse { in_use: self.in_use.get(), peak: self.peak.get() }
+        let arena = self.arena.borrow();
+        MemoryUse { in_use: arena.in_use(), peak: arena.touched() }
     }
 }
 
-/// What is kept free beyond the most ever in use: a sixteenth of that.
-const SLACK: u64 = 16;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `count` rounded up to one of 16 sizes per power of two, so that batches of nearly one size share
-/// buffers; at most 6 percent are lost.
-fn size_class(count: usize) -> usize {
-    let step = (count.next_power_of_two() / 32).max(1);
-    count.next_multiple_of(step)
-}
+    #[test]
+    fn memory_is_kept_while_any_buffer_lives_and_what_cannot_be_had_is_an_error() -> Result<()> {
+        let pool = Pool::new(false);
+        let first = pool.take(100)?;
+        let second = pool.take(200 << 20)?;
+        // SAFETY: nothing else looks at them.
+        unsafe {
+            first.bytes_mut().fill(1);
+            second.bytes_mut()[(200 << 20) - 1] = 2;
+        }
+        assert_eq!(first.start.as_ptr().align_offset(64), 0);
+        assert_eq!(pool.memory_use().in_use, 128 + (200 << 20));
+        let error = pool.take(1 << 60).err();
+        assert!(matches!(error, Some(Error::OutOfMemory { .. })));
+        drop(pool);
+        // SAFETY: as above.
+        assert!(unsafe { first.bytes().iter().all(|&byte| byte == 1) });
+        Ok(())
+    }
 
-fn new_lines(count: usize) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    lines.try_reserve_exact(count).map_err(|_| {
-        let bytes = count as u64 * 64;
-        let message = format!(
-            "out of memory: {} MiB more cannot be allocated; lower per_device_train_batch_size or \
-             max_length, or turn on gradient_checkpointing",
-            bytes >> 20
-        );
-        Error::OutOfMemory { message, bytes }
-    })?;
-    lines.resize(count, Line([0; 64]));
-    Ok(lines)
+    #[test]
+    fn writes_past_the_end_are_seen() -> Result<()> {
+        let pool = Pool::new(true);
+        for past in [100, 127, 128, 191] {
+            let memory = pool.take(100)?;
+            assert!(memory.guard_intact());
+            // SAFETY: nothing else looks at it.
+            unsafe {
+                assert_eq!(memory.bytes()[99], POISON);
+                memory.whole()[past] = 0;
+            }
+            assert!(!memory.guard_intact(), "{past}");
+        }
+        Ok(())
+    }
 }

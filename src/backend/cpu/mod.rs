@@ -37,7 +37,8 @@ impl Cpu {
             compute_capability: None,
             multiprocessors: 1,
             max_binding_bytes: usize::MAX,
-            memory_bytes: None,
+            arena: true,
+            memory_bytes: super::machine::available(),
         };
         Self { capabilities, pool: Pool::new(poison) }
     }

@@ -31,6 +31,7 @@ pub fn stand_in(capability: u32) -> Capabilities {
         compute_capability: Some(capability),
         multiprocessors: 132,
         max_binding_bytes: u32::MAX as usize,
+        arena: false,
         memory_bytes: None,
     }
 }

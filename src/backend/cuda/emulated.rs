@@ -36,6 +36,7 @@ pub(super) fn capabilities(Options { capability, .. }: Options) -> Capabilities 
         // Few, so that small cases show what blocks do that stay for several tiles.
         multiprocessors: 3,
         max_binding_bytes: super::gpu::MAX_BINDING_BYTES,
+        arena: false,
         memory_bytes: None,
     }
 }

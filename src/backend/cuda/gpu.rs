@@ -183,6 +183,7 @@ impl Gpu {
             compute_capability: Some(capability),
             multiprocessors: multiprocessors as u32,
             max_binding_bytes: MAX_BINDING_BYTES,
+            arena: false,
             memory_bytes: Some(free as u64),
         })
     }

@@ -130,6 +130,7 @@ impl Wgpu {
                 compute_capability: None,
                 multiprocessors: 1,
                 max_binding_bytes,
+                arena: false,
                 memory_bytes: None,
             },
             pool: Pool::new(gpu.clone()),

@@ -15,7 +15,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "r",
         aliases: &["lora_r", "lora_rank"],
         doc: "the rank of the update",
-        set: |config, node, _| node.whole(1).map(|r| lora(config).r = r),
+        set: |config, node, _| node.whole(1).map(|r: u32| lora(config).r = r as usize),
         show: |config| own(config).and_then(|lora| plain(lora.r)),
     },
     Key {

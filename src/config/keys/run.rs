@@ -48,7 +48,7 @@ pub(super) const KEYS: &[Key] = &[
         section: "",
         name: "max_memory",
         aliases: &[],
-        doc: "the most device memory that may be used, such as \"20GiB\"",
+        doc: "the most device memory that may be used, such as \"20GiB\"; else what the device or the machine has",
         set: |config, node, _| {
             let bytes = match node.value {
                 Value::Integer(_) => node.whole(1)?,

@@ -15,7 +15,7 @@ pub(super) const BATCHES: &[Key] = &[
         aliases: &["micro_batch_size"],
         doc: "examples (rows when packing) per micro-batch",
         set: |config, node, _| {
-            node.whole(1).map(|size| config.train.per_device_train_batch_size = size)
+            node.whole(1).map(|size: u32| config.train.per_device_train_batch_size = size as usize)
         },
         show: |config| plain(config.train.per_device_train_batch_size),
     },
@@ -25,7 +25,7 @@ pub(super) const BATCHES: &[Key] = &[
         aliases: &["eval_batch_size"],
         doc: "the same, in evaluation",
         set: |config, node, _| {
-            node.whole(1).map(|size| config.train.per_device_eval_batch_size = size)
+            node.whole(1).map(|size: u32| config.train.per_device_eval_batch_size = size as usize)
         },
         show: |config| plain(config.train.per_device_eval_batch_size),
     },
@@ -35,7 +35,8 @@ pub(super) const BATCHES: &[Key] = &[
         aliases: &[],
         doc: "micro-batches per step",
         set: |config, node, _| {
-            node.whole(1).map(|steps| config.train.gradient_accumulation_steps = steps)
+            node.whole(1)
+                .map(|steps: u32| config.train.gradient_accumulation_steps = steps as usize)
         },
         show: |config| plain(config.train.gradient_accumulation_steps),
     },

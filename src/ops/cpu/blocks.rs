@@ -34,62 +34,83 @@ pub fn product<Out: Element>(
     let planes = [a, b].map(|operand| operand.elements.dtype().bf16_planes());
     // By columns.
     let b = b.transposed();
-    let k_block = blocks_of(k, K_BLOCK / planes[0].max(planes[1]), TILE_K);
-    let [a_panel, b_panel] = Depth::new(k_block, planes).panels();
-    let within = |limit: usize, panel: usize| (limit / panel * LINES).max(PAIR);
-    let m_block = blocks_of(m, within(A_BLOCK, a_panel), PAIR);
-    let n_block = blocks_of(n, within(B_BLOCK, b_panel), PAIR);
-    // With several blocks of k, the sums of a strip of columns wait for the last one.
+    let Blocks { k_block, m_block, n_block, n_strip, waiting, sizes } =
+        Blocks::new([m, n, k], planes);
     let waits = k_block < k;
-    let (n_strip, waiting) = match waits {
-        true => {
-            let strip = blocks_of(n, (A_BLOCK / m_block).max(n_block), n_block);
-            (strip, strip / PAIR)
-        }
-        false => (n.next_multiple_of(n_block), 1),
-    };
-    let sizes = [
-        m_block / LINES * a_panel / 2,
-        n_block / LINES * b_panel / 2,
-        m_block / PAIR * waiting * PAIR * PAIR,
-    ];
-    with_aligned(sizes[0], |a_panels| {
-        with_aligned(sizes[1], |b_panels| {
-            with_aligned(sizes[2], |sums| {
-                let (a_panels, b_panels) =
-                    (bytemuck::cast_slice_mut(a_panels), bytemuck::cast_slice_mut(b_panels));
-                let sums = sums.as_chunks_mut().0;
-                let strips = (0..m).step_by(m_block).flat_map(|i| {
-                    (0..n)
-                        .step_by(n_strip)
-                        .map(move |j| (i..(i + m_block).min(m), j..(j + n_strip).min(n)))
-                });
-                for (rows, strip) in strips {
-                    for k_start in (0..k).step_by(k_block) {
-                        let ks = k_start..(k_start + k_block).min(k);
-                        let depth = Depth::new(ks.len(), planes);
-                        let a = pack_lines(a, Side::A, &depth, &rows, &ks, a_panels);
-                        for j in strip.clone().step_by(n_block) {
-                            let columns = j..(j + n_block).min(strip.end);
-                            let b = pack_lines(b, Side::B, &depth, &columns, &ks, b_panels);
-                            let stage = Stage {
-                                first_sums: waits.then_some((j - strip.start) / PAIR),
-                                add: k_start > 0,
-                                last: ks.end == k,
-                            };
-                            let right =
-                                PackedB { unit, depth: &depth, b, n, columns, scale, stage };
-                            out[rows.start * n..rows.end * n]
-                                .par_chunks_mut(PAIR * n)
-                                .zip(a.par_chunks(2 * depth.panels()[0]))
-                                .zip(sums.par_chunks_mut(waiting))
-                                .for_each(|((out, a), sums)| right.multiply_rows(a, sums, out));
-                        }
-                    }
-                }
-            });
+    // In one piece: three would each grow to the largest of all sizes.
+    with_aligned(sizes.iter().sum(), |scratch| {
+        let (a_panels, scratch) = scratch.split_at_mut(sizes[0]);
+        let (b_panels, sums) = scratch.split_at_mut(sizes[1]);
+        let (a_panels, b_panels) =
+            (bytemuck::cast_slice_mut(a_panels), bytemuck::cast_slice_mut(b_panels));
+        let sums = sums.as_chunks_mut().0;
+        let strips = (0..m).step_by(m_block).flat_map(|i| {
+            (0..n).step_by(n_strip).map(move |j| (i..(i + m_block).min(m), j..(j + n_strip).min(n)))
         });
+        for (rows, strip) in strips {
+            for k_start in (0..k).step_by(k_block) {
+                let ks = k_start..(k_start + k_block).min(k);
+                let depth = Depth::new(ks.len(), planes);
+                let a = pack_lines(a, Side::A, &depth, &rows, &ks, a_panels);
+                for j in strip.clone().step_by(n_block) {
+                    let columns = j..(j + n_block).min(strip.end);
+                    let b = pack_lines(b, Side::B, &depth, &columns, &ks, b_panels);
+                    let stage = Stage {
+                        first_sums: waits.then_some((j - strip.start) / PAIR),
+                        add: k_start > 0,
+                        last: ks.end == k,
+                    };
+                    let right = PackedB { unit, depth: &depth, b, n, columns, scale, stage };
+                    out[rows.start * n..rows.end * n]
+                        .par_chunks_mut(PAIR * n)
+                        .zip(a.par_chunks(2 * depth.panels()[0]))
+                        .zip(sums.par_chunks_mut(waiting))
+                        .for_each(|((out, a), sums)| right.multiply_rows(a, sums, out));
+                }
+            }
+        }
     });
+}
+
+/// How a product is cut.
+struct Blocks {
+    k_block: usize,
+    m_block: usize,
+    n_block: usize,
+    /// Columns whose sums wait for the last block of k, where there are several, and how many pairs of
+    /// panels that is.
+    n_strip: usize,
+    waiting: usize,
+    /// Floats of scratch for the panels of A, those of B, and sums.
+    sizes: [usize; 3],
+}
+
+impl Blocks {
+    fn new([m, n, k]: [usize; 3], planes: [usize; 2]) -> Self {
+        let k_block = blocks_of(k, K_BLOCK / planes[0].max(planes[1]), TILE_K);
+        let [a_panel, b_panel] = Depth::new(k_block, planes).panels();
+        let within = |limit: usize, panel: usize| (limit / panel * LINES).max(PAIR);
+        let m_block = blocks_of(m, within(A_BLOCK, a_panel), PAIR);
+        let n_block = blocks_of(n, within(B_BLOCK, b_panel), PAIR);
+        let (n_strip, waiting) = match k_block < k {
+            true => {
+                let strip = blocks_of(n, (A_BLOCK / m_block).max(n_block), n_block);
+                (strip, strip / PAIR)
+            }
+            false => (n.next_multiple_of(n_block), 1),
+        };
+        let sizes = [
+            m_block / LINES * a_panel / 2,
+            n_block / LINES * b_panel / 2,
+            m_block / PAIR * waiting * PAIR * PAIR,
+        ];
+        Self { k_block, m_block, n_block, n_strip, waiting, sizes }
+    }
+}
+
+/// Floats of scratch that [`product`] takes.
+pub fn scratch(sizes: [usize; 3], planes: [usize; 2]) -> usize {
+    Blocks::new(sizes, planes).sizes.iter().sum()
 }
 
 /// `size` cut into equal blocks of at most `limit`, a multiple of `unit`.

@@ -25,5 +25,5 @@ mod small;
 mod unit;
 
 pub use matrix::{Elements, Matrix, Scale, widened};
-pub use product::{product, widened_product};
+pub use product::{product, product_scratch, widened_product};
 pub use small::small_product;

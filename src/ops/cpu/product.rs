@@ -9,7 +9,7 @@
 
 use super::matrix::{Elements, FEW_ROWS, Matrix, Scale};
 use super::scratch::with_scratch;
-use super::sgemm::{Threads, sgemm};
+use super::sgemm::{Threads, packed, sgemm};
 use crate::dtype::{DType, Element};
 use crate::ops::host::rows_per_task;
 use crate::ops::vector::dot_wide;
@@ -78,48 +78,93 @@ pub fn widened_product<Out: Element>(
     out: &mut [Out],
 ) {
     let k = k_range.len();
-    let fit = |limit: usize, other: usize| (limit / other.max(1)).next_multiple_of(64).max(64);
     let direct = Out::DTYPE == DType::F32;
-    let m_part = if a.is_f32() && direct { m } else { fit(4 * WIDENED, k).min(m) };
-    let mut n_part = if b.is_f32() { n } else { fit(WIDENED, k).min(n) };
-    if !direct {
-        n_part = n_part.min(fit(WIDENED, m_part));
-    }
-    let a_scratch = if a.is_f32() { 0 } else { m_part * k };
-    let b_scratch = if b.is_f32() { 0 } else { n_part * k };
-    let out_scratch = if direct { 0 } else { m_part * n_part };
-    with_scratch(a_scratch, |a_scratch| {
-        with_scratch(b_scratch, |b_scratch| {
-            with_scratch(out_scratch, |sums| {
-                for i in (0..m).step_by(m_part.max(1)) {
-                    let rows = i..(i + m_part).min(m);
-                    let a = a.part(rows.clone(), k_range.clone(), a_scratch);
-                    for j in (0..n).step_by(n_part.max(1)) {
-                        let columns = j..(j + n_part).min(n);
-                        let b = b.part(k_range.clone(), columns.clone(), b_scratch);
-                        let sizes = [rows.len(), columns.len(), k];
-                        let out = &mut out[rows.start * n + j..];
-                        if direct {
-                            let out = Matrix::rows(bytemuck::cast_slice_mut(out), n);
-                            sgemm(sizes, a, b, scale, out, Threads::All);
-                        } else {
-                            let plain = Scale { alpha: 1.0, accumulate: false };
-                            let width = columns.len();
-                            sgemm(
-                                sizes,
-                                a,
-                                b,
-                                plain,
-                                Matrix::rows(&mut *sums, width),
-                                Threads::All,
-                            );
-                            store(sums, width, scale, out, n);
-                        }
-                    }
+    let Parts { m_part, n_part, scratch: [a_scratch, b_scratch, out_scratch] } =
+        Parts::new([m, n, k], [a.is_f32(), b.is_f32(), direct]);
+    // In one piece: three would each grow to the largest of all sizes.
+    with_scratch(a_scratch + b_scratch + out_scratch, |scratch| {
+        let (a_scratch, scratch) = scratch.split_at_mut(a_scratch);
+        let (b_scratch, sums) = scratch.split_at_mut(b_scratch);
+        for i in (0..m).step_by(m_part.max(1)) {
+            let rows = i..(i + m_part).min(m);
+            let a = a.part(rows.clone(), k_range.clone(), a_scratch);
+            for j in (0..n).step_by(n_part.max(1)) {
+                let columns = j..(j + n_part).min(n);
+                let b = b.part(k_range.clone(), columns.clone(), b_scratch);
+                let sizes = [rows.len(), columns.len(), k];
+                let out = &mut out[rows.start * n + j..];
+                if direct {
+                    let out = Matrix::rows(bytemuck::cast_slice_mut(out), n);
+                    sgemm(sizes, a, b, scale, out, Threads::All);
+                } else {
+                    let plain = Scale { alpha: 1.0, accumulate: false };
+                    let width = columns.len();
+                    sgemm(sizes, a, b, plain, Matrix::rows(&mut *sums, width), Threads::All);
+                    store(sums, width, scale, out, n);
                 }
-            });
-        });
+            }
+        }
     });
+}
+
+/// How a product by f32 arithmetic is cut.
+struct Parts {
+    m_part: usize,
+    n_part: usize,
+    /// Floats of scratch for the widened parts of A and B, and for sums.
+    scratch: [usize; 3],
+}
+
+impl Parts {
+    /// `is_f32`: whether A, B and the result are f32 as they lie.
+    fn new([m, n, k]: [usize; 3], is_f32: [bool; 3]) -> Self {
+        let fit = |limit: usize, other: usize| (limit / other.max(1)).next_multiple_of(64).max(64);
+        let [a_is_f32, b_is_f32, direct] = is_f32;
+        let m_part = if a_is_f32 && direct { m } else { fit(4 * WIDENED, k).min(m) };
+        let mut n_part = if b_is_f32 { n } else { fit(WIDENED, k).min(n) };
+        if !direct {
+            n_part = n_part.min(fit(WIDENED, m_part));
+        }
+        let or = |none: bool, floats: usize| if none { 0 } else { floats };
+        let scratch =
+            [or(a_is_f32, m_part * k), or(b_is_f32, n_part * k), or(direct, m_part * n_part)];
+        Self { m_part, n_part, scratch }
+    }
+}
+
+/// Bytes that [`product`] takes besides its operands, for a plan: those that threads keep, and those that
+/// are allocated each time. Of operands and a result of these dtypes, of which an NF4 weight is 4-bit.
+pub fn product_scratch(
+    sizes: [usize; 3],
+    dtypes: [DType; 3],
+    nf4: bool,
+    is_weight: bool,
+) -> [u64; 2] {
+    let [m, n, k] = sizes;
+    if sizes.contains(&0) {
+        return [0; 2];
+    }
+    let floats = match unit_scratch(sizes, [dtypes[0], dtypes[1]].map(DType::bf16_planes)) {
+        _ if is_weight && m <= FEW_ROWS => m * k + n * m,
+        Some(floats) => floats,
+        None => {
+            let is_f32 = |index: usize| dtypes[index] == DType::F32 && !(nf4 && index == 1);
+            let parts = Parts::new(sizes, [is_f32(0), is_f32(1), is_f32(2)]);
+            let packed = packed([parts.m_part, parts.n_part, k]);
+            return [4 * parts.scratch.iter().sum::<usize>() as u64, packed];
+        }
+    };
+    [4 * floats as u64, 0]
+}
+
+#[cfg(target_arch = "x86_64")]
+fn unit_scratch(sizes: [usize; 3], planes: [usize; 2]) -> Option<usize> {
+    super::unit::Unit::of(planes).map(|_| super::blocks::scratch(sizes, planes))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn unit_scratch(_: [usize; 3], _: [usize; 2]) -> Option<usize> {
+    None
 }
 
 /// Writes f32 sums, `width` wide, into rows `stride` apart.
@@ -142,30 +187,29 @@ fn few_rows<Out: Element>(
     scale: Scale,
     out: &mut [Out],
 ) {
-    with_scratch(m * k, |x_scratch| {
-        with_scratch(n * m, |sums| {
-            let x = x.part(0..m, 0..k, x_scratch).elements;
-            match w.elements {
-                Elements::F32(w) => {
-                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
-                }
-                Elements::BF16(w) => {
-                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
-                }
-                Elements::F16(w) => {
-                    each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
-                }
-                Elements::Nf4(w) => each_row(m, k, sums, |row, decoded, sums| {
-                    w.decode(row * k, decoded);
-                    dots(x, decoded, sums);
-                }),
+    with_scratch(m * k + n * m, |scratch| {
+        let (x_scratch, sums) = scratch.split_at_mut(m * k);
+        let x = x.part(0..m, 0..k, x_scratch).elements;
+        match w.elements {
+            Elements::F32(w) => {
+                each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
             }
-            for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
-                for (out, sums) in out.iter_mut().zip(sums.chunks_exact(m)) {
-                    scale.apply(out, sums[i]);
-                }
+            Elements::BF16(w) => {
+                each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
             }
-        });
+            Elements::F16(w) => {
+                each_row(m, k, sums, |row, _, sums| dots(x, &w[row * k..][..k], sums));
+            }
+            Elements::Nf4(w) => each_row(m, k, sums, |row, decoded, sums| {
+                w.decode(row * k, decoded);
+                dots(x, decoded, sums);
+            }),
+        }
+        for (i, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
+            for (out, sums) in out.iter_mut().zip(sums.chunks_exact(m)) {
+                scale.apply(out, sums[i]);
+            }
+        }
     });
 }
 

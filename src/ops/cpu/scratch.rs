@@ -7,13 +7,28 @@ thread_local! {
 }
 
 /// Runs `work` with `len` floats of undefined contents. May be nested.
+///
+/// A thread's pieces are as many as were ever taken within one another: the smallest that is large enough is
+/// taken, else the largest is replaced, so that not every piece grows to the largest size that is wanted.
 pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if len == 0 {
+        return work(&mut []);
+    }
+    let mut memory = FREE.with_borrow_mut(|free| {
+        // Sorted by length.
+        let at = free.partition_point(|piece| piece.len() < len).min(free.len().wrapping_sub(1));
+        if at < free.len() { free.remove(at) } else { Vec::new() }
+    });
     if memory.len() < len {
-        memory.resize(len, 0.0);
+        // Not resized: the old contents are not needed, and both would be held for a moment.
+        drop(memory);
+        memory = vec![0.0; len];
     }
     let result = work(&mut memory[..len]);
-    FREE.with_borrow_mut(|free| free.push(memory));
+    FREE.with_borrow_mut(|free| {
+        let at = free.partition_point(|piece| piece.len() < memory.len());
+        free.insert(at, memory);
+    });
     result
 }
 

@@ -12,6 +12,18 @@ pub enum Threads {
     One,
 }
 
+/// The tile that the crate's widest kernels compute; with narrower ones [`packed`] is a little off.
+const TILE: [usize; 2] = [96, 4];
+
+/// Bytes that [`sgemm`] holds while it works, for a plan: the crate copies a block of its right operand, as
+/// large as the third-level cache at most, and each thread blocks of the left one.
+pub fn packed([m, n, k]: [usize; 3]) -> u64 {
+    // Computed transposed where the result lies by rows, as here it does.
+    let sizes = gemm_common::cache::kernel_params(n, m, k, TILE[0], TILE[1], size_of::<f32>());
+    let threads = rayon::current_num_threads();
+    (size_of::<f32>() * sizes.kc * (sizes.nc + threads * sizes.mc)) as u64
+}
+
 /// out [M, N] (rows `out_stride` apart) = alpha · a [M, K] · b [K, N], plus what it held.
 ///
 /// Panics: a matrix that its slice does not hold.
