@@ -207,7 +207,7 @@ impl PeftConfig {
             true => Value::Null,
             false => json!(names),
         };
-        let config = json!({
+        let mut config = json!({
             "alpha_pattern": Value::Object(alphas.collect()),
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model_name_or_path,
@@ -228,10 +228,13 @@ impl PeftConfig {
             "revision": self.revision,
             "target_modules": targets,
             "task_type": if self.is_classifier { CLASSIFIER } else { "CAUSAL_LM" },
-            "trainable_token_indices": tokens,
             "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
         });
+        // Versions of PEFT that do not know this key need not see it where it says nothing.
+        if !tokens.is_null() {
+            config["trainable_token_indices"] = tokens;
+        }
         format!("{config:#}")
     }
 }
