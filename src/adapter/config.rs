@@ -470,7 +470,7 @@ mod tests {
             ),
             ("\"modules_to_save\": null", "\"modules_to_save\": 1", "`modules_to_save`"),
             ("\"init_lora_weights\": true", "\"init_lora_weights\": \"corda\"", "\"corda\""),
-            ("CAUSAL_LM", "SEQ_CLS", "`task_type` \"SEQ_CLS\""),
+            ("CAUSAL_LM", "TOKEN_CLS", "`task_type` \"TOKEN_CLS\""),
             ("\"r\": 2", "\"r\": 0", "`r`"),
             ("\"r\": 2", "\"r\": 2, \"new_key\": 1", "`new_key` = 1"),
         ] {
@@ -506,7 +506,9 @@ mod tests {
             target_modules: TargetModules::AllLinear,
             ..example()
         };
-        for config in [whole, layers] {
+        let classifier =
+            PeftConfig { is_classifier: true, modules_to_save: vec!["score".into()], ..example() };
+        for config in [whole, layers, classifier] {
             assert_eq!(PeftConfig::from_json(&config.to_json(), "a").unwrap(), config);
         }
         let one = example()

@@ -175,7 +175,7 @@ fn its_keys_are_its_own() -> Result<()> {
     let foreign = message("\"sft\"\n[focal]\ngamma = 1");
     assert!(foreign.contains("config.toml:7: focal is for objective = \"focal\""), "{foreign}");
     let unknown = message("\"focl\"");
-    assert!(unknown.contains("expected one of \"sft\", \"focal\""), "{unknown}");
+    assert!(unknown.contains("expected one of \"sft\", \"dpo\""), "{unknown}");
     assert!(unknown.contains("did you mean \"focal\"?"), "{unknown}");
     // Outside sections a key has its name alone, as every other.
     let flat = config(dir.path(), "out", "\"focal\"\ngamma = 0.5")?;
