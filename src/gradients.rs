@@ -170,7 +170,7 @@ impl Subject<'_> {
                     scale: SCALE,
                     dropout: 0.0,
                 };
-                linear.updates.insert(DEFAULT_ADAPTER, LinearUpdate::Lora(lora));
+                linear.updates.insert(DEFAULT_ADAPTER, LinearUpdate::Lora(Box::new(lora)));
                 parameters.extend([a, b]);
             }
         }

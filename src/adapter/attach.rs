@@ -227,7 +227,7 @@ pub fn attach_as(model: &mut Model, name: &'static str, adapter: &PeftAdapter) -
                     if let Some(magnitude) = &mut lora.magnitude {
                         magnitude.squares = Some(linear.row_squares()?);
                     }
-                    Some(LinearUpdate::Lora(lora))
+                    Some(LinearUpdate::Lora(Box::new(lora)))
                 }
                 None => saved(&linear.path, "weight").map(|weight| {
                     let bias = saved(&linear.path, "bias");

@@ -212,7 +212,7 @@ fn start(model: &Model, path: &str) -> Result<Option<[Vec<f32>; 2]>> {
     let mut linears = model.linears().filter(|linear| linear.path == path);
     let lora = match (of_head, linears.next().and_then(|l| l.updates.get(DEFAULT_ADAPTER))) {
         (Some(head), _) => head.lora.as_ref(),
-        (None, Some(LinearUpdate::Lora(lora))) => Some(lora),
+        (None, Some(LinearUpdate::Lora(lora))) => Some(lora.as_ref()),
         _ => None,
     };
     let Some([a, b]) = lora.and_then(|lora| lora.start.as_ref()) else { return Ok(None) };

@@ -201,13 +201,13 @@ impl Finder<'_> {
             marks.get(from..to)
         };
         let found: Option<Vec<_>> = turns.iter().map(of).collect();
-        Ok(found.map(|found| found.concat()).ok_or_else(|| {
+        found.map(|found| found.concat()).ok_or_else(|| {
             Error::input(format!(
                 "chat template {}: which of its {{% generation %}} marks belong to which turn cannot be \
                  told, and some turns are not to be learned; use another chat_template",
                 script.template.name()
             ))
-        })?)
+        })
     }
 }
 

@@ -257,9 +257,11 @@ fn parsed(value: &Value, place: &str) -> Result<Value> {
     })
 }
 
-/// The turns of sharegpt's `conversations` as messages, and which of them are calls: the index, and the
-/// call as the row writes it.
-pub(super) fn sharegpt(turns: &Value) -> Result<(Vec<Value>, Vec<(usize, String)>)> {
+/// Which turns are calls: the index, and the call as the row writes it.
+pub(super) type Calls = Vec<(usize, String)>;
+
+/// The turns of sharegpt's `conversations` as messages, and which of them are calls.
+pub(super) fn sharegpt(turns: &Value) -> Result<(Vec<Value>, Calls)> {
     let (mut messages, mut calls) = (Vec::new(), Vec::new());
     for (index, value) in list(turns, "conversations")?.iter().enumerate() {
         let (message, call) = turn(value, &format!("conversations[{index}]"))?;

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn pieces_do_not_matter() {
-        let bytes: Vec<u8> = (0..1000u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..1000u32).map(|i| ((i * i) >> 3) as u8).collect();
         for size in [1, 7, 31, 32, 33, 100] {
             let mut sum = Checksum::default();
             bytes.chunks(size).for_each(|piece| sum.add(piece));

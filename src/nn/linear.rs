@@ -61,7 +61,7 @@ pub struct Saved {
 #[derive(Clone)]
 pub enum LinearUpdate {
     /// Adds to its product.
-    Lora(Lora),
+    Lora(Box<Lora>),
     /// Replaces it.
     Saved(Saved),
 }

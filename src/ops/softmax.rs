@@ -180,7 +180,7 @@ fn stats_reference<F: Real>(call: &mut RefCall<F>) {
             let square = |z: &F| (*z - largest).exp() * (*z - largest).exp();
             let sum: F = logits.iter().map(square).sum();
             *squares = *squares * moved.exp() * moved.exp() + sum;
-            *total = *total + logits.iter().copied().sum();
+            *total += logits.iter().copied().sum();
         }
     }
 }
