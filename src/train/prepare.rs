@@ -146,8 +146,10 @@ impl Prepared {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length)?, None),
         };
-        // Noise on embeddings is drawn for each sequence, in its prompt too.
-        let shares = config.data.shared_prefix && config.train.neftune_noise_alpha == 0.0;
+        // Noise on embeddings is drawn for each sequence, in its prompt too; and people read whole sequences.
+        let shares = config.data.shared_prefix
+            && config.train.neftune_noise_alpha == 0.0
+            && purpose != Purpose::Preview;
         for data in std::iter::once(&mut train).chain(&mut eval) {
             data.share_prompts(shares, |a, b| model_config.spec.turn_alike(a, b));
         }
