@@ -17,6 +17,7 @@
 
 use std::time::Instant;
 
+use clap::builder::PossibleValue;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tunesmith::adapter::{PeftConfig, TargetModules, trainable};
@@ -176,12 +177,7 @@ fn main() -> Result<()> {
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 1..=options.steps + 1 {
         let batch = random_batch(&options, &mut rng, config.spec.vocab_size, rows, length);
-        let of_group = |group: &GroupSpan| {
-            let [first, past] = group.prefix;
-            group.sequences.iter().map(|[start, end]| past - first + end - start).sum::<u32>()
-        };
-        tokens = batch.groups.iter().map(of_group).sum();
-        computed_tokens = batch.num_tokens();
+        (tokens, computed_tokens) = (written_out_tokens(&batch), batch.num_tokens());
         let (start, cpu_start) = (Instant::now(), processor_seconds());
         trainer.step(step, 2e-4, &[batch])?;
         pollster::block_on(device.synchronize())?;
@@ -190,9 +186,7 @@ fn main() -> Result<()> {
     }
     let fastest = seconds[1..].iter().copied().fold(f64::INFINITY, f64::min);
     let step_seconds = median(&seconds[1..]);
-    let name = |value: Option<clap::builder::PossibleValue>| {
-        value.map(|value| value.get_name().to_owned())
-    };
+    let name = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
     let trained: usize = trainer.parameters.iter().map(|p| p.master.len()).sum();
     let found = json!({
         "shape": name(options.shape.to_possible_value()),
@@ -293,6 +287,15 @@ fn random_batch(
         }
     };
     Batch::of(&(0..rows).map(|_| row()).collect::<Vec<_>>(), 0)
+}
+
+/// Tokens of all sequences, each with the prompt that it shares.
+fn written_out_tokens(batch: &Batch) -> u32 {
+    let of_group = |group: &GroupSpan| {
+        let [first, past] = group.prefix;
+        group.sequences.iter().map(|[start, end]| past - first + end - start).sum::<u32>()
+    };
+    batch.groups.iter().map(of_group).sum()
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -146,12 +146,8 @@ impl Prepared {
             true => read_data(&config, &text, max_length)?,
             false => (full_batch(&config, max_length)?, None),
         };
-        // Noise on embeddings is drawn for each sequence, in its prompt too; and people read whole sequences.
-        let shares = config.data.shared_prefix
-            && config.train.neftune_noise_alpha == 0.0
-            && purpose != Purpose::Preview;
         for data in std::iter::once(&mut train).chain(&mut eval) {
-            data.share_prompts(shares, |a, b| model_config.spec.turn_alike(a, b));
+            share_prompts(data, &config, &model_config, purpose);
         }
         if has_data {
             for data in std::iter::once(&train).chain(&eval) {
@@ -286,6 +282,14 @@ pub fn pad_token(model: &ModelConfig, text: &TextProcessor) -> Option<u32> {
     known
         .chain(named)
         .find(|id| !model.eos_token_ids.contains(id) && !ends.contains(id) && !turn.contains(id))
+}
+
+/// Lets the sequences of groups share their prompts, where that changes no result: noise on embeddings is
+/// drawn for each sequence, in its prompt too. People read whole sequences.
+fn share_prompts(data: &mut Dataset, config: &TrainConfig, model: &ModelConfig, purpose: Purpose) {
+    let wanted = config.data.shared_prefix && purpose != Purpose::Preview;
+    let noisy = config.train.neftune_noise_alpha > 0.0;
+    data.share_prompts(wanted && !noisy, |a, b| model.spec.turn_alike(a, b));
 }
 
 /// The longest example, within the model's context.
