@@ -156,14 +156,7 @@ fn main() -> Result<()> {
         .use_current_thread()
         .build_global()
         .map_err(|error| Error::run(error.to_string()))?;
-    let (mut keys, rows, length) = options.shape.sizes();
-    let (rows, length) = (options.rows.unwrap_or(rows), options.length.unwrap_or(length));
-    if let Some(layers) = options.layers {
-        keys["num_hidden_layers"] = layers.into();
-    }
-    keys["model_type"] = "llama".into();
-    keys["max_position_embeddings"] = length.max(2048).into();
-    let config = ModelConfig::from_json(&keys.to_string(), "the benchmark's config")?;
+    let (config, rows, length) = sizes(&options)?;
     let device = options.device.open(&|message| eprintln!("{message}"))?;
     let planned = planned_bytes(&options, &config, &device, rows, length)?;
     eprintln!("the plan is a peak of {} MiB", planned >> 20);
@@ -208,6 +201,19 @@ fn main() -> Result<()> {
     });
     println!("{found}");
     Ok(())
+}
+
+/// The model, the rows of a batch and the tokens of a row.
+fn sizes(options: &Options) -> Result<(ModelConfig, usize, usize)> {
+    let (mut keys, rows, length) = options.shape.sizes();
+    let (rows, length) = (options.rows.unwrap_or(rows), options.length.unwrap_or(length));
+    if let Some(layers) = options.layers {
+        keys["num_hidden_layers"] = layers.into();
+    }
+    keys["model_type"] = "llama".into();
+    keys["max_position_embeddings"] = length.max(2048).into();
+    let config = ModelConfig::from_json(&keys.to_string(), "the benchmark's config")?;
+    Ok((config, rows, length))
 }
 
 /// The peak of two steps on a device that only counts.
