@@ -17,6 +17,9 @@ use crate::tape::Tape;
 use crate::tensor::Tensor;
 use std::path::Path;
 
+/// Elements of the largest factor, which kernels count in 32 bits.
+const MOST_ELEMENTS: usize = i32::MAX as usize;
+
 /// Attaches a new adapter, with the factors that its `init_lora_weights` says: by default `lora_A` uniform
 /// within ±1/sqrt(in) (Kaiming, a = sqrt 5) and `lora_B` zero, so that the model starts unchanged; of an
 /// embedding `lora_A` zero and `lora_B` normal. What is saved whole starts as the model has it.
@@ -26,6 +29,14 @@ use std::path::Path;
 pub fn attach_fresh(model: &mut Model, config: &PeftConfig, seed: u64) -> Result<Vec<Parameter>> {
     let modules = config.modules(&model.config)?;
     let fresh = modules.into_iter().map(|module| {
+        let elements = module.r.saturating_mul(module.inputs.max(module.outputs));
+        if elements > MOST_ELEMENTS {
+            return Err(Error::input(format!(
+                "the rank {} makes a factor of {} elements beside {}, and {MOST_ELEMENTS} is the most: \
+                 lower lora.r",
+                module.r, elements, module.path
+            )));
+        }
         let bias = config.lora_bias.then(|| vec![0.0; module.outputs]);
         let magnitude = config.use_dora.then(|| lengths(model, &module)).transpose()?;
         // Factors that nobody reads may be larger than the host's memory.

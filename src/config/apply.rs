@@ -393,14 +393,17 @@ impl Given {
 
     /// Notes or refuses a key that there is not.
     fn unknown(&mut self, section: &str, name: &str, place: &Place, node: &Node) {
-        let known =
-            Known { keys: &self.keys, sections: &self.sections, objective: &self.objective };
-        let (text, list) = known.explain(section, name);
         if node.value == Value::Null {
             let written =
                 if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
             return self.notes.add(place, &written, "no such key, and no value: left out");
         }
+        if self.problems.is_full() {
+            return self.problems.add(place, name);
+        }
+        let known =
+            Known { keys: &self.keys, sections: &self.sections, objective: &self.objective };
+        let (text, list) = known.explain(section, name);
         if section.is_empty() && self.sections.contains(&name) {
             let text = format!("{name}: expected a table of keys, found {}", node.describe());
             return self.problems.add(place, &text);

@@ -13,11 +13,23 @@ pub(super) struct Problem {
     known: Option<String>,
 }
 
+/// The most problems that are told: a file of another kind has one in every line.
+const MOST: usize = 100;
+
 /// What is wrong with a config.
 #[derive(Default)]
-pub(super) struct Problems(Vec<Problem>);
+pub(super) struct Problems {
+    told: Vec<Problem>,
+    /// How many more there are.
+    more: usize,
+}
 
 impl Problems {
+    /// Whether further problems are only counted.
+    pub fn is_full(&self) -> bool {
+        self.told.len() >= MOST
+    }
+
     /// Adds a problem of what stands at `place`, unless it has been told.
     pub fn add(&mut self, place: &Place, text: &str) {
         self.add_with(place, text, None);
@@ -42,26 +54,32 @@ impl Problems {
     }
 
     fn push(&mut self, problem: Problem) {
-        if self.0.iter().all(|told| told.text != problem.text) {
-            self.0.push(problem);
+        if self.is_full() {
+            self.more += 1;
+        } else if self.told.iter().all(|told| told.text != problem.text) {
+            self.told.push(problem);
         }
     }
 
     /// The error that tells them all: one as its own line, several below a line that counts them.
     pub fn into_error(mut self) -> Option<Error> {
-        self.0.sort_by_key(|problem| problem.line);
-        match self.0.as_slice() {
+        self.told.sort_by_key(|problem| problem.line);
+        match self.told.as_slice() {
             [] => None,
             [Problem { text, known: None, .. }] => Some(Error::input(text)),
             [Problem { text, known: Some(known), .. }] => {
                 Some(Error::input(format!("{text}: {known}")))
             }
             several => {
-                let mut text = format!("{} things are wrong in the config:", several.len());
+                let count = several.len() + self.more;
+                let mut text = format!("{count} things are wrong in the config:");
                 let mut known: Vec<&str> = Vec::new();
                 for problem in several {
                     text += &format!("\n  {}", problem.text);
                     known.extend(problem.known.as_deref());
+                }
+                if self.more > 0 {
+                    text += &format!("\n  and {} more", self.more);
                 }
                 known.sort_unstable();
                 known.dedup();

@@ -360,17 +360,18 @@ mod tests {
     fn what_cannot_fit_is_refused_by_arithmetic() -> Result<()> {
         let dir = tempfile::tempdir().unwrap();
         let device = Device::open("cpu")?;
-        for rank in ["1000000", "2147483647"] {
+        let refused = |rank: usize| {
             let mut prepared = qlora_8b(dir.path(), "")?;
             if let Some(lora) = &mut prepared.config.lora {
-                lora.r = rank.parse().unwrap();
+                lora.r = rank;
             }
-            let refused = choose(&prepared, &device).map_err(|error| error.to_string());
-            let message = refused.err().unwrap_or_default();
-            assert!(
-                message.contains("the run needs") && message.contains("may be used"),
-                "{message}"
-            );
+            Ok::<_, Error>(choose(&prepared, &device).err().map(|error| error.to_string()))
+        };
+        let message = refused(120_000)?.unwrap_or_default();
+        assert!(message.contains("the run needs") && message.contains("may be used"), "{message}");
+        for rank in [1_000_000, 2_147_483_647] {
+            let message = refused(rank)?.unwrap_or_default();
+            assert!(message.contains("makes a factor of"), "{message}");
         }
         let text = "model = \".\"\noutput_dir = \"out\"\n[data]\ntrain = \"elsewhere\"\nmax_length = 4096\n\
                     [train]\nper_device_train_batch_size = 4000000000\n";
