@@ -480,7 +480,7 @@ fn a_file_of_many_keys_is_read_in_linear_time_and_a_huge_one_is_refused() {
     let message = |found: Result<TrainConfig>| found.err().map(|error| error.to_string());
     let keys: String = (0..60_000).map(|i| format!("k{i} = 1\n")).collect();
     let found = message(toml(&keys, &[])).unwrap_or_default();
-    assert!(found.contains("k0") && found.ends_with("more"), "{found:.200}");
+    assert!(found.contains("k0") && found.contains("and 59903 more"), "{found:.200}");
     let keys: String = (0..60_000).map(|i| format!("k{i}: 1\n")).collect();
     assert!(message(yaml(&keys)).is_some_and(|message| message.contains("k0")));
     let many = "# a line\n".repeat(200_000);
