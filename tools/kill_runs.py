@@ -3,8 +3,9 @@ that went through.
 
     python3 tools/kill_runs.py target/release/train --runs 200 --seed 1
 
-Each run trains a small model with the starter's tokenizer for some steps: LoRA, QLoRA or full, in float32 or bfloat16, with a checkpoint
-at every, every fourth or every seventh step, with and without evaluations and the best model at the end. It is
+Each run trains a small model with the starter's tokenizer for some steps: LoRA, QLoRA or full, in float32 or
+bfloat16, with a checkpoint at every, every fourth or every seventh step, with and without evaluations and the
+best model at the end. It is
 killed (SIGKILL) after a random time, started again with --resume, killed again perhaps, and at last left to
 end. What it leaves is compared byte for byte: weights, trainer_state.json, and metrics.jsonl without the one
 value that depends on the clock. Needs Python alone. Exits with 1 where a run ends otherwise.
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
     "LoRA": ["lora.r=4", "lora.lora_dropout=0.1"],
     "QLoRA": ["lora.r=4", "quantization.load_in_4bit=true"],
-    "full": [],
+    "full": ["lora=false"],
 }
 SAVING = {
     "every step": ["save_steps=1"],
@@ -65,7 +66,7 @@ def make_model(train, work):
                   num_key_value_heads=2, head_dim=8)
     (shape / "config.json").write_text(json.dumps(config))
     arguments = [train, "--model", shape, "--data", work / "data.jsonl", "--quiet", "--set", "device=cpu",
-                 "--set", "init=random", "--set", "max_steps=1", "--set", "dtype=float32",
+                 "--set", "init=random", "--set", "lora=false", "--set", "max_steps=1", "--set", "dtype=float32",
                  "--set", f"output_dir={work / 'model'}"]
     run([str(argument) for argument in arguments])
 
