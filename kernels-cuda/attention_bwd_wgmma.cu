@@ -24,7 +24,7 @@
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  as attention_bwd_mma: p and ds are rounded to bf16 before they are multiplied; deterministic; 3 x
-//           the naive error
+//           the naive error. Where sequences share prompts, dkv spills 24 bytes of a thread, written and read
 // Versions  attention_bwd, attention_bwd_mma, this one; not yet measured on a device
 // Portable  kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2407.08608

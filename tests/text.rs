@@ -92,10 +92,13 @@ fn a_directory_without_tokenizer_json_says_how_to_get_one() {
     let path = dir.path().to_path_buf();
     let message = refused(&path);
     assert!(message.contains("a model directory needs a tokenizer.json"), "{message}");
+    fs::write(path.join("tekken.json"), "{}").unwrap();
+    let message = refused(&path);
+    assert!(message.contains("only tekken.json, which is not read here"), "{message}");
+    assert!(message.contains("save_pretrained("), "{message}");
     fs::write(path.join("tokenizer.model"), "pieces").unwrap();
     let message = refused(&path);
-    assert!(message.contains("only tokenizer.model, which is not read here"), "{message}");
-    assert!(message.contains("save_pretrained("), "{message}");
+    assert!(message.contains("tokenizer.model is truncated"), "{message}");
 }
 
 fn template(source: &str) -> Result<ChatTemplate> {

@@ -506,8 +506,12 @@ mod tests {
             target_modules: TargetModules::AllLinear,
             ..example()
         };
-        let classifier =
-            PeftConfig { is_classifier: true, modules_to_save: vec!["score".into()], ..example() };
+        let classifier = PeftConfig {
+            is_classifier: true,
+            modules_to_save: vec!["score".into()],
+            target_modules: TargetModules::Names(vec!["down_proj".into(), "k_proj".into()]),
+            ..example()
+        };
         for config in [whole, layers, classifier] {
             assert_eq!(PeftConfig::from_json(&config.to_json(), "a").unwrap(), config);
         }

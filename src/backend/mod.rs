@@ -4,7 +4,7 @@
 //! same call runs on every backend, and [`Device::run`] checks it against its spec first, so that a
 //! wrong launch is an error and not a corruption.
 
-mod arena;
+pub(crate) mod arena;
 mod buffer;
 mod call;
 pub mod cpu;

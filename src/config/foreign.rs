@@ -98,10 +98,6 @@ pub(super) const KEYS: &[Foreign] = &[
         translate: |node| only_false(node, "there is load_in_4bit = true"),
     },
     Foreign {
-        names: &["use_dora", "peft_use_dora", "lora_use_dora"],
-        translate: |node| only_false(node, "DoRA is not there; there is use_rslora = true"),
-    },
-    Foreign {
         names: &["push_to_hub"],
         translate: |node| only_false(node, "nothing is uploaded; the result is in output_dir"),
     },

@@ -371,7 +371,6 @@ mod tests {
             (r#"{"text": " "}"#, "`text` is empty"),
             (r#"{"prompt": "p", "completion": ""}"#, "`completion` is empty"),
             (r#"{"prompt": "p", "completion": []}"#, "both strings or both message lists"),
-            (r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#, "preference pairs"),
             (r#"{"messages": "hi"}"#, "`messages` is a string, expected a list"),
             (r#"{"messages": []}"#, "`messages` is an empty list"),
             (r#"{"messages": ["hi"]}"#, "messages[0]: is a string, expected an object"),

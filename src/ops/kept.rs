@@ -3,6 +3,7 @@
 
 use super::cases::{Case, Input, cases};
 use super::verify::inputs;
+use crate::backend::arena::LINE;
 use crate::backend::cpu::Cpu;
 use crate::backend::dry::Dry;
 use crate::backend::{Backend, Device};
@@ -154,7 +155,7 @@ fn every_op_keeps_what_its_backward_reads() {
             let number = found.unwrap_or_else(|| panic!("{what}: no row in the table"));
             tested[number] = true;
             let Row { reads, beside, .. } = &TABLE[number];
-            let size = |bytes: usize| bytes.max(4).next_multiple_of(256) as u64;
+            let size = |bytes: usize| bytes.max(1).next_multiple_of(LINE as usize) as u64;
             let beside: u64 = beside(&case).into_iter().map(size).sum();
             // A case may have fewer inputs: one for two.
             let is_there = |name: &&str| case.inputs.iter().any(|input| input.name == *name);
