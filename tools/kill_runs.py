@@ -1,18 +1,19 @@
-"""Runs of training that are killed at random moments, and resumed: all must end with the same bits as a run
-that went through.
+"""Runs of training that are killed at random moments and resumed must end with the same bits.
 
     python3 tools/kill_runs.py target/release/train --runs 200 --seed 1
 
-Each run trains a small model with the starter's tokenizer for some steps: LoRA, QLoRA or full, in float32 or
-bfloat16, with a checkpoint at every, every fourth or every seventh step, with and without evaluations and the
-best model at the end. It is
-killed (SIGKILL) after a random time, started again with --resume, killed again perhaps, and at last left to
-end. What it leaves is compared byte for byte: weights, trainer_state.json, and metrics.jsonl without the one
-value that depends on the clock. Needs Python alone. Exits with 1 where a run ends otherwise.
+Each run trains a small model with the starter's tokenizer for some steps: LoRA, QLoRA or full, in
+float32 or bfloat16, with a checkpoint at every, every fourth or every seventh step, with and
+without evaluations and the best model at the end. It is killed (SIGKILL) after a random time,
+started again with --resume, killed again perhaps, and at last left to end. What it leaves is
+compared byte for byte with a run that went through: weights, trainer_state.json, and metrics.jsonl
+without the one value that depends on the clock. Needs Python alone. Exits with 1 where a run ends
+otherwise.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -40,6 +41,7 @@ SAVING = {
 
 
 def processor():
+    """Return the name of this machine's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -47,9 +49,13 @@ def processor():
 
 
 def command(train, work, settings, output):
+    """Return the command line of a run."""
     arguments = [train, "--model", work / "model", "--data", work / "data.jsonl", "--quiet"]
-    common = ["device=cpu", "max_length=48", "per_device_train_batch_size=2", "max_steps=16", "seed=5",
-              "learning_rate=1e-3", "lr_scheduler_type=cosine", "save_total_limit=2", f"output_dir={output}"]
+    common = [
+        "device=cpu", "max_length=48", "per_device_train_batch_size=2", "max_steps=16", "seed=5",
+        "learning_rate=1e-3", "lr_scheduler_type=cosine", "save_total_limit=2",
+        f"output_dir={output}",
+    ]
     for setting in common + settings:
         arguments += ["--set", setting]
     return [str(argument) for argument in arguments]
@@ -62,12 +68,15 @@ def make_model(train, work):
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]:
         shutil.copy(starter / name, shape / name)
     config = json.loads((starter / "config.json").read_text())
-    config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=2, head_dim=8)
+    config.update(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )
     (shape / "config.json").write_text(json.dumps(config))
-    arguments = [train, "--model", shape, "--data", work / "data.jsonl", "--quiet", "--set", "device=cpu",
-                 "--set", "init=random", "--set", "lora=false", "--set", "max_steps=1", "--set", "dtype=float32",
-                 "--set", f"output_dir={work / 'model'}"]
+    arguments = [train, "--model", shape, "--data", work / "data.jsonl", "--quiet"]
+    for setting in ["device=cpu", "init=random", "lora=false", "max_steps=1", "dtype=float32"]:
+        arguments += ["--set", setting]
+    arguments += ["--set", f"output_dir={work / 'model'}"]
     run([str(argument) for argument in arguments])
 
 
@@ -86,28 +95,35 @@ def run(arguments, seconds=None):
 
 
 def without_clock(value):
+    """Return the value without what depends on the clock, at any depth."""
     if isinstance(value, dict):
-        return {key: without_clock(item) for key, item in value.items() if key != "tokens_per_second"}
+        kept = {key: item for key, item in value.items() if key != "tokens_per_second"}
+        return {key: without_clock(item) for key, item in kept.items()}
     return [without_clock(item) for item in value] if isinstance(value, list) else value
 
 
 def resume(output):
+    """Return the option that goes on with a run, if there is one."""
     return ["--resume"] if output.exists() else []
 
 
 def digest(output):
+    """Return what is compared of a run."""
     found = {}
     for name in ["adapter_model.safetensors", "model.safetensors"]:
         if (output / name).exists():
             found[name] = hashlib.sha256((output / name).read_bytes()).hexdigest()
     lines = (output / "metrics.jsonl").read_text().splitlines()
     found["metrics.jsonl"] = [without_clock(json.loads(line)) for line in lines]
-    found["trainer_state.json"] = without_clock(json.loads((output / "trainer_state.json").read_text()))
-    found["left behind"] = sorted(path.name for path in output.iterdir() if path.name.startswith("."))
+    state = json.loads((output / "trainer_state.json").read_text())
+    found["trainer_state.json"] = without_clock(state)
+    names = [path.name for path in output.iterdir()]
+    found["left behind"] = sorted(name for name in names if name.startswith("."))
     return found
 
 
 def main():
+    """Kill, resume and compare."""
     parser = argparse.ArgumentParser()
     parser.add_argument("train")
     parser.add_argument("--runs", type=int, default=200)
@@ -119,7 +135,7 @@ def main():
     rows = (ROOT / "examples/quickstart/train.jsonl").read_text().splitlines()[:60]
     (work / "data.jsonl").write_text("\n".join(rows) + "\n")
     make_model(train, work)
-    kinds = [(method, dtype, saving) for method in METHODS for dtype in ["float32", "bfloat16"] for saving in SAVING]
+    kinds = list(itertools.product(METHODS, ["float32", "bfloat16"], SAVING))
     expected, counts = {}, {}
     runs = kills = wrong = 0
     number = 0
@@ -152,7 +168,8 @@ def main():
         if digest(output) != straight:
             wrong += 1
             shutil.copytree(output, work / f"wrong-{wrong}")
-            print(f"run {number}, {kind}: another result, kept in {work}/wrong-{wrong}", file=sys.stderr)
+            kept = f"{work}/wrong-{wrong}"
+            print(f"run {number}, {kind}: another result, kept in {kept}", file=sys.stderr)
     print(f"processor: {processor()}")
     print(f"seed: {options.seed}")
     print(f"{runs} runs, killed {kills} times: {runs - wrong} ended with the same bits")
