@@ -18,7 +18,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// What [`say!`] does.
+/// What `say!` does.
 pub fn print(message: &str) {
     let _ = writeln!(std::io::stderr(), "{}", clean(message));
 }

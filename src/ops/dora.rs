@@ -26,7 +26,7 @@ pub fn row_squares(w: &Tensor) -> Result<Tensor> {
     Ok(squares)
 }
 
-/// f32 `[N]`: 1 / |w[n] + scale · b[n] a| for each row n of a weight w [N, K] with its update, from what
+/// f32 `[N]`: `1 / |w[n] + scale · b[n] a|` for each row n of a weight w [N, K] with its update, from what
 /// is known of it without making the sum: |w|² + 2 scale b·(w aᵀ) + scale² b·(a aᵀ) b.
 ///
 /// `squares` `[N]` are those of [`row_squares`], `lora_a` [r, K], `lora_b` [N, r], and `aw` [r, N] is
@@ -78,7 +78,7 @@ fn norm(squares: &Tensor, aa: &Tensor, lora_b: &Tensor, aw: &Tensor, scale: f32)
     Ok(inverse)
 }
 
-/// y[t,n] = x[t,n] · magnitude[n] · inverse[n]: `x` [.., N] in any float dtype, the others f32 `[N]`; the
+/// `y[t,n] = x[t,n] · magnitude[n] · inverse[n]`: `x` [.., N] in any float dtype, the others f32 `[N]`; the
 /// result has `x`'s dtype. `magnitude` may want a gradient, `inverse` may not.
 ///
 /// # Errors
