@@ -227,7 +227,7 @@ fn mlx_lora(node: &Node) -> Read<Translation> {
                 rank = Some(node.whole::<u32>(1)?);
                 translation.push(("lora.r", node.clone()));
             }
-            "scale" => scale = Some(node.real("a number above 0", |scale| scale > 0.0)?),
+            "scale" => scale = Some(node.above_zero()?),
             "dropout" => translation.push(("lora.lora_dropout", node.clone())),
             "keys" => {
                 let last = |key: &Node| {

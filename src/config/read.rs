@@ -58,9 +58,21 @@ impl Node {
         self.real("a number of at least 0", |value| value >= 0.0)
     }
 
+    /// A number above 0.
+    pub fn above_zero(&self) -> Read<f64> {
+        self.real("a number above 0", |value| value > 0.0)
+    }
+
     /// A number from 0 up to but not including 1.
     pub fn fraction(&self) -> Read<f64> {
         self.real("a number from 0 up to but not including 1", |value| (0.0..1.0).contains(&value))
+    }
+
+    /// A share of labels that may be wrong: a number from 0 up to but not including 0.5.
+    pub fn label_smoothing(&self) -> Read<f64> {
+        self.real("a number from 0 up to but not including 0.5", |share| {
+            (0.0..0.5).contains(&share)
+        })
     }
 
     /// Text that is not empty; a command-line value counts as the text that was typed.

@@ -5,26 +5,35 @@ use crate::config::{EvalSource, TrainConfig};
 use std::path::Path;
 
 /// The commands to chat with the result of a run, to measure it and to write it in another form.
-/// `chats` says that there is a template to chat through.
+/// `chats` says that there is a template to chat through. A model that scores texts is not talked to, and
+/// is written as a directory.
 pub fn with_result(config: &TrainConfig, chats: bool) -> String {
     let output = &config.output_dir;
     let option = if config.lora.is_some() { "--adapter" } else { "--model" };
     let result = format!("{option} {}", quoted(output));
-    let talk = match chats {
-        true => format!("chat with it:     {} {result} --chat", called("generate")),
-        false => format!("complete a text:  {} {result} --prompt TEXT", called("generate")),
+    let scores = config.objective.has_score();
+    let talk = match (scores, chats) {
+        (true, _) => {
+            format!("score texts:      {} {result} --scores FILE.jsonl", called("evaluate"))
+        }
+        (false, true) => format!("chat with it:     {} {result} --chat", called("generate")),
+        (false, false) => {
+            format!("complete a text:  {} {result} --prompt TEXT", called("generate"))
+        }
     };
     let data = match &config.data.eval {
         EvalSource::File(path) => quoted(path),
         _ => "FILE.jsonl".to_owned(),
     };
-    let gguf = output.file_name().map(Path::new).unwrap_or(output).with_extension("gguf");
+    let name = output.file_name().map(Path::new).unwrap_or(output);
+    let export = match scores {
+        true => format!("merged --output {}-merged", quoted(name)),
+        false => format!("gguf --output {}", quoted(&name.with_extension("gguf"))),
+    };
     format!(
-        "{talk}\nmeasure it:       {} {result} --data {data}\nexport it:        {} {result} --to gguf \
-         --output {}",
+        "{talk}\nmeasure it:       {} {result} --data {data}\nexport it:        {} {result} --to {export}",
         called("evaluate"),
         called("export"),
-        quoted(&gguf)
     )
 }
 

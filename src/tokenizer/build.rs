@@ -225,7 +225,7 @@ fn from_vocabulary_and_merges(files: &TokenizerFiles) -> Result<Vec<u8>, Reason>
 
 /// What to do about a directory without a tokenizer.json.
 fn lacking(dir: &Path) -> Reason {
-    let others = ["tokenizer.model", "tiktoken.model", "tekken.json", "vocab.json", "spiece.model"];
+    let others = ["tiktoken.model", "tekken.json", "vocab.json", "spiece.model"];
     let found: Vec<&str> = others.iter().copied().filter(|name| dir.join(name).is_file()).collect();
     let found = match found.is_empty() {
         true => "a model directory needs a tokenizer.json".to_string(),

@@ -24,7 +24,7 @@ pub(super) const KEYS: &[Key] = &[
         aliases: &["alpha"],
         doc: "the update is scaled by lora_alpha / r",
         set: |config, node, _| {
-            let alpha = node.real("a number above 0", |alpha| alpha > 0.0)?;
+            let alpha = node.above_zero()?;
             lora(config).lora_alpha = alpha;
             Ok(())
         },
@@ -96,9 +96,7 @@ pub(super) const KEYS: &[Key] = &[
         aliases: &[],
         doc: "the same for lora_alpha",
         set: |config, node, _| {
-            let alphas = by_module(node, "{ \"v_proj\" = 64 }", |alpha| {
-                alpha.real("a number above 0", |alpha| alpha > 0.0)
-            })?;
+            let alphas = by_module(node, "{ \"v_proj\" = 64 }", |alpha| alpha.above_zero())?;
             lora(config).alpha_pattern = alphas;
             Ok(())
         },
@@ -190,7 +188,7 @@ pub(super) const KEYS: &[Key] = &[
         aliases: &[],
         doc: "LoRA+: lora_B learns at so many times the learning rate",
         set: |config, node, _| {
-            let ratio = node.real("a number above 0", |ratio| ratio > 0.0)?;
+            let ratio = node.above_zero()?;
             lora(config).loraplus_lr_ratio = Some(ratio);
             Ok(())
         },

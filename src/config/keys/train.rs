@@ -46,7 +46,7 @@ pub(super) const BATCHES: &[Key] = &[
         aliases: &["num_epochs", "epochs"],
         doc: "passes over the examples",
         set: |config, node, _| {
-            let epochs = node.real("a number above 0", |epochs| epochs > 0.0)?;
+            let epochs = node.above_zero()?;
             config.train.num_train_epochs = epochs;
             Ok(())
         },
@@ -138,7 +138,7 @@ pub(super) const OPTIMIZER: &[Key] = &[
         aliases: &["adam_eps"],
         doc: "AdamW's term against division by zero",
         set: |config, node, _| {
-            let epsilon = node.real("a number above 0", |epsilon| epsilon > 0.0)?;
+            let epsilon = node.above_zero()?;
             config.train.adam_epsilon = epsilon;
             Ok(())
         },

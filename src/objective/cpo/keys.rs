@@ -18,9 +18,7 @@ impl Keys for Cpo {
             name: "beta",
             aliases: &["pref_beta", "rl_beta"],
             doc: "what differences of log-probabilities are multiplied with",
-            set: |cpo, node, _| {
-                node.real("a number above 0", |beta| beta > 0.0).map(|beta| cpo.beta = beta)
-            },
+            set: |cpo, node, _| node.above_zero().map(|beta| cpo.beta = beta),
             show: |cpo| plain(cpo.beta),
         },
         Key {
@@ -28,12 +26,7 @@ impl Keys for Cpo {
             name: "label_smoothing",
             aliases: &[],
             doc: "the share of labels that may be wrong, for sigmoid and simpo",
-            set: |cpo, node, _| {
-                let valid = |share| (0.0..0.5).contains(&share);
-                let share = node.real("a number from 0 up to but not including 0.5", valid)?;
-                cpo.label_smoothing = share;
-                Ok(())
-            },
+            set: |cpo, node, _| node.label_smoothing().map(|share| cpo.label_smoothing = share),
             show: |cpo| plain(cpo.label_smoothing),
         },
         Key {

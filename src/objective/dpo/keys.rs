@@ -38,7 +38,7 @@ const KEYS: &[Key<Dpo>] = &[
         name: "beta",
         aliases: &["dpo_beta", "pref_beta", "rl_beta"],
         doc: "how strongly the policy is held to the reference",
-        set: |dpo, node, _| above_zero(node).map(|beta| dpo.beta = beta),
+        set: |dpo, node, _| node.above_zero().map(|beta| dpo.beta = beta),
         show: |dpo| plain(dpo.beta),
     },
     Key {
@@ -87,12 +87,7 @@ const KEYS: &[Key<Dpo>] = &[
         name: "label_smoothing",
         aliases: &["dpo_label_smoothing"],
         doc: "the share of labels that may be wrong, for robust and exo_pair",
-        set: |dpo, node, _| {
-            let valid = |share| (0.0..0.5).contains(&share);
-            let share = node.real("a number from 0 up to but not including 0.5", valid)?;
-            dpo.label_smoothing = share;
-            Ok(())
-        },
+        set: |dpo, node, _| node.label_smoothing().map(|share| dpo.label_smoothing = share),
         show: |dpo| plain(dpo.label_smoothing),
     },
     Key {
@@ -136,7 +131,7 @@ const KEYS: &[Key<Dpo>] = &[
         name: "discopop_tau",
         aliases: &[],
         doc: "temperature of discopop's mixing",
-        set: |dpo, node, _| above_zero(node).map(|tau| dpo.discopop_tau = tau),
+        set: |dpo, node, _| node.above_zero().map(|tau| dpo.discopop_tau = tau),
         show: |dpo| plain(dpo.discopop_tau),
     },
     Key {
@@ -156,10 +151,6 @@ const KEYS: &[Key<Dpo>] = &[
         show: |dpo| plain(dpo.reference.precompute),
     },
 ];
-
-fn above_zero(node: &Node) -> Read<f64> {
-    node.real("a number above 0", |value| value > 0.0)
-}
 
 /// One name, or a list of them; each with a weight of 1.
 fn loss_types(node: &Node) -> Read<Vec<(LossType, f64)>> {

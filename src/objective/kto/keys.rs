@@ -17,9 +17,7 @@ impl Keys for Kto {
             name: "beta",
             aliases: &["pref_beta", "rl_beta"],
             doc: "how strongly the policy is held to the reference",
-            set: |kto, node, _| {
-                node.real("a number above 0", |beta| beta > 0.0).map(|beta| kto.beta = beta)
-            },
+            set: |kto, node, _| node.above_zero().map(|beta| kto.beta = beta),
             show: |kto| plain(kto.beta),
         },
         Key {

@@ -35,9 +35,7 @@ impl Keys for Orpo {
         name: "beta",
         aliases: &["orpo_alpha", "pref_beta", "rl_beta"],
         doc: "what the odds count beside the likelihood",
-        set: |orpo, node, _| {
-            node.real("a number above 0", |beta| beta > 0.0).map(|beta| orpo.beta = beta)
-        },
+        set: |orpo, node, _| node.above_zero().map(|beta| orpo.beta = beta),
         show: |orpo| plain(orpo.beta),
     }];
 }
