@@ -24,7 +24,7 @@
 // Cost      dkv 8, dq 6 HD FLOPs per visible pair: bound by the tensor cores. Two passes compute s and dp
 //           twice; that buys sums without atomics
 // Numerics  as attention_bwd_mma: p and ds are rounded to bf16 before they are multiplied; deterministic; 3 x
-//           the naive error. Where sequences share prompts, dkv spills 24 bytes of a thread, written and read
+//           the naive error
 // Versions  attention_bwd, attention_bwd_mma, this one; not yet measured on a device
 // Portable  kernels-cuda/attention_bwd.cu. Reference: src/ops/attention/reference.rs.
 //           Paper: arXiv:2407.08608
@@ -67,7 +67,7 @@ attention_bwd_dkv_wgmma(const void*, const void*, const void*, const void*, cons
     __syncthreads();
     if (threadIdx.x < 128) {
         // [2] the producer, a warp: k and v once, then q, dout and their stats into each stage that is free
-        shrink_registers<24>();
+        shrink_registers<SHARED ? 40 : 24>();
         if (threadIdx.x >= 32) return;
         if (threadIdx.x == 0) {
             expect_bytes(kv_here, 2 * OWN_BYTES);
@@ -97,7 +97,7 @@ attention_bwd_dkv_wgmma(const void*, const void*, const void*, const void*, cons
             ring.advance();
         }
     } else {
-        grow_registers<240>();
+        grow_registers<SHARED ? 232 : 240>();
         u32 group_row = (threadIdx.x / 128 - 1) * 64;
         // [3] the queries that see the lane's two keys: key .. past; none sees keys past the end. Of those after a
         // shared prompt that the key is in, which begin at `after`, the ones within the window

@@ -49,6 +49,8 @@ __device__ __forceinline__ void stage(float* tile, const void* x, u32 first, u32
 // The maximum or sum over a row's 16 threads, of the numbers that they put in `partial`.
 __device__ __forceinline__ float reduce_row(const float* partial, u32 row, bool sum) {
     float value = partial[row * 16];
+    // What shared prompts see takes the registers that the rest would be read into.
+#pragma unroll (SHARED ? 3 : 15)
     for (u32 n = 1; n < 16; n++) {
         float next = partial[row * 16 + n];
         value = sum ? value + next : fmaxf(value, next);

@@ -14,7 +14,10 @@ pub fn with_result(config: &TrainConfig, chats: bool) -> String {
     let scores = config.objective.has_score();
     let talk = match (scores, chats) {
         (true, _) => {
-            format!("score texts:      {} {result} --scores FILE.jsonl", called("evaluate"))
+            format!(
+                "score texts:      {} {result} --data FILE.jsonl --scores scores.jsonl",
+                called("evaluate")
+            )
         }
         (false, true) => format!("chat with it:     {} {result} --chat", called("generate")),
         (false, false) => {
