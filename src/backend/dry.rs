@@ -4,7 +4,7 @@
 //! It hands out buffers of the sizes asked for and recycles them as the other backends' pools do, or in an
 //! arena as the CPU does, so that a training step run on it finds the step's peak.
 
-use super::arena::{Arena, Place};
+use super::arena::{Arena, LINE, Place};
 use super::{Backend, Buffer, Capabilities, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -149,7 +149,10 @@ impl Backend for Dry {
 
     fn alloc(&self, dtype: DType, len: usize) -> Result<Buffer> {
         let bytes = match self.capabilities.arena {
-            true => (len * dtype.size()) as u64,
+            true => {
+                let bytes = (len * dtype.size()).max(1) as u64;
+                bytes.next_multiple_of(LINE) + self.capabilities.guard_bytes
+            }
             false => ((len * dtype.size()).max(4) as u64).next_multiple_of(GRANULE),
         };
         let place = self.counts.take(bytes);

@@ -52,6 +52,8 @@ pub struct Capabilities {
     /// Its buffers lie in one arena, which a plan can follow to the byte; else in a pool that keeps
     /// what is free by its size.
     pub arena: bool,
+    /// Bytes behind each buffer that tests look after.
+    pub guard_bytes: u64,
     /// The memory that a run may use, where the device tells.
     pub memory_bytes: Option<u64>,
 }

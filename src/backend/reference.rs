@@ -61,6 +61,7 @@ impl<F: Arithmetic> Reference<F> {
             multiprocessors: 1,
             max_binding_bytes: usize::MAX,
             arena: false,
+            guard_bytes: 0,
             memory_bytes: None,
         };
         Self { capabilities, arithmetic: std::marker::PhantomData }

@@ -290,6 +290,7 @@ mod tests {
             multiprocessors: 132,
             max_binding_bytes: u32::MAX as usize,
             arena: false,
+            guard_bytes: 0,
             memory_bytes: Some(memory_bytes),
         })
     }

@@ -85,8 +85,7 @@ impl Observer for Watch {
 fn train(config: TrainConfig, stop_after: u64) -> Result<Watch> {
     let date = date(2026, 1, 1).at(0, 0, 0, 0);
     let prepared = Prepared::new(config, date)?;
-    // Not a poisoned one, whose guards would count.
-    let device = Device::new(Cpu::new());
+    let device = Device::new(Cpu::poisoned());
     let plan = choose(&prepared, &device)?;
     let mut watch = Watch { stop_after, ..Watch::default() };
     run(&prepared, &device, &plan, &date.to_string(), &mut watch)?;

@@ -3,6 +3,7 @@
 
 mod memory;
 
+use super::arena::LINE;
 use super::{Backend, Buffer, Capabilities, KernelCall, LocalFuture, MemoryUse, View};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ impl Cpu {
             multiprocessors: 1,
             max_binding_bytes: usize::MAX,
             arena: true,
+            guard_bytes: if poison { LINE } else { 0 },
             memory_bytes: super::machine::available(),
         };
         Self { capabilities, pool: Pool::new(poison) }

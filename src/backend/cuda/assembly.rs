@@ -32,6 +32,7 @@ pub fn stand_in(capability: u32) -> Capabilities {
         multiprocessors: 132,
         max_binding_bytes: u32::MAX as usize,
         arena: false,
+        guard_bytes: 0,
         memory_bytes: None,
     }
 }

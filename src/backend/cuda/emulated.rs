@@ -37,6 +37,7 @@ pub(super) fn capabilities(Options { capability, .. }: Options) -> Capabilities 
         multiprocessors: 3,
         max_binding_bytes: super::gpu::MAX_BINDING_BYTES,
         arena: false,
+        guard_bytes: 0,
         memory_bytes: None,
     }
 }

@@ -184,6 +184,7 @@ impl Gpu {
             multiprocessors: multiprocessors as u32,
             max_binding_bytes: MAX_BINDING_BYTES,
             arena: false,
+            guard_bytes: 0,
             memory_bytes: Some(free as u64),
         })
     }

@@ -131,6 +131,7 @@ impl Wgpu {
                 multiprocessors: 1,
                 max_binding_bytes,
                 arena: false,
+                guard_bytes: 0,
                 memory_bytes: None,
             },
             pool: Pool::new(gpu.clone()),
